@@ -1,0 +1,55 @@
+# pg_rehome: PGXS build.  Needs PostgreSQL 15 or later with server headers.
+
+EXTENSION = pg_rehome
+EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" pg_rehome.control)
+MODULE_big = pg_rehome
+
+OBJS = \
+	src/pg_rehome.o src/guc.o \
+	src/util/call.o src/util/debug_point.o src/util/position.o src/util/problems.o src/util/spi.o \
+	src/catalog/define.o src/catalog/define_table.o src/catalog/identity.o src/catalog/migration.o src/catalog/state.o \
+	src/remote/connection.o src/remote/query.o src/remote/xact.o \
+	src/mapping/compile.o src/mapping/project.o \
+	src/capture/source.o src/capture/target.o src/capture/trigger.o \
+	src/copy/chunk.o src/copy/copy.o src/copy/load.o src/copy/saved_object.o src/copy/stream.o src/copy/worker.o \
+	src/apply/apply.o src/apply/forward.o src/apply/inverse.o src/apply/reverse.o \
+	src/verify/verify.o src/verify/compare.o \
+	src/cutover/cutover.o src/cutover/finish.o src/cutover/freeze.o src/cutover/recover.o src/cutover/rollback.o src/cutover/sequence.o \
+	src/monitor/plan.o src/monitor/preflight.o \
+	src/worker/handlers.o src/worker/launcher.o src/worker/sync.o src/worker/worker.o \
+	src/move.o
+
+# The install script: one file a topic, in this order.
+SQL_PARTS = $(addprefix src/extension/, \
+	00_schema.sql 10_define.sql 20_move.sql 30_views.sql 90_grants.sql)
+DATA_built = $(EXTENSION)--$(EXTVERSION).sql
+
+# SQL that C sends somewhere: compiled in as string constants.
+REMOTE_SQL = $(wildcard src/*/sql/*.sql)
+REMOTE_SQL_H = $(REMOTE_SQL:.sql=.sql.h)
+
+EXTRA_CLEAN = $(EXTENSION)--$(EXTVERSION).sql $(REMOTE_SQL_H) tmp_check tmp_check_iso output_iso results
+
+REGRESS = define state
+REGRESS_OPTS = --temp-instance=tmp_check --temp-config=test/regress.conf
+ISOLATION =
+ISOLATION_OPTS = --temp-instance=tmp_check_iso --temp-config=test/regress.conf --inputdir=test/isolation
+
+PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)
+PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers -Wno-clobbered
+SHLIB_LINK_INTERNAL = $(libpq)
+
+# One shared object: bitcode for inlining would double the build for nothing.
+override with_llvm = no
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+$(EXTENSION)--$(EXTVERSION).sql: $(SQL_PARTS) pg_rehome.control
+	cat $(SQL_PARTS) > $@
+
+%.sql.h: %.sql scripts/sql2c
+	sh scripts/sql2c $< > $@
+
+$(OBJS): $(wildcard src/*.h src/*/*.h) $(REMOTE_SQL_H)

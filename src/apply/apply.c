@@ -1,0 +1,313 @@
+/*-------------------------------------------------------------------------
+ *
+ * apply.c
+ *	  Making target rows what they should be, with set-based SQL.
+ *
+ * Projected rows wait in tuplestores (memory, then disk: any batch fits),
+ * which the statements here see as relations.  Working on sets lets the
+ * planner choose between index probes and a hash join, and serves any target
+ * the executor can write: plain, partitioned, with rules.
+ *
+ * Order, within one table:
+ *
+ *	1. delete the keys that are gone,
+ *	2. delete rows that change a column of another unique index (or of an
+ *	   exclusion constraint), so that values can be exchanged between rows:
+ *	   nothing else is unique in the final state that is not at the source,
+ *	3. update the rows that differ; equality is that of the stored bytes
+ *	   (record_image_ne), so 1.0 and 1.00 differ and no type needs an operator,
+ *	4. insert what is missing.
+ *
+ * No user trigger and no foreign key fires: replica role, as for logical
+ * replication.  Between tables order does not matter for that reason.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "apply/apply.h"
+#include "capture/capture.h"
+#include "catalog/pg_inherits.h"
+#include "optimizer/optimizer.h"
+#include "remote/query.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/queryenvironment.h"
+
+/*
+ * rehome_applying_begin makes the following statements ours: as owner, in
+ * replica role, let through by the guard.  An abort undoes it all.
+ */
+void
+rehome_applying_begin(RehomeApplying *applying, Oid owner)
+{
+	applying->guc_level = NewGUCNestLevel();
+	(void) set_config_option("session_replication_role", "replica", PGC_SUSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	rehome_become(&applying->as, owner);
+	rehome_own_writes_begin();
+}
+
+void
+rehome_applying_end(RehomeApplying *applying)
+{
+	rehome_own_writes_end();
+	rehome_become_self(&applying->as);
+	AtEOXact_GUC(true, applying->guc_level);
+}
+
+/*
+ * rehome_rows_register lets SQL see a tuplestore of n rows as a relation.
+ */
+void
+rehome_rows_register(const char *name, TupleDesc desc, Tuplestorestate *store, int64 n)
+{
+	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
+	int			rc;
+
+	enr->md.name = pstrdup(name);
+	enr->md.reliddesc = InvalidOid;
+	enr->md.tupdesc = desc;
+	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
+	enr->md.enrtuples = (double) n;
+	enr->reldata = store;
+	rc = SPI_register_relation(enr);
+	if (rc != SPI_OK_REL_REGISTER)
+		elog(ERROR, "could not register \"%s\": %s", name, SPI_result_code_string(rc));
+}
+
+void
+rehome_rows_unregister(const char *name)
+{
+	int			rc = SPI_unregister_relation(name);
+
+	if (rc != SPI_OK_REL_UNREGISTER)
+		elog(ERROR, "could not unregister \"%s\": %s", name, SPI_result_code_string(rc));
+}
+
+/*
+ * rehome_target_name returns the target's qualified name.
+ */
+char *
+rehome_target_name(RehomeMapping *mapping)
+{
+	Oid			relid = mapping->map->target;
+
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+									  get_rel_name(relid));
+}
+
+/*
+ * rehome_mapped_list returns the mapped columns, each after prefix.
+ */
+char *
+rehome_mapped_list(RehomeMapping *mapping, const char *prefix)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	for (int i = 0; i < mapping->ncolumns; i++)
+		appendStringInfo(&buf, "%s%s%s", i > 0 ? ", " : "", prefix,
+						 quote_identifier(mapping->columns[i].name));
+	return buf.data;
+}
+
+/*
+ * rehome_key_condition returns "a.k = b.k AND ..." with the key's operators.
+ */
+char *
+rehome_key_condition(RehomeMapping *mapping, const char *a, const char *b)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	for (int k = 0; k < mapping->nkey; k++)
+	{
+		const char *name = quote_identifier(mapping->key[k]->name);
+
+		appendStringInfo(&buf, "%s%s.%s %s %s.%s", k > 0 ? " AND " : "",
+						 a, name, mapping->key[k]->equal, b, name);
+	}
+	return buf.data;
+}
+
+/*
+ * add_index_columns adds the names of all columns an index depends on.
+ */
+static void
+add_index_columns(Relation rel, Relation index, Bitmapset **attnos)
+{
+	for (int i = 0; i < index->rd_index->indnkeyatts; i++)
+		if (index->rd_index->indkey.values[i] != 0)
+			*attnos = bms_add_member(*attnos, index->rd_index->indkey.values[i] -
+									 FirstLowInvalidHeapAttributeNumber);
+	pull_varattnos((Node *) RelationGetIndexExpressions(index), 1, attnos);
+	pull_varattnos((Node *) RelationGetIndexPredicate(index), 1, attnos);
+}
+
+/*
+ * fragile_columns lists the mapped columns, other than a key that cannot
+ * change, whose update could meet another row half way: those of unique and
+ * exclusion indexes besides the key's, of the target or any partition, and
+ * identity columns an UPDATE may not set.  char *.
+ */
+static List *
+fragile_columns(RehomeMapping *mapping)
+{
+	List	   *names = NIL;
+	List	   *fragile = NIL;
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(mapping->map->target, AccessShareLock, NULL))
+	{
+		Relation	rel = table_open(lfirst_oid(lc), AccessShareLock);
+		Bitmapset  *attnos = NULL;
+		ListCell   *lc2;
+		int			i = -1;
+
+		foreach(lc2, RelationGetIndexList(rel))
+		{
+			Relation	index = index_open(lfirst_oid(lc2), AccessShareLock);
+
+			if (index->rd_index->indisunique || index->rd_index->indisexclusion)
+				add_index_columns(rel, index, &attnos);
+			index_close(index, AccessShareLock);
+		}
+		while ((i = bms_next_member(attnos, i)) >= 0)
+		{
+			AttrNumber	attnum = i + FirstLowInvalidHeapAttributeNumber;
+
+			if (attnum > 0)
+				names = lappend(names, get_attname(RelationGetRelid(rel), attnum, false));
+		}
+		table_close(rel, AccessShareLock);
+	}
+	for (int c = 0; c < mapping->ncolumns; c++)
+	{
+		RehomeMappedColumn *column = &mapping->columns[c];
+		bool		wanted = column->identity_always;
+
+		foreach(lc, names)
+			wanted = wanted || strcmp(lfirst(lc), column->name) == 0;
+		if (wanted && column->key == 0)
+			fragile = lappend(fragile, column->name);
+	}
+	return fragile;
+}
+
+/*
+ * rehome_apply_delete_all empties the target.
+ */
+int64
+rehome_apply_delete_all(RehomeMapping *mapping)
+{
+	return rehome_spi(psprintf("DELETE FROM %s", rehome_target_name(mapping)), "")->processed;
+}
+
+/*
+ * rehome_apply_gone deletes the keys (rows of key_desc) from the target.
+ */
+int64
+rehome_apply_gone(RehomeMapping *mapping, Tuplestorestate *gone, int64 n)
+{
+	int64		touched;
+
+	if (n == 0)
+		return 0;
+	rehome_rows_register("rehome_gone", mapping->key_desc, gone, n);
+	touched = rehome_spi(psprintf("DELETE FROM %s AS t USING rehome_gone AS n WHERE %s",
+								  rehome_target_name(mapping),
+								  rehome_key_condition(mapping, "t", "n")), "")->processed;
+	rehome_rows_unregister("rehome_gone");
+	return touched;
+}
+
+/*
+ * delete_fragile is step 2.
+ */
+static int64
+delete_fragile(RehomeMapping *mapping)
+{
+	List	   *fragile = fragile_columns(mapping);
+
+	if (fragile == NIL)
+		return 0;
+	return rehome_spi(psprintf("DELETE FROM %s AS t USING rehome_rows AS n WHERE %s"
+							   " AND ROW(%s) OPERATOR(pg_catalog.*<>) ROW(%s)",
+							   rehome_target_name(mapping),
+							   rehome_key_condition(mapping, "t", "n"),
+							   rehome_quote_list(fragile, "t."),
+							   rehome_quote_list(fragile, "n.")), "")->processed;
+}
+
+/*
+ * update_differing is step 3.
+ */
+static int64
+update_differing(RehomeMapping *mapping)
+{
+	StringInfoData set;
+
+	initStringInfo(&set);
+	for (int i = 0; i < mapping->ncolumns; i++)
+		if (!mapping->columns[i].identity_always)
+			appendStringInfo(&set, "%s%s = n.%s", set.len ? ", " : "",
+							 quote_identifier(mapping->columns[i].name),
+							 quote_identifier(mapping->columns[i].name));
+	if (set.len == 0)
+		return 0;
+	return rehome_spi(psprintf("UPDATE %s AS t SET %s FROM rehome_rows AS n WHERE %s"
+							   " AND ROW(%s) OPERATOR(pg_catalog.*<>) ROW(%s)",
+							   rehome_target_name(mapping), set.data,
+							   rehome_key_condition(mapping, "t", "n"),
+							   rehome_mapped_list(mapping, "t."),
+							   rehome_mapped_list(mapping, "n.")), "")->processed;
+}
+
+/*
+ * rehome_apply_rows makes the target hold the rows (of mapped_desc).
+ */
+int64
+rehome_apply_rows(RehomeMapping *mapping, Tuplestorestate *rows, int64 n)
+{
+	int64		touched;
+
+	if (n == 0)
+		return 0;
+	rehome_rows_register("rehome_rows", mapping->mapped_desc, rows, n);
+	touched = delete_fragile(mapping);
+	touched += update_differing(mapping);
+	touched += rehome_spi(psprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE"
+								   " SELECT %s FROM rehome_rows AS n"
+								   " WHERE NOT EXISTS (SELECT FROM %s AS t WHERE %s)",
+								   rehome_target_name(mapping),
+								   rehome_mapped_list(mapping, ""),
+								   rehome_mapped_list(mapping, "n."),
+								   rehome_target_name(mapping),
+								   rehome_key_condition(mapping, "t", "n")), "")->processed;
+	rehome_rows_unregister("rehome_rows");
+	return touched;
+}
+
+/*
+ * rehome_apply_insert inserts rows that are known to be new.
+ */
+int64
+rehome_apply_insert(RehomeMapping *mapping, Tuplestorestate *rows, int64 n)
+{
+	int64		touched;
+
+	if (n == 0)
+		return 0;
+	rehome_rows_register("rehome_rows", mapping->mapped_desc, rows, n);
+	touched = rehome_spi(psprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM rehome_rows AS n",
+								  rehome_target_name(mapping),
+								  rehome_mapped_list(mapping, ""),
+								  rehome_mapped_list(mapping, "n.")), "")->processed;
+	rehome_rows_unregister("rehome_rows");
+	return touched;
+}

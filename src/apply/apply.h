@@ -1,0 +1,75 @@
+/*-------------------------------------------------------------------------
+ *
+ * apply.h
+ *	  Bringing rows into tables: batches forward and back.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REHOME_APPLY_H
+#define REHOME_APPLY_H
+
+#include "catalog/migration.h"
+#include "mapping/mapping.h"
+#include "remote/connection.h"
+#include "utils/snapshot.h"
+#include "utils/tuplestore.h"
+
+/* Being the owner, in replica role, with the guard open. */
+typedef struct RehomeApplying
+{
+	RehomeAs	as;
+	int			guc_level;
+} RehomeApplying;
+
+extern void rehome_applying_begin(RehomeApplying *applying, Oid owner);
+extern void rehome_applying_end(RehomeApplying *applying);
+
+/* Rows on hand, visible to SQL under a name while registered. */
+extern void rehome_rows_register(const char *name, TupleDesc desc,
+								 Tuplestorestate *store, int64 n);
+extern void rehome_rows_unregister(const char *name);
+
+/* Applying to the target. */
+extern int64 rehome_apply_delete_all(RehomeMapping *mapping);
+extern int64 rehome_apply_gone(RehomeMapping *mapping, Tuplestorestate *gone, int64 n);
+extern int64 rehome_apply_rows(RehomeMapping *mapping, Tuplestorestate *rows, int64 n);
+extern int64 rehome_apply_insert(RehomeMapping *mapping, Tuplestorestate *rows, int64 n);
+extern char *rehome_target_name(RehomeMapping *mapping);
+extern char *rehome_mapped_list(RehomeMapping *mapping, const char *prefix);
+extern char *rehome_key_condition(RehomeMapping *mapping, const char *a, const char *b);
+
+/* One table's part of a batch. */
+typedef struct RehomeChange
+{
+	RehomeMapping *mapping;
+	bool		everything;		/* truncated: rows holds all there is */
+	Tuplestorestate *gone;
+	int64		ngone;
+	Tuplestorestate *rows;
+	int64		nrows;
+} RehomeChange;
+
+/* A batch: how the tables changed between two snapshots of the source. */
+typedef struct RehomeBatch
+{
+	char	   *position;		/* the later snapshot */
+	List	   *changes;		/* RehomeChange * */
+	int64		nrows;
+	bool		retry;			/* a table was truncated meanwhile: read again */
+} RehomeBatch;
+
+/* Forward: source to target. */
+extern RehomeBatch *rehome_forward_read(RehomeConn *conn, RehomeSlice *slice, List *maps);
+extern int64 rehome_forward_apply(RehomeSlice *slice, RehomeBatch *batch);
+extern int64 rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
+								  bool keep_open, RehomeBatch **batch);
+extern void rehome_forward_prune(RehomeConn *conn, RehomeSlice *slice, List *maps,
+								 const char *position);
+
+/* Reverse: target to source. */
+extern int64 rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
+								  Snapshot snapshot, bool keep_open);
+extern void rehome_reverse_prune(RehomeSlice *slice, List *maps, const char *position);
+extern char *rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice);
+
+#endif							/* REHOME_APPLY_H */

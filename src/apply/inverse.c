@@ -1,0 +1,242 @@
+/*-------------------------------------------------------------------------
+ *
+ * inverse.c
+ *	  How source columns are restored from a target row.
+ *
+ * A source column is carried back if some target column is a plain copy of
+ * it, or if a rule states its inverse.  Others stay as they are at the
+ * source, and take their default in rows that were inserted after cutover;
+ * preflight names them before.  The key must be carried, and from the
+ * target's key alone: that is all that is left of a deleted row.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "apply/inverse.h"
+#include "nodes/nodeFuncs.h"
+#include "utils/builtins.h"
+
+/*
+ * reads_key_only tells whether an expression over the target reads its key
+ * columns only.
+ */
+static bool
+reads_key_only(RehomeMapping *mapping, Node *expr, Relation target)
+{
+	ListCell   *lc;
+
+	foreach(lc, rehome_expression_columns(expr, target))
+	{
+		bool		in_key = false;
+
+		for (int k = 0; k < mapping->nkey; k++)
+			in_key = in_key || strcmp(mapping->key[k]->name, lfirst(lc)) == 0;
+		if (!in_key)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * restore finds out how a source column is restored.
+ */
+static void
+restore(RehomeMapping *mapping, RehomeInverseColumn *column, AttrNumber attnum, Relation target)
+{
+	for (int c = 0; c < mapping->ncolumns && column->expression == NULL; c++)
+	{
+		RehomeMappedColumn *mapped = &mapping->columns[c];
+
+		if (mapped->map->inverse != NULL &&
+			strcmp(mapped->map->inverse_column, column->local) == 0)
+		{
+			column->expression = mapped->map->inverse;
+			column->key_only = reads_key_only(mapping,
+											  rehome_expression_parse(column->expression, target, "target"),
+											  target);
+		}
+	}
+	/* a copy, possibly to another type: its text is what the source reads back */
+	for (int pass = 0; pass < 2 && column->expression == NULL; pass++)
+		for (int c = 0; c < mapping->ncolumns; c++)
+		{
+			RehomeMappedColumn *mapped = &mapping->columns[c];
+
+			if (mapped->map->kind == REHOME_COPY && (pass == 1 || mapped->key > 0) &&
+				strcmp(mapped->expression, quote_identifier(column->local)) == 0)
+			{
+				column->expression = psprintf("target.%s", quote_identifier(mapped->name));
+				column->key_only = mapped->key > 0;
+				break;
+			}
+		}
+	column->carried = column->expression != NULL;
+}
+
+/*
+ * rehome_inverse_compile works out the way back of a table map.
+ */
+RehomeInverse *
+rehome_inverse_compile(RehomeTableMap *map)
+{
+	RehomeInverse *inverse = palloc0(sizeof(RehomeInverse));
+	Relation	target = table_open(map->target, AccessShareLock);
+
+	inverse->mapping = rehome_mapping_compile(map);
+	inverse->table = rehome_remote_table(map->source);
+	inverse->columns = palloc0(sizeof(RehomeInverseColumn) * inverse->table->natts);
+	for (int i = 0; i < inverse->table->natts; i++)
+	{
+		RehomeInverseColumn *column = &inverse->columns[inverse->ncolumns];
+		ListCell   *lc;
+
+		if (inverse->table->local[i] == NULL)
+			continue;
+		column->local = inverse->table->local[i];
+		column->remote = inverse->table->remote[i];
+		foreach(lc, map->source_key)
+			if (strcmp(lfirst(lc), column->local) == 0)
+				column->key = foreach_current_index(lc) + 1;
+		restore(inverse->mapping, column, i + 1, target);
+		inverse->ncolumns++;
+	}
+	table_close(target, AccessShareLock);
+	return inverse;
+}
+
+/*
+ * rehome_inverse_describe asks the source what it lets us write, and which
+ * columns other unique indexes depend on.
+ */
+void
+rehome_inverse_describe(RehomeConn *conn, RehomeInverse *inverse)
+{
+	char	   *relation = quote_literal_cstr(rehome_remote_relation(inverse->table));
+	RehomeRows *rows;
+
+	rows = rehome_conn_query(conn,
+							 psprintf("SELECT a.attname, coalesce(to_jsonb(a)->>'attgenerated', '') <> '', a.attidentity = 'a',"
+									  " EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid"
+									  "  AND (i.indisunique OR i.indisexclusion)"
+									  "  AND (a.attnum = ANY (i.indkey) OR EXISTS (SELECT FROM pg_depend d"
+									  "   WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid"
+									  "   AND d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid"
+									  "   AND d.refobjsubid = a.attnum)))"
+									  " FROM pg_attribute a WHERE a.attrelid = %s::regclass"
+									  " AND a.attnum > 0 AND NOT a.attisdropped", relation), "");
+	inverse->complete = true;
+	inverse->fragile = NIL;
+	for (int r = 0; r < rows->n; r++)
+	{
+		bool		carried = false;
+
+		for (int i = 0; i < inverse->ncolumns; i++)
+		{
+			RehomeInverseColumn *column = &inverse->columns[i];
+
+			if (strcmp(column->remote, rows->value[r][0]) != 0)
+				continue;
+			if (rehome_bool(rows->value[r][1]))
+				column->carried = false;
+			column->identity_always = rehome_bool(rows->value[r][2]);
+			carried = column->carried;
+			if (carried && column->key == 0 &&
+				(column->identity_always || rehome_bool(rows->value[r][3])))
+				inverse->fragile = lappend(inverse->fragile, column->remote);
+		}
+		if (!carried && !rehome_bool(rows->value[r][1]))
+			inverse->complete = false;
+	}
+}
+
+/*
+ * rehome_inverse_may_bypass tells whether our role may keep the source's
+ * triggers and foreign keys from firing.
+ */
+bool
+rehome_inverse_may_bypass(RehomeConn *conn)
+{
+	return rehome_bool(rehome_conn_value(conn, rehome_conn_version(conn) >= 150000 ?
+										 "SELECT has_parameter_privilege('session_replication_role', 'SET')" :
+										 "SELECT rolsuper FROM pg_roles WHERE rolname = current_user", ""));
+}
+
+static bool
+wanted(RehomeInverseColumn *column, bool key)
+{
+	return column->carried && (!key || column->key > 0);
+}
+
+/*
+ * rehome_inverse_columns lists the carried columns (or those of the key) as
+ * the source calls them.
+ */
+char *
+rehome_inverse_columns(RehomeInverse *inverse, const char *prefix, bool key)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	for (int i = 0; i < inverse->ncolumns; i++)
+		if (wanted(&inverse->columns[i], key))
+			appendStringInfo(&buf, "%s%s%s", buf.len ? ", " : "", prefix,
+							 quote_identifier(inverse->columns[i].remote));
+	return buf.data;
+}
+
+/*
+ * rehome_inverse_expressions lists what restores them, in the same order.
+ */
+char *
+rehome_inverse_expressions(RehomeInverse *inverse, bool key)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	for (int i = 0; i < inverse->ncolumns; i++)
+		if (wanted(&inverse->columns[i], key))
+			appendStringInfo(&buf, "%s%s", buf.len ? ", " : "", inverse->columns[i].expression);
+	return buf.data;
+}
+
+/*
+ * rehome_inverse_local_names lists all columns of a source row r under the
+ * names filters use.
+ */
+char *
+rehome_inverse_local_names(RehomeInverse *inverse)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	for (int i = 0; i < inverse->ncolumns; i++)
+	{
+		appendStringInfo(&buf, "%sr.%s", buf.len ? ", " : "",
+						 quote_identifier(inverse->columns[i].remote));
+		appendStringInfo(&buf, " AS %s", quote_identifier(inverse->columns[i].local));
+	}
+	return buf.data;
+}
+
+/*
+ * rehome_inverse_key_condition returns "a.key = b.key AND ..." at the source.
+ */
+char *
+rehome_inverse_key_condition(RehomeInverse *inverse, const char *a, const char *b)
+{
+	RehomeTableMap *map = inverse->mapping->map;
+	StringInfoData buf;
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	foreach(lc, map->source_key)
+	{
+		const char *name = quote_identifier(rehome_remote_column(inverse->table, lfirst(lc)));
+
+		appendStringInfo(&buf, "%s%s.%s %s %s.%s", buf.len ? " AND " : "", a, name,
+						 (char *) list_nth(map->source_equal, foreach_current_index(lc)), b, name);
+	}
+	return buf.data;
+}

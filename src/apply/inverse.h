@@ -1,0 +1,44 @@
+/*-------------------------------------------------------------------------
+ *
+ * inverse.h
+ *	  How source columns are restored from a target row.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REHOME_INVERSE_H
+#define REHOME_INVERSE_H
+
+#include "mapping/mapping.h"
+#include "remote/query.h"
+
+typedef struct RehomeInverseColumn
+{
+	char	   *local;			/* name in the foreign table */
+	char	   *remote;			/* name at the source */
+	int			key;			/* position in the source key, from 1; 0: not in it */
+	bool		carried;
+	char	   *expression;		/* over "target"; NULL when not carried */
+	bool		key_only;		/* the expression reads nothing but the target's key */
+	bool		identity_always;
+} RehomeInverseColumn;
+
+typedef struct RehomeInverse
+{
+	RehomeMapping *mapping;
+	RehomeRemoteTable *table;
+	int			ncolumns;
+	RehomeInverseColumn *columns;
+	List	   *fragile;		/* source columns of other unique indexes */
+	bool		complete;		/* every column the source stores is carried */
+} RehomeInverse;
+
+extern RehomeInverse *rehome_inverse_compile(RehomeTableMap *map);
+extern void rehome_inverse_describe(RehomeConn *conn, RehomeInverse *inverse);
+extern bool rehome_inverse_may_bypass(RehomeConn *conn);
+
+extern char *rehome_inverse_columns(RehomeInverse *inverse, const char *prefix, bool key);
+extern char *rehome_inverse_expressions(RehomeInverse *inverse, bool key);
+extern char *rehome_inverse_local_names(RehomeInverse *inverse);
+extern char *rehome_inverse_key_condition(RehomeInverse *inverse, const char *a, const char *b);
+
+#endif							/* REHOME_INVERSE_H */

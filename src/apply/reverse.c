@@ -1,0 +1,446 @@
+/*-------------------------------------------------------------------------
+ *
+ * reverse.c
+ *	  One batch from target back to source, exactly once, after cutover.
+ *
+ * The same scheme as forward.c with the sides exchanged: the change tables
+ * are here, the position is there (rehome_source.slice.reverse_position), and
+ * moves in the transaction that brings the rows.  Rows are computed by the
+ * inverse maps, sent as COPY text into a staging table, and merged from it
+ * with set-based SQL.
+ *
+ * The fence at the source lets this transaction pass, and capture ignores
+ * it: both know it by the role and a row of rehome_source.applying that only
+ * that role can write, and that is gone when the transaction ends.
+ *
+ * Where the role may set session_replication_role, no trigger and no foreign
+ * key of the source fires.  Where it may not, they do, and order matters:
+ * parents before children for what comes, children before parents for what
+ * goes; if values of a unique column wander between rows, what goes is tried
+ * first.  Whatever the source still refuses is raised, and nothing is lost:
+ * the change tables keep the keys.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "apply/apply.h"
+#include "apply/inverse.h"
+#include "capture/capture.h"
+#include "errors.h"
+#include "miscadmin.h"
+#include "remote/query.h"
+#include "util/debug_point.h"
+#include "util/position.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+
+/* One table's part of a batch back. */
+typedef struct Return
+{
+	RehomeInverse *inverse;
+	bool		everything;		/* truncated here */
+	char	   *relation;		/* at the source */
+	char	   *stage;
+	char	   *join;			/* r.key = s.key */
+	char	   *upsert[3];		/* delete fragile, update, insert; NULL: not needed */
+	char	   *erase;
+} Return;
+
+/*
+ * append_escaped appends a value as COPY text wants it.
+ */
+static void
+append_escaped(StringInfo line, const char *value)
+{
+	for (const char *c = value; *c; c++)
+	{
+		switch (*c)
+		{
+			case '\\':
+				appendStringInfoString(line, "\\\\");
+				break;
+			case '\n':
+				appendStringInfoString(line, "\\n");
+				break;
+			case '\r':
+				appendStringInfoString(line, "\\r");
+				break;
+			case '\t':
+				appendStringInfoString(line, "\\t");
+				break;
+			default:
+				appendStringInfoChar(line, *c);
+		}
+	}
+}
+
+/*
+ * send_rows copies the rows of a local query, run as owner, into the open
+ * COPY.
+ */
+static int64
+send_rows(RehomeConn *conn, const char *select, Oid owner)
+{
+	Portal		cursor;
+	StringInfoData line;
+	RehomeAs	as;
+	int64		n = 0;
+
+	initStringInfo(&line);
+	rehome_become(&as, owner);
+	cursor = SPI_cursor_open_with_args(NULL, select, 0, NULL, NULL, NULL, true, 0);
+	for (;;)
+	{
+		SPITupleTable *table;
+
+		SPI_cursor_fetch(cursor, true, 1000);
+		table = SPI_tuptable;
+		if (table->numvals == 0)
+			break;
+		for (uint64 i = 0; i < table->numvals; i++)
+		{
+			resetStringInfo(&line);
+			for (int c = 1; c <= table->tupdesc->natts; c++)
+			{
+				char	   *value = SPI_getvalue(table->vals[i], table->tupdesc, c);
+
+				if (c > 1)
+					appendStringInfoChar(&line, '\t');
+				if (value == NULL)
+					appendStringInfoString(&line, "\\N");
+				else
+				{
+					append_escaped(&line, value);
+					pfree(value);
+				}
+			}
+			appendStringInfoChar(&line, '\n');
+			rehome_conn_copy_put(conn, line.data, line.len);
+			n++;
+		}
+		SPI_freetuptable(table);
+	}
+	SPI_cursor_close(cursor);
+	rehome_become_self(&as);
+	return n;
+}
+
+/*
+ * changed_keys makes the target keys changed since a position visible to SQL
+ * as rehome_keys, under the target's column names.  They are read here, as
+ * the extension's owner, so that the migration's owner, who runs the inverse
+ * expressions, needs no rights on the change table.
+ */
+static void
+changed_keys(RehomeTableMap *map, const char *since)
+{
+	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
+	TupleDesc	desc = NULL;
+	Portal		cursor;
+	StringInfoData sql;
+	int64		n = 0;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT DISTINCT ");
+	foreach(lc, map->key)
+		appendStringInfo(&sql, "%skey%d AS %s", foreach_current_index(lc) > 0 ? ", " : "",
+						 foreach_current_index(lc) + 1, quote_identifier(lfirst(lc)));
+	appendStringInfo(&sql, " FROM rehome_change.%s WHERE %s AND op <> 't'",
+					 quote_identifier(rehome_target_change_table(map)),
+					 rehome_position_unseen(since));
+	cursor = SPI_cursor_open_with_args(NULL, sql.data, 0, NULL, NULL, NULL, true, 0);
+	for (;;)
+	{
+		SPI_cursor_fetch(cursor, true, 1000);
+		if (desc == NULL)
+			desc = CreateTupleDescCopy(SPI_tuptable->tupdesc);
+		if (SPI_tuptable->numvals == 0)
+			break;
+		for (uint64 i = 0; i < SPI_tuptable->numvals; i++)
+			tuplestore_puttuple(store, SPI_tuptable->vals[i]);
+		n += SPI_tuptable->numvals;
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(cursor);
+	rehome_rows_register("rehome_keys", desc, store, n);
+}
+
+/*
+ * stage_changes sends rows ('u') and gone keys ('d') of one table into its
+ * staging table at the source.
+ */
+static int64
+stage_changes(RehomeConn *conn, Return *ret, const char *since, Oid owner)
+{
+	RehomeInverse *inverse = ret->inverse;
+	RehomeMapping *mapping = inverse->mapping;
+	char	   *target = rehome_target_name(mapping);
+	StringInfoData sql;
+	int64		n;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT 'u', %s FROM %s AS target",
+					 rehome_inverse_expressions(inverse, false), target);
+	if (!ret->everything)
+	{
+		changed_keys(mapping->map, since);
+		appendStringInfo(&sql, " WHERE EXISTS (SELECT FROM rehome_keys AS k WHERE %s)",
+						 rehome_key_condition(mapping, "target", "k"));
+	}
+	rehome_conn_copy_in(conn, psprintf("COPY %s (rehome_op, %s) FROM STDIN", ret->stage,
+									   rehome_inverse_columns(inverse, "", false)));
+	n = send_rows(conn, sql.data, owner);
+	rehome_conn_copy_in_end(conn);
+
+	if (!ret->everything)
+	{
+		resetStringInfo(&sql);
+		appendStringInfo(&sql, "SELECT 'd', %s FROM rehome_keys AS target"
+						 " WHERE NOT EXISTS (SELECT FROM %s AS t WHERE %s)",
+						 rehome_inverse_expressions(inverse, true), target,
+						 rehome_key_condition(mapping, "t", "target"));
+		rehome_conn_copy_in(conn, psprintf("COPY %s (rehome_op, %s) FROM STDIN", ret->stage,
+										   rehome_inverse_columns(inverse, "", true)));
+		n += send_rows(conn, sql.data, owner);
+		rehome_conn_copy_in_end(conn);
+		rehome_rows_unregister("rehome_keys");
+	}
+	return n;
+}
+
+/*
+ * compose writes the statements that merge a staging table.
+ */
+static void
+compose(RehomeConn *conn, RehomeSlice *slice, Return *ret)
+{
+	RehomeInverse *inverse = ret->inverse;
+	RehomeTableMap *map = inverse->mapping->map;
+	StringInfoData set;
+	List	   *fragile;
+
+	ret->relation = rehome_remote_relation(inverse->table);
+	ret->stage = rehome_stage_table(slice->migration, map);
+	ret->join = rehome_inverse_key_condition(inverse, "r", "s");
+	rehome_inverse_describe(conn, inverse);
+
+	initStringInfo(&set);
+	for (int i = 0; i < inverse->ncolumns; i++)
+		if (inverse->columns[i].carried && !inverse->columns[i].identity_always)
+			appendStringInfo(&set, "%s%s = s.%s", set.len ? ", " : "",
+							 quote_identifier(inverse->columns[i].remote),
+							 quote_identifier(inverse->columns[i].remote));
+	fragile = inverse->fragile;
+	if (fragile != NIL && inverse->complete)
+		ret->upsert[0] = psprintf("DELETE FROM %s r USING %s s WHERE s.rehome_op = 'u' AND %s AND ROW(%s) *<> ROW(%s)",
+								  ret->relation, ret->stage, ret->join,
+								  rehome_quote_list(fragile, "r."), rehome_quote_list(fragile, "s."));
+	if (set.len > 0)
+		ret->upsert[1] = psprintf("UPDATE %s r SET %s FROM %s s WHERE s.rehome_op = 'u' AND %s AND ROW(%s) *<> ROW(%s)",
+								  ret->relation, set.data, ret->stage, ret->join,
+								  rehome_inverse_columns(inverse, "r.", false),
+								  rehome_inverse_columns(inverse, "s.", false));
+	ret->upsert[2] = psprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s s"
+							  " WHERE s.rehome_op = 'u' AND NOT EXISTS (SELECT FROM %s r WHERE %s)",
+							  ret->relation, rehome_inverse_columns(inverse, "", false),
+							  rehome_inverse_columns(inverse, "s.", false), ret->stage,
+							  ret->relation, ret->join);
+	if (ret->everything)
+		ret->erase = psprintf("DELETE FROM %s r WHERE NOT EXISTS (SELECT FROM %s s WHERE %s)%s",
+							  ret->relation, ret->stage, ret->join,
+							  map->filter ? psprintf(" AND EXISTS (SELECT FROM (SELECT %s) AS source WHERE %s)",
+													 rehome_inverse_local_names(inverse), map->filter) : "");
+	else
+		ret->erase = psprintf("DELETE FROM %s r USING %s s WHERE s.rehome_op = 'd' AND %s",
+							  ret->relation, ret->stage, ret->join);
+}
+
+/*
+ * parents_first sorts the tables so that what a foreign key of the source
+ * refers to comes before what refers to it; cycles in any order.
+ */
+static List *
+parents_first(RehomeConn *conn, List *returns)
+{
+	StringInfoData names;
+	RehomeRows *rows;
+	List	   *sorted = NIL;
+	ListCell   *lc;
+
+	initStringInfo(&names);
+	foreach(lc, returns)
+		appendStringInfo(&names, "%s(%s::regclass::oid, %d)", names.len ? ", " : "",
+						 quote_literal_cstr(((Return *) lfirst(lc))->relation),
+						 foreach_current_index(lc));
+	rows = rehome_conn_query(conn,
+							 psprintf("WITH RECURSIVE t(oid, n) AS (VALUES %s),"
+									  " fk AS (SELECT DISTINCT c.conrelid, c.confrelid FROM pg_constraint c"
+									  "  JOIN t a ON a.oid = c.conrelid JOIN t b ON b.oid = c.confrelid"
+									  "  WHERE c.contype = 'f' AND c.conrelid <> c.confrelid),"
+									  " depth(oid, d) AS (SELECT oid, 0 FROM t UNION"
+									  "  SELECT fk.conrelid, d + 1 FROM depth JOIN fk ON fk.confrelid = depth.oid"
+									  "  WHERE d < (SELECT count(*) FROM t))"
+									  " SELECT n FROM t JOIN depth USING (oid) GROUP BY n ORDER BY max(d), n", names.data), "");
+	for (int i = 0; i < rows->n; i++)
+		sorted = lappend(sorted, list_nth(returns, rehome_int(rows->value[i][0])));
+	return sorted;
+}
+
+static bool
+run_upserts(RehomeConn *conn, List *returns, RehomeRemoteError *error)
+{
+	ListCell   *lc;
+
+	foreach(lc, returns)
+	{
+		Return	   *ret = lfirst(lc);
+
+		for (int i = 0; i < lengthof(ret->upsert); i++)
+			if (ret->upsert[i] != NULL && !rehome_conn_try(conn, ret->upsert[i], error))
+				return false;
+	}
+	return true;
+}
+
+static bool
+run_erases(RehomeConn *conn, List *returns, RehomeRemoteError *error)
+{
+	for (int i = list_length(returns) - 1; i >= 0; i--)
+		if (!rehome_conn_try(conn, ((Return *) list_nth(returns, i))->erase, error))
+			return false;
+	return true;
+}
+
+/*
+ * merge runs the statements in the order the source's triggers allow.
+ */
+static void
+merge(RehomeConn *conn, List *returns)
+{
+	RehomeRemoteError error;
+	ListCell   *lc;
+
+	if (rehome_bool(rehome_conn_value(conn, "SELECT current_setting('session_replication_role') = 'replica'", "")))
+	{
+		/* nothing fires: what goes first, so that values can be exchanged */
+		if (!run_erases(conn, returns, &error) || !run_upserts(conn, returns, &error))
+			rehome_conn_raise(conn, &error, "merge of the changes made since cutover");
+		return;
+	}
+	returns = parents_first(conn, returns);
+	foreach(lc, returns)
+		((Return *) lfirst(lc))->upsert[0] = NULL;	/* children may refer to the row */
+	rehome_conn_exec(conn, "SAVEPOINT merge");
+	if (run_upserts(conn, returns, &error) && run_erases(conn, returns, &error))
+		return;
+	if (strcmp(error.sqlstate, "23505") != 0 && strcmp(error.sqlstate, "23P01") != 0)
+		rehome_conn_raise(conn, &error, "merge of the changes made since cutover");
+	rehome_conn_exec(conn, "ROLLBACK TO merge");
+	if (!run_erases(conn, returns, &error) || !run_upserts(conn, returns, &error))
+	{
+		if (error.hint == NULL)
+			error.hint = "Let the connecting role bypass foreign keys and triggers: GRANT SET ON PARAMETER session_replication_role (PostgreSQL 15), or make it a superuser.";
+		rehome_conn_raise(conn, &error, "merge of the changes made since cutover");
+	}
+}
+
+/*
+ * rehome_reverse_position returns the target snapshot the source has reached.
+ */
+char *
+rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice)
+{
+	RehomeRows *rows = rehome_conn_query(conn,
+										 "SELECT reverse_position FROM rehome_source.slice"
+										 " WHERE token = $1 AND slice = $2::int FOR UPDATE",
+										 "ti", slice->migration->token, slice->id);
+
+	if (rows->n == 0 || rows->value[0][0] == NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_REHOME_POSITION_LOST),
+				errmsg("the source does not know how far the changes of slice \"%s\" were brought back",
+					   slice->name),
+				errhint("Its schema rehome_source was changed or removed; the slice cannot be rolled back."));
+	return rows->value[0][0];
+}
+
+/*
+ * rehome_reverse_batch brings the source from its position to a snapshot of
+ * the target: the one given, or, when that is NULL, one taken now.  With
+ * keep_open the source transaction stays open,
+ * still recognised as ours.  Returns the rows sent.
+ */
+int64
+rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
+					 Snapshot snapshot, bool keep_open)
+{
+	List	   *returns = NIL;
+	char	   *since;
+	char	   *reached;
+	int64		n = 0;
+	ListCell   *lc;
+
+	PushActiveSnapshot(snapshot ? snapshot : GetLatestSnapshot());
+	reached = rehome_position_of_active();
+	rehome_conn_begin(conn, "");
+	since = rehome_reverse_position(conn, slice);
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		char	   *unseen = rehome_position_unseen(since);
+		RehomeRows *poll;
+		Return	   *ret;
+
+		poll = rehome_spi_read(psprintf("SELECT EXISTS (SELECT FROM rehome_change.%s WHERE %s),"
+										" EXISTS (SELECT FROM rehome_change.%s WHERE %s AND op = 't')",
+										rehome_target_change_table(map), unseen,
+										rehome_target_change_table(map), unseen), "");
+		if (!rehome_bool(poll->value[0][0]))
+			continue;
+		ret = palloc0(sizeof(Return));
+		ret->inverse = rehome_inverse_compile(map);
+		ret->everything = rehome_bool(poll->value[0][1]);
+		compose(conn, slice, ret);
+		returns = lappend(returns, ret);
+	}
+	if (returns != NIL)
+	{
+		rehome_conn_exec(conn, "INSERT INTO rehome_source.applying VALUES (txid_current())");
+		if (rehome_inverse_may_bypass(conn))
+			rehome_conn_exec(conn, "SET LOCAL session_replication_role = replica");
+		foreach(lc, returns)
+			n += stage_changes(conn, lfirst(lc), since, slice->migration->owner);
+		merge(conn, returns);
+		foreach(lc, returns)
+			rehome_conn_exec(conn, psprintf("TRUNCATE %s", ((Return *) lfirst(lc))->stage));
+		rehome_conn_exec(conn, "DELETE FROM rehome_source.applying WHERE xid = txid_current()");
+	}
+	rehome_conn_query(conn, "UPDATE rehome_source.slice SET reverse_position = $3 WHERE token = $1 AND slice = $2::int",
+					  "tit", slice->migration->token, slice->id, reached);
+	PopActiveSnapshot();
+	rehome_debug_point("reverse-applied");
+	if (!keep_open)
+		rehome_conn_commit(conn);
+	return n;
+}
+
+/*
+ * rehome_reverse_prune deletes change rows of the target that the source has
+ * (its commit is done).
+ */
+void
+rehome_reverse_prune(RehomeSlice *slice, List *maps, const char *position)
+{
+	ListCell   *lc;
+
+	foreach(lc, maps)
+		rehome_spi(psprintf("DELETE FROM rehome_change.%s WHERE %s",
+							rehome_target_change_table(lfirst(lc)),
+							rehome_position_seen(position)), "");
+}

@@ -1,0 +1,35 @@
+/*-------------------------------------------------------------------------
+ *
+ * capture.h
+ *	  Change capture and fences, on both sides.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REHOME_CAPTURE_H
+#define REHOME_CAPTURE_H
+
+#include "catalog/migration.h"
+#include "remote/connection.h"
+
+/* At the source. */
+extern void rehome_source_install(RehomeConn *conn, RehomeSlice *slice, List *maps);
+extern void rehome_source_remove(RehomeConn *conn, RehomeSlice *slice, List *maps,
+								 bool keep_fence);
+extern char *rehome_source_identity(RehomeConn *conn);
+extern void rehome_source_check_identity(RehomeConn *conn, RehomeMigration *migration);
+extern bool rehome_source_locked(RehomeConn *conn, RehomeSlice *slice, List *maps,
+								 char **blockers);
+extern void rehome_source_retry(int attempt);
+
+/* At the target. */
+extern void rehome_target_install(RehomeSlice *slice, List *maps);
+extern void rehome_target_remove(List *maps);
+extern void rehome_target_switch(List *maps, bool guard, bool capture);
+extern char *rehome_target_change_table(RehomeTableMap *map);
+
+/* Writes of our own, which the guard lets pass and capture ignores. */
+extern void rehome_own_writes_init(void);
+extern void rehome_own_writes_begin(void);
+extern void rehome_own_writes_end(void);
+
+#endif							/* REHOME_CAPTURE_H */

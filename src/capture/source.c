@@ -1,0 +1,293 @@
+/*-------------------------------------------------------------------------
+ *
+ * source.c
+ *	  Change capture and fence at the source.
+ *
+ * What is made there, and how, is in remote/sql/source_schema.sql; this file
+ * calls it.  Each table is a transaction of its own, so that a lock is held
+ * for one CREATE TRIGGER's time, and each request waits no longer than
+ * rehome.lock_timeout: behind a request that waits, every writer of the
+ * table waits too.  Every call can be repeated.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "capture/capture.h"
+#include "compat.h"
+#include "errors.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "remote/query.h"
+#include "remote/sql/source_schema.sql.h"
+#include "storage/latch.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+/* How long to wait for autovacuum to give way; writers are not affected. */
+#define AUTOVACUUM_TIMEOUT 10000
+
+/* Serializes the creation of schema rehome_source. */
+#define SCHEMA_LOCK "SELECT pg_advisory_xact_lock(5391175)"
+
+/*
+ * rehome_source_identity returns which cluster, timeline and database the
+ * connection has reached.
+ */
+char *
+rehome_source_identity(RehomeConn *conn)
+{
+	return rehome_conn_value(conn,
+							 "SELECT s.system_identifier || '/' || c.timeline_id || '/' || d.oid"
+							 " FROM pg_control_system() s, pg_control_checkpoint() c, pg_database d"
+							 " WHERE d.datname = current_database()", "");
+}
+
+/*
+ * rehome_source_check_identity raises when the source is not the one that
+ * capture was installed on: positions mean nothing anywhere else.
+ */
+void
+rehome_source_check_identity(RehomeConn *conn, RehomeMigration *migration)
+{
+	char	   *identity = rehome_source_identity(conn);
+
+	if (migration->source_id == NULL || strcmp(identity, migration->source_id) == 0)
+		return;
+	ereport(ERROR,
+			errcode(ERRCODE_REHOME_POSITION_LOST),
+			errmsg("the source of migration \"%s\" is not the one it began with", migration->name),
+			errdetail("Identity (system/timeline/database) was %s and is %s: it was promoted, restored or replaced.",
+					  migration->source_id, identity),
+			errhint("Transactions may be missing there. CALL rehome.cancel(%s) and begin again.",
+					quote_literal_cstr(migration->name)));
+}
+
+/*
+ * rehome_source_retry waits before the next attempt at a lock: longer each
+ * time, at most a second, interruptibly.
+ */
+void
+rehome_source_retry(int attempt)
+{
+	long		ms = Min(1000L, 20L << Min(attempt, 6));
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+
+	for (;;)
+	{
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+
+		if (left <= 0)
+			break;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 left, REHOME_WAIT_EVENT);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/*
+ * is_lock_failure tells a lock that was not had in time from other errors.
+ */
+static bool
+is_lock_failure(const RehomeRemoteError *error)
+{
+	return strcmp(error->sqlstate, "55P03") == 0 || strcmp(error->sqlstate, "57014") == 0 ||
+		strcmp(error->sqlstate, "40P01") == 0;
+}
+
+/*
+ * relation_list returns the source's names of the maps' tables.
+ */
+static char *
+relation_list(List *maps)
+{
+	StringInfoData buf;
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		appendStringInfo(&buf, "%s%s", buf.len ? ", " : "",
+						 rehome_remote_relation(rehome_remote_table(map->source)));
+	}
+	return buf.data;
+}
+
+/*
+ * blockers describes who holds locks on the tables that keep us out, a line
+ * each; NULL when they are gone already.
+ */
+static char *
+blockers(RehomeConn *conn, List *maps)
+{
+	StringInfoData names;
+	ListCell   *lc;
+
+	initStringInfo(&names);
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		appendStringInfo(&names, "%s%s::regclass", names.len ? ", " : "",
+						 quote_literal_cstr(rehome_remote_relation(rehome_remote_table(map->source))));
+	}
+	return rehome_conn_value(conn,
+							 psprintf("SELECT string_agg(format('pid %%s (%%s) holds %%s on %%s%%s: %%s', l.pid,"
+									  " coalesce(a.usename, '?'), l.mode, l.relation::regclass,"
+									  " coalesce(', in a transaction for ' || date_trunc('milliseconds', clock_timestamp() - a.xact_start), ''),"
+									  " coalesce(nullif(left(a.query, 200), ''), '?')), E'\\n')"
+									  " FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
+									  " WHERE l.granted AND l.locktype = 'relation' AND l.pid <> pg_backend_pid()"
+									  " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+									  " AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')"
+									  " AND l.relation IN (SELECT p FROM unnest(ARRAY[%s]) AS r, rehome_source.partition_tree(r) AS p)",
+									  names.data), "");
+}
+
+/*
+ * run_with_locks runs a statement that locks source tables, under
+ * lock_timeout, in a transaction of its own, again and again until it gets
+ * them or the tries are used up.
+ */
+static void
+run_with_locks(RehomeConn *conn, const char *sql, List *maps)
+{
+	for (int attempt = 0;; attempt++)
+	{
+		RehomeRemoteError error;
+		char	   *who;
+
+		rehome_conn_begin(conn, "");
+		rehome_conn_exec(conn, psprintf("SET LOCAL lock_timeout = %d", rehome_lock_timeout));
+		if (rehome_conn_try(conn, sql, &error))
+		{
+			rehome_conn_commit(conn);
+			return;
+		}
+		if (!is_lock_failure(&error))
+			rehome_conn_raise(conn, &error, sql);
+		rehome_conn_rollback(conn);
+		who = blockers(conn, maps);
+		if (attempt >= rehome_lock_retries)
+			ereport(ERROR,
+					errcode(ERRCODE_REHOME_LOCK_TIMEOUT),
+					errmsg("could not lock %s at the source", relation_list(maps)),
+					errdetail_internal("%s", who ? who : "Whoever held the lock has gone meanwhile."),
+					errhint("Try again when that transaction has ended, or raise rehome.lock_timeout (now %d ms) or rehome.lock_retries (now %d).",
+							rehome_lock_timeout, rehome_lock_retries));
+		rehome_source_retry(attempt);
+	}
+}
+
+/*
+ * rehome_source_install creates capture and fence (open) for the maps of a
+ * slice, and stores what it learns.  The slice is copying already, so that a
+ * crash leaves a trace of what has to be cleaned up.
+ */
+void
+rehome_source_install(RehomeConn *conn, RehomeSlice *slice, List *maps)
+{
+	RehomeMigration *migration = slice->migration;
+	ListCell   *lc;
+
+	rehome_conn_begin(conn, "");
+	rehome_conn_exec(conn, SCHEMA_LOCK);
+	rehome_conn_exec(conn, sql_source_schema);
+	if (rehome_conn_query(conn, "SELECT 1 FROM rehome_source.slice WHERE token = $1 AND slice = $2::int",
+						  "ti", migration->token, slice->id)->n == 0)
+		rehome_conn_query(conn, "SELECT rehome_source.set_fence($1, $2::int, false, '')",
+						  "ti", migration->token, slice->id);
+	rehome_conn_commit(conn);
+
+	if (migration->source_id == NULL)
+	{
+		migration->source_id = rehome_source_identity(conn);
+		rehome_spi("UPDATE rehome.migration SET source_id = $2 WHERE id = $1", "it",
+				   migration->id, migration->source_id);
+	}
+	else
+		rehome_source_check_identity(conn, migration);
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		RehomeRemoteTable *table = rehome_remote_table(map->source);
+		char	   *key = rehome_remote_key_array(map, table);
+		char	   *relation = rehome_remote_relation(table);
+		char	   *operators;
+
+		run_with_locks(conn,
+					   psprintf("SELECT rehome_source.create_capture(%s, %d, %d, %s, %s::name[])",
+								quote_literal_cstr(migration->token), slice->id, map->id,
+								quote_literal_cstr(relation), quote_literal_cstr(key)),
+					   list_make1(map));
+		operators = rehome_conn_value(conn, "SELECT rehome_source.key_operators($1::regclass, $2::name[])",
+									  "tt", relation, key);
+		rehome_spi("UPDATE rehome.table_map SET source_equal = $2::text[] WHERE id = $1",
+				   "it", map->id, operators);
+		map->source_equal = rehome_name_list(operators);
+	}
+}
+
+/*
+ * rehome_source_remove takes away what rehome_source_install made; with
+ * keep_fence the (closed) fence stays.  The schema goes with its last slice.
+ */
+void
+rehome_source_remove(RehomeConn *conn, RehomeSlice *slice, List *maps, bool keep_fence)
+{
+	char	   *token = quote_literal_cstr(slice->migration->token);
+	ListCell   *lc;
+
+	if (rehome_conn_query(conn, "SELECT 1 FROM pg_namespace WHERE nspname = 'rehome_source'", "")->n == 0)
+		return;
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		run_with_locks(conn, psprintf("SELECT rehome_source.drop_capture(%s, %d)", token, map->id),
+					   list_make1(map));
+	}
+	if (keep_fence)
+		return;
+	run_with_locks(conn, psprintf("SELECT rehome_source.drop_fence(%s, %d)", token, slice->id), maps);
+	rehome_conn_begin(conn, "");
+	rehome_conn_exec(conn, SCHEMA_LOCK);
+	if (rehome_conn_query(conn, "SELECT 1 FROM rehome_source.slice LIMIT 1", "")->n == 0)
+		rehome_conn_exec(conn, "DROP SCHEMA rehome_source CASCADE");
+	rehome_conn_commit(conn);
+}
+
+/*
+ * rehome_source_locked tries once, in the open transaction, to lock all
+ * tables of the maps against writers.  The whole statement may wait no longer
+ * than rehome.lock_timeout, however many tables there are.  On failure the
+ * transaction has been rolled back, and *blockers says who was in the way.
+ */
+bool
+rehome_source_locked(RehomeConn *conn, RehomeSlice *slice, List *maps, char **who)
+{
+	RehomeRemoteError error;
+	char	   *gentle = psprintf("LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE", relation_list(maps));
+	char	   *sql = psprintf("LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE", relation_list(maps));
+
+	/* autovacuum gives way to the first lock, which writers do not feel */
+	rehome_conn_exec(conn, psprintf("SET LOCAL statement_timeout = %d", AUTOVACUUM_TIMEOUT));
+	if (rehome_conn_try(conn, gentle, &error) &&
+		rehome_conn_try(conn, psprintf("SET LOCAL lock_timeout = %d; SET LOCAL statement_timeout = %d",
+									   rehome_lock_timeout, rehome_lock_timeout), &error) &&
+		rehome_conn_try(conn, sql, &error))
+	{
+		rehome_conn_exec(conn, "SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0");
+		return true;
+	}
+	if (!is_lock_failure(&error))
+		rehome_conn_raise(conn, &error, sql);
+	rehome_conn_rollback(conn);
+	*who = blockers(conn, maps);
+	return false;
+}

@@ -1,0 +1,231 @@
+/*-------------------------------------------------------------------------
+ *
+ * target.c
+ *	  Guard, change tables and capture triggers on target tables.
+ *
+ * All of it is made when the copy starts; cutover and rollback only enable
+ * and disable triggers, which is transactional and takes SHARE ROW EXCLUSIVE,
+ * so readers go on.  Being catalog state and not a row somewhere, it is seen
+ * by transactions with old snapshots too.
+ *
+ * Plain tables have a guard per statement, partitioned tables one per row,
+ * which reaches every partition.  TRUNCATE of a partition fires that
+ * partition's triggers only, so every partition has its own.
+ *
+ * The change tables are made and owned by the extension's owner.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "capture/capture.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "commands/trigger.h"
+#include "guc.h"
+#include "remote/query.h"
+#include "storage/lmgr.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+
+/*
+ * rehome_target_change_table returns the unqualified name of a map's change
+ * table in schema rehome_change.
+ */
+char *
+rehome_target_change_table(RehomeTableMap *map)
+{
+	return psprintf("change_%d", map->id);
+}
+
+static char *
+relation_name(Oid relid)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+									  get_rel_name(relid));
+}
+
+/*
+ * trigger_args returns "'change_1', 'key', ..." for a map's capture trigger.
+ */
+static char *
+trigger_args(RehomeTableMap *map)
+{
+	StringInfoData buf;
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	appendStringInfoString(&buf, quote_literal_cstr(rehome_target_change_table(map)));
+	foreach(lc, map->key)
+		appendStringInfo(&buf, ", %s", quote_literal_cstr(lfirst(lc)));
+	return buf.data;
+}
+
+static void
+make_trigger(Oid relid, const char *name, const char *when, const char *level,
+			 const char *call, bool enabled)
+{
+	if (OidIsValid(get_trigger_oid(relid, name, true)))
+		return;
+	rehome_spi(psprintf("CREATE TRIGGER %s %s ON %s FOR EACH %s EXECUTE FUNCTION rehome.%s",
+						name, when, relation_name(relid), level, call), "");
+	rehome_spi(psprintf("ALTER TABLE %s %s TRIGGER %s", relation_name(relid),
+						enabled ? "ENABLE ALWAYS" : "DISABLE", name), "");
+}
+
+static void
+make_change_table(RehomeTableMap *map)
+{
+	char	   *name = quote_qualified_identifier("rehome_change", rehome_target_change_table(map));
+	StringInfoData columns;
+	int			k = 0;
+	ListCell   *lc;
+
+	initStringInfo(&columns);
+	foreach(lc, map->key)
+	{
+		AttrNumber	attnum = get_attnum(map->target, lfirst(lc));
+		Oid			type;
+		int32		typmod;
+		Oid			collation;
+
+		get_atttypetypmodcoll(map->target, attnum, &type, &typmod, &collation);
+		type = getBaseTypeAndTypmod(type, &typmod);
+		appendStringInfo(&columns, ", key%d %s", ++k, format_type_with_typemod(type, typmod));
+		if (OidIsValid(collation))
+			appendStringInfo(&columns, " COLLATE %s",
+							 rehome_spi_value("SELECT quote_ident(n.nspname) || '.' || quote_ident(c.collname)"
+											  " FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace"
+											  " WHERE c.oid = $1", "o", collation));
+	}
+	if (rehome_spi("SELECT 1 WHERE to_regclass($1) IS NOT NULL", "t", name)->n > 0)
+		return;
+	rehome_spi(psprintf("CREATE TABLE %s (xid bigint NOT NULL, op \"char\" NOT NULL%s)",
+						name, columns.data), "");
+	rehome_spi(psprintf("CREATE INDEX ON %s (xid)", name), "");
+}
+
+/*
+ * with_lock_timeout makes local lock requests obey rehome.lock_timeout until
+ * AtEOXact_GUC() with the level returned.
+ */
+static int
+with_lock_timeout(void)
+{
+	int			level = NewGUCNestLevel();
+
+	(void) set_config_option("lock_timeout", psprintf("%d", rehome_lock_timeout),
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	return level;
+}
+
+/*
+ * rehome_target_install puts guard (on) and capture (off) on the targets of
+ * a slice.  A second call adds what is missing.
+ */
+void
+rehome_target_install(RehomeSlice *slice, List *maps)
+{
+	int			level = with_lock_timeout();
+	char	   *guard = psprintf("guard(%s)", quote_literal_cstr(slice->migration->name));
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		bool		partitioned = get_rel_relkind(map->target) == RELKIND_PARTITIONED_TABLE;
+		char	   *capture = psprintf("capture(%s)", trigger_args(map));
+		ListCell   *lc2;
+
+		make_change_table(map);
+		make_trigger(map->target, "rehome_guard", "BEFORE INSERT OR UPDATE OR DELETE",
+					 partitioned ? "ROW" : "STATEMENT", guard, true);
+		make_trigger(map->target, "rehome_capture", "AFTER INSERT OR UPDATE OR DELETE",
+					 "ROW", capture, false);
+		foreach(lc2, find_all_inheritors(map->target, NoLock, NULL))
+		{
+			make_trigger(lfirst_oid(lc2), "rehome_guard_truncate", "BEFORE TRUNCATE",
+						 "STATEMENT", guard, true);
+			make_trigger(lfirst_oid(lc2), "rehome_capture_truncate", "AFTER TRUNCATE",
+						 "STATEMENT", capture, false);
+		}
+	}
+	AtEOXact_GUC(true, level);
+}
+
+static void
+alter_trigger(Oid relid, const char *name, bool enabled)
+{
+	rehome_spi(psprintf("ALTER TABLE %s %s TRIGGER %s", relation_name(relid),
+						enabled ? "ENABLE ALWAYS" : "DISABLE", name), "");
+}
+
+/*
+ * rehome_target_switch turns guard and capture of the targets on or off.
+ * Takes SHARE ROW EXCLUSIVE on each.
+ */
+void
+rehome_target_switch(List *maps, bool guard, bool capture)
+{
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		ListCell   *lc2;
+
+		alter_trigger(map->target, "rehome_guard", guard);
+		alter_trigger(map->target, "rehome_capture", capture);
+		foreach(lc2, find_all_inheritors(map->target, NoLock, NULL))
+		{
+			/* a partition made since then gets its triggers now */
+			if (!OidIsValid(get_trigger_oid(lfirst_oid(lc2), "rehome_guard_truncate", true)))
+				ereport(ERROR,
+						errcode(ERRCODE_UNDEFINED_OBJECT),
+						errmsg("trigger \"rehome_guard_truncate\" on \"%s\" does not exist",
+							   get_rel_name(lfirst_oid(lc2))),
+						errhint("The partition was added after the copy began: CALL rehome.sync() adds its triggers."));
+			alter_trigger(lfirst_oid(lc2), "rehome_guard_truncate", guard);
+			alter_trigger(lfirst_oid(lc2), "rehome_capture_truncate", capture);
+		}
+	}
+}
+
+/*
+ * rehome_target_remove takes triggers and change tables away; what is not
+ * there is fine.  DROP TRIGGER takes ACCESS EXCLUSIVE, under lock_timeout.
+ */
+void
+rehome_target_remove(List *maps)
+{
+	static const char *const names[] = {
+		"rehome_guard", "rehome_capture", "rehome_guard_truncate", "rehome_capture_truncate"
+	};
+	int			level = with_lock_timeout();
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		ListCell   *lc2;
+
+		if (get_rel_name(map->target) != NULL)
+			foreach(lc2, find_all_inheritors(map->target, AccessShareLock, NULL))
+			{
+				for (int i = 0; i < lengthof(names); i++)
+				{
+					/* row triggers of partitions go with their parent's */
+					if (lfirst_oid(lc2) != map->target && i < 2)
+						continue;
+					if (OidIsValid(get_trigger_oid(lfirst_oid(lc2), names[i], true)))
+						rehome_spi(psprintf("DROP TRIGGER %s ON %s", names[i],
+											relation_name(lfirst_oid(lc2))), "");
+				}
+			}
+		rehome_spi(psprintf("DROP TABLE IF EXISTS %s",
+							quote_qualified_identifier("rehome_change", rehome_target_change_table(map))), "");
+	}
+	AtEOXact_GUC(true, level);
+}

@@ -1,0 +1,272 @@
+/*-------------------------------------------------------------------------
+ *
+ * trigger.c
+ *	  The two trigger functions on target tables: guard and capture.
+ *
+ * rehome.guard() refuses writes while the source has authority.  It knows
+ * our own writes by a variable of this backend, which no SQL can set, so it
+ * can be ENABLE ALWAYS: replica role does not get past it.
+ *
+ * rehome.capture() writes the keys of changed rows to a change table after
+ * cutover, for the way back.  Its arguments are the change table's name and
+ * the key columns.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "capture/capture.h"
+#include "catalog/namespace.h"
+#include "commands/trigger.h"
+#include "compat.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "parser/parse_relation.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+/*
+ * Nest level of the transaction in which our own writes are going on; 0
+ * outside.  Reset by the abort of that level, so an error can never leave
+ * the guard open.
+ */
+static int	own_writes_level = 0;
+
+static void
+own_writes_xact(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_COMMIT ||
+		event == XACT_EVENT_PREPARE)
+		own_writes_level = 0;
+}
+
+static void
+own_writes_subxact(SubXactEvent event, SubTransactionId mySubid,
+				   SubTransactionId parentSubid, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB &&
+		own_writes_level >= GetCurrentTransactionNestLevel())
+		own_writes_level = 0;
+}
+
+/*
+ * rehome_own_writes_init registers the callbacks; called from _PG_init.
+ */
+void
+rehome_own_writes_init(void)
+{
+	RegisterXactCallback(own_writes_xact, NULL);
+	RegisterSubXactCallback(own_writes_subxact, NULL);
+}
+
+void
+rehome_own_writes_begin(void)
+{
+	Assert(own_writes_level == 0);
+	own_writes_level = GetCurrentTransactionNestLevel();
+}
+
+void
+rehome_own_writes_end(void)
+{
+	own_writes_level = 0;
+}
+
+/*
+ * pass_on returns what a trigger returns to let the write happen.
+ */
+static Datum
+pass_on(TriggerData *trigger)
+{
+	if (!TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
+		return PointerGetDatum(NULL);
+	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
+		return PointerGetDatum(trigger->tg_newtuple);
+	return PointerGetDatum(trigger->tg_trigtuple);
+}
+
+PG_FUNCTION_INFO_V1(rehome_guard);
+
+/*
+ * rehome_guard() RETURNS trigger; argument: the migration's name.
+ */
+Datum
+rehome_guard(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	const char *migration;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				errmsg("rehome.guard() must be called as a trigger"));
+	if (own_writes_level > 0)
+		return pass_on(trigger);
+	migration = trigger->tg_trigger->tgnargs > 0 ? trigger->tg_trigger->tgargs[0] : "";
+	ereport(ERROR,
+			errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+			errmsg("table \"%s.%s\" cannot be written here yet",
+				   get_namespace_name(RelationGetNamespace(trigger->tg_relation)),
+				   RelationGetRelationName(trigger->tg_relation)),
+			errdetail("Migration \"%s\" keeps it in sync with its source, which still has authority over it.",
+					  migration),
+			errhint("Write to the source, or CALL rehome.cutover(%s) first.",
+					quote_literal_cstr(migration)));
+}
+
+/* A change table open for inserting. */
+typedef struct ChangeTable
+{
+	EState	   *estate;
+	Relation	rel;
+	ResultRelInfo *rri;
+	TupleTableSlot *slot;
+} ChangeTable;
+
+static void
+open_change_table(ChangeTable *change, const char *name)
+{
+	Oid			relid = get_relname_relid(name, get_namespace_oid("rehome_change", false));
+	ParseState *pstate = make_parsestate(NULL);
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_TABLE),
+				errmsg("change table \"rehome_change.%s\" does not exist", name),
+				errdetail("Writes that could not be carried back must not happen unnoticed."));
+	change->estate = CreateExecutorState();
+	change->rel = table_open(relid, RowExclusiveLock);
+	(void) addRangeTableEntryForRelation(pstate, change->rel, RowExclusiveLock, NULL, false, false);
+	RehomeRangeTableInit(change->estate, pstate);
+	change->rri = makeNode(ResultRelInfo);
+	InitResultRelInfo(change->rri, change->rel, 1, NULL, 0);
+	ExecOpenIndices(change->rri, false);
+	change->slot = table_slot_create(change->rel, NULL);
+}
+
+static void
+close_change_table(ChangeTable *change)
+{
+	ExecDropSingleTupleTableSlot(change->slot);
+	ExecCloseIndices(change->rri);
+	table_close(change->rel, NoLock);
+	FreeExecutorState(change->estate);
+}
+
+/*
+ * log_key inserts one row (xid, op, key...) into the change table.  The key
+ * columns of a TRUNCATE are null.
+ */
+static void
+log_key(ChangeTable *change, char op, TriggerData *trigger, HeapTuple tuple)
+{
+	Trigger    *def = trigger->tg_trigger;
+	TupleTableSlot *slot = change->slot;
+	FullTransactionId xid = GetTopFullTransactionId();
+
+	ExecClearTuple(slot);
+	slot->tts_values[0] = Int64GetDatum((int64) U64FromFullTransactionId(xid));
+	slot->tts_isnull[0] = false;
+	slot->tts_values[1] = CharGetDatum(op);
+	slot->tts_isnull[1] = false;
+	for (int k = 1; k < def->tgnargs; k++)
+	{
+		slot->tts_isnull[k + 1] = true;
+		slot->tts_values[k + 1] = (Datum) 0;
+		if (tuple != NULL)
+		{
+			AttrNumber	attnum = get_attnum(RelationGetRelid(trigger->tg_relation), def->tgargs[k]);
+
+			if (attnum <= 0)
+				ereport(ERROR,
+						errcode(ERRCODE_UNDEFINED_COLUMN),
+						errmsg("key column \"%s\" of \"%s\" does not exist any more",
+							   def->tgargs[k], RelationGetRelationName(trigger->tg_relation)));
+			slot->tts_values[k + 1] = heap_getattr(tuple, attnum,
+												   RelationGetDescr(trigger->tg_relation),
+												   &slot->tts_isnull[k + 1]);
+		}
+	}
+	ExecStoreVirtualTuple(slot);
+	ExecSimpleRelationInsert(change->rri, change->estate, slot);
+}
+
+/*
+ * key_changed tells whether an update changed the key, byte for byte.
+ */
+static bool
+key_changed(TriggerData *trigger)
+{
+	Trigger    *def = trigger->tg_trigger;
+	TupleDesc	desc = RelationGetDescr(trigger->tg_relation);
+
+	for (int k = 1; k < def->tgnargs; k++)
+	{
+		AttrNumber	attnum = get_attnum(RelationGetRelid(trigger->tg_relation), def->tgargs[k]);
+		Form_pg_attribute att;
+		bool		old_null;
+		bool		new_null;
+		Datum		old_value;
+		Datum		new_value;
+
+		if (attnum <= 0)
+			return true;
+		att = TupleDescAttr(desc, attnum - 1);
+		old_value = heap_getattr(trigger->tg_trigtuple, attnum, desc, &old_null);
+		new_value = heap_getattr(trigger->tg_newtuple, attnum, desc, &new_null);
+		if (old_null != new_null ||
+			(!old_null && !datumIsEqual(old_value, new_value, att->attbyval, att->attlen)))
+			return true;
+	}
+	return false;
+}
+
+PG_FUNCTION_INFO_V1(rehome_capture);
+
+/*
+ * rehome_capture() RETURNS trigger; arguments: change table, key columns.
+ */
+Datum
+rehome_capture(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	ChangeTable change;
+	Oid			user;
+	int			context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || trigger->tg_trigger->tgnargs < 2)
+		ereport(ERROR,
+				errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				errmsg("rehome.capture() must be called as a trigger"));
+	if (own_writes_level > 0)
+		return PointerGetDatum(NULL);
+
+	/* whoever writes to the table has no rights on the change table */
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(rehome_catalog_owner(), context | SECURITY_LOCAL_USERID_CHANGE);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	open_change_table(&change, trigger->tg_trigger->tgargs[0]);
+	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
+		log_key(&change, 't', trigger, NULL);
+	else if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
+		log_key(&change, 'i', trigger, trigger->tg_trigtuple);
+	else if (TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
+		log_key(&change, 'd', trigger, trigger->tg_trigtuple);
+	else
+	{
+		log_key(&change, 'u', trigger, trigger->tg_newtuple);
+		if (key_changed(trigger))
+			log_key(&change, 'u', trigger, trigger->tg_trigtuple);
+	}
+	close_change_table(&change);
+	PopActiveSnapshot();
+	SetUserIdAndSecContext(user, context);
+	return PointerGetDatum(NULL);
+}

@@ -1,0 +1,541 @@
+/*-------------------------------------------------------------------------
+ *
+ * define.c
+ *	  The SQL functions that define a migration: nothing moves yet.
+ *
+ * All are refused to anybody who could not act as the migration's owner,
+ * since rules run with that role's rights.  Slices and rules can be changed
+ * while the slice is planned.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/table.h"
+#include "catalog/define.h"
+#include "catalog/namespace.h"
+#include "compat.h"
+#include "errors.h"
+#include "foreign/foreign.h"
+#include "mapping/mapping.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "remote/connection.h"
+#include "util/spi.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+
+#define ARG_TEXT(n) (PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n)))
+#define ARG_NAME(n) (PG_ARGISNULL(n) ? NULL : pstrdup(NameStr(*PG_GETARG_NAME(n))))
+
+/*
+ * required_name returns a name argument, or raises when it is null.
+ */
+static char *
+required_name(FunctionCallInfo fcinfo, int n, const char *what)
+{
+	if (PG_ARGISNULL(n) || NameStr(*PG_GETARG_NAME(n))[0] == '\0')
+		ereport(ERROR,
+				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				errmsg("%s must be given", what));
+	return pstrdup(NameStr(*PG_GETARG_NAME(n)));
+}
+
+static Oid
+required_relation(FunctionCallInfo fcinfo, int n, const char *what)
+{
+	if (PG_ARGISNULL(n))
+		ereport(ERROR,
+				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				errmsg("%s must be given", what));
+	if (get_rel_name(PG_GETARG_OID(n)) == NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_TABLE),
+				errmsg("relation with OID %u does not exist", PG_GETARG_OID(n)));
+	return PG_GETARG_OID(n);
+}
+
+static RehomeSlice *
+one_slice(RehomeMigration *migration, const char *name)
+{
+	return linitial(rehome_slices_get(migration, name));
+}
+
+PG_FUNCTION_INFO_V1(rehome_create_migration);
+
+/*
+ * rehome_create_migration(migration name, server name, reason text, home text)
+ * creates a migration owned by the caller, with one slice, main.
+ */
+Datum
+rehome_create_migration(PG_FUNCTION_ARGS)
+{
+	RehomeCall	call;
+	char	   *name = required_name(fcinfo, 0, "the migration's name");
+	char	   *server = ARG_NAME(1);
+	char	   *reason = ARG_TEXT(2);
+	char	   *home = ARG_TEXT(3);
+	char	   *owner;
+	char	   *id;
+
+	if (reason == NULL || strspn(reason, " \t\r\n") == strlen(reason))
+		ereport(ERROR,
+				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				errmsg("a migration needs a reason"),
+				errhint("Say in one sentence why the data moves; it is what the log will show."));
+	if (server != NULL)
+	{
+		ForeignServer *fs = GetForeignServerByName(server, true);
+
+		if (fs == NULL)
+			ereport(ERROR,
+					errcode(ERRCODE_UNDEFINED_OBJECT),
+					errmsg("server \"%s\" does not exist", server),
+					errhint("CREATE SERVER %s FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '...', dbname '...');",
+							quote_identifier(server)));
+		if (!rehome_may_use_server(fs->serverid, GetUserId()))
+			ereport(ERROR,
+					errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					errmsg("permission denied for foreign server \"%s\"", server),
+					errhint("GRANT USAGE ON FOREIGN SERVER %s TO %s;", quote_identifier(server),
+							quote_identifier(GetUserNameFromId(GetUserId(), false))));
+		if (strcmp(GetForeignDataWrapper(fs->fdwid)->fdwname, "postgres_fdw") == 0)
+			(void) GetUserMapping(GetUserId(), fs->serverid);	/* raises when there is none */
+	}
+
+	rehome_call_begin(&call, fcinfo);
+	owner = GetUserNameFromId(call.caller, false);
+	if (rehome_spi("SELECT 1 FROM rehome.migration WHERE name = $1::name", "t", name)->n > 0)
+		ereport(ERROR,
+				errcode(ERRCODE_DUPLICATE_OBJECT),
+				errmsg("migration \"%s\" already exists", name));
+	id = rehome_spi_value("INSERT INTO rehome.migration (name, server, reason, home, owner, token)"
+						  " VALUES ($1::name, $2::name, $3, $4, $5::regrole,"
+						  " substr(md5(rehome.database_identity() || $1 || clock_timestamp()::text), 1, 8))"
+						  " RETURNING id",
+						  "ttttt", name, server, reason, home, quote_identifier(owner));
+	rehome_spi("INSERT INTO rehome.slice (migration_id, name) VALUES ($1::int, 'main')", "i",
+			   rehome_int(id));
+	rehome_event(name, NULL, "defined", psprintf("migration created: %s", reason), NULL);
+	rehome_call_end(&call);
+	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(rehome_add_slice);
+
+/*
+ * rehome_add_slice(migration name, slice name, filter text)
+ */
+Datum
+rehome_add_slice(PG_FUNCTION_ARGS)
+{
+	RehomeCall	call;
+	char	   *name = required_name(fcinfo, 0, "the migration's name");
+	char	   *slice = required_name(fcinfo, 1, "the slice's name");
+	RehomeMigration *migration;
+
+	if (!PG_ARGISNULL(2))
+		ereport(ERROR,
+				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				errmsg("a slice with a row filter is not supported"),
+				errdetail("Authority is held per table: two slices cannot share one."),
+				errhint("Give each slice tables of its own."));
+	rehome_call_begin(&call, fcinfo);
+	migration = rehome_migration_get(name);
+	rehome_require_owner(&call, migration);
+	if (rehome_spi("SELECT 1 FROM rehome.slice WHERE migration_id = $1 AND name = $2::name",
+				   "it", migration->id, slice)->n > 0)
+		ereport(ERROR,
+				errcode(ERRCODE_DUPLICATE_OBJECT),
+				errmsg("slice \"%s\" of migration \"%s\" already exists", slice, name));
+	rehome_spi("INSERT INTO rehome.slice (migration_id, name) VALUES ($1, $2::name)",
+			   "it", migration->id, slice);
+	rehome_event(name, slice, "defined", "slice added", NULL);
+	rehome_call_end(&call);
+	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(rehome_add_table);
+
+/*
+ * rehome_add_table(migration name, source regclass, target regclass,
+ *					key name[], filter text, slice name)
+ */
+Datum
+rehome_add_table(PG_FUNCTION_ARGS)
+{
+	RehomeCall	call;
+	char	   *name = required_name(fcinfo, 0, "the migration's name");
+	Oid			source = required_relation(fcinfo, 1, "the source");
+	Oid			target = required_relation(fcinfo, 2, "the target");
+	List	   *key = NIL;
+	char	   *filter = ARG_TEXT(4);
+	char	   *slice = required_name(fcinfo, 5, "the slice");
+	RehomeMigration *migration;
+
+	if (!PG_ARGISNULL(3))
+		key = rehome_name_list(OidOutputFunctionCall(F_ARRAY_OUT, PG_GETARG_DATUM(3)));
+	rehome_call_begin(&call, fcinfo);
+	migration = rehome_migration_get(name);
+	rehome_require_owner(&call, migration);
+	(void) rehome_define_table(&call, one_slice(migration, slice), source, target,
+							   key, filter, false);
+	rehome_event(name, slice, "defined",
+				 psprintf("table %s added", get_rel_name(target)), NULL);
+	rehome_call_end(&call);
+	PG_RETURN_VOID();
+}
+
+/*
+ * local_foreign_tables lists the server's foreign tables in a schema.
+ */
+static RehomeRows *
+local_foreign_tables(RehomeMigration *migration, const char *schema)
+{
+	return rehome_spi("SELECT c.oid, c.relname FROM pg_class c"
+					  " JOIN pg_namespace n ON n.oid = c.relnamespace"
+					  " LEFT JOIN pg_foreign_table f ON f.ftrelid = c.oid"
+					  " WHERE n.nspname = $1 AND CASE WHEN $2 = 0"
+					  " THEN c.relkind IN ('r', 'p') AND NOT c.relispartition"
+					  " ELSE f.ftserver = $2 END ORDER BY c.relname",
+					  "to", schema, migration->serverid);
+}
+
+/*
+ * import_schema makes foreign tables of all tables of a source schema, in a
+ * schema of their own, whose name it returns.
+ */
+static char *
+import_schema(RehomeMigration *migration, const char *schema)
+{
+	RehomeConn *conn = rehome_conn_open(migration->serverid, migration->owner, "define");
+	char	   *local = psprintf("rehome_%s_%s", migration->token, schema);
+	RehomeRows *rows;
+	StringInfoData tables;
+	RehomeAs	as;
+
+	if (rehome_conn_query(conn, "SELECT 1 FROM pg_namespace WHERE nspname = $1", "t", schema)->n == 0)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_SCHEMA_NAME),
+				errmsg("schema \"%s\" does not exist", schema),
+				errdetail("There is no schema of that name at the source, and no local one with foreign tables of server \"%s\".",
+						  migration->server));
+	rows = rehome_conn_query(conn, "SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+							 " WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
+							 " ORDER BY relname", "t", schema);
+	rehome_conn_close(conn);
+	if (rows->n == 0)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_TABLE),
+				errmsg("schema \"%s\" of the source has no tables", schema));
+	initStringInfo(&tables);
+	for (int i = 0; i < rows->n; i++)
+		appendStringInfo(&tables, "%s%s", i > 0 ? ", " : "", quote_identifier(rows->value[i][0]));
+
+	if (strlen(local) >= NAMEDATALEN)
+		local[pg_mbcliplen(local, strlen(local), NAMEDATALEN - 1)] = '\0';
+	rehome_spi(psprintf("CREATE SCHEMA IF NOT EXISTS %s AUTHORIZATION %s",
+						quote_identifier(local),
+						quote_identifier(GetUserNameFromId(migration->owner, false))), "");
+	rehome_become(&as, migration->owner);
+	rehome_spi(psprintf("IMPORT FOREIGN SCHEMA %s LIMIT TO (%s) FROM SERVER %s INTO %s"
+						" OPTIONS (import_default 'false', import_generated 'false', import_not_null 'false')",
+						quote_identifier(schema), tables.data,
+						quote_identifier(migration->server), quote_identifier(local)), "");
+	rehome_become_self(&as);
+	return local;
+}
+
+PG_FUNCTION_INFO_V1(rehome_add_schema);
+
+/*
+ * rehome_add_schema(migration name, source_schema name, target_schema name,
+ *					 slice name)
+ * maps every table of the source schema to its namesake in the target schema
+ * and returns how many.  source_schema is a local schema that holds foreign
+ * tables of the server, or the name of a schema at the source, which is then
+ * imported.
+ */
+Datum
+rehome_add_schema(PG_FUNCTION_ARGS)
+{
+	RehomeCall	call;
+	char	   *name = required_name(fcinfo, 0, "the migration's name");
+	char	   *source_schema = required_name(fcinfo, 1, "the source schema");
+	char	   *target_schema = required_name(fcinfo, 2, "the target schema");
+	char	   *slice_name = required_name(fcinfo, 3, "the slice");
+	RehomeMigration *migration;
+	RehomeSlice *slice;
+	RehomeRows *tables;
+	RehomeProblems problems;
+	Oid			target_ns;
+	bool		imported = false;
+
+	rehome_call_begin(&call, fcinfo);
+	migration = rehome_migration_get(name);
+	rehome_require_owner(&call, migration);
+	slice = one_slice(migration, slice_name);
+	rehome_slice_require(slice, "add a schema to", REHOME_PLANNED, REHOME_PLANNED);
+	target_ns = get_namespace_oid(target_schema, true);
+	if (!OidIsValid(target_ns))
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_SCHEMA_NAME),
+				errmsg("schema \"%s\" does not exist", target_schema),
+				errhint("Create the target's tables first, as with pg_dump --schema-only."));
+
+	tables = local_foreign_tables(migration, source_schema);
+	if (tables->n == 0 && migration->live)
+	{
+		tables = local_foreign_tables(migration, import_schema(migration, source_schema));
+		imported = true;
+	}
+	if (tables->n == 0)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_TABLE),
+				errmsg("schema \"%s\" has no tables of the source", source_schema));
+
+	rehome_problems_init(&problems);
+	for (int i = 0; i < tables->n; i++)
+		if (!OidIsValid(get_relname_relid(tables->value[i][1], target_ns)))
+			rehome_problem(&problems, ERRCODE_UNDEFINED_TABLE,
+						   "Create them first, as with pg_dump --schema-only, or add the tables you want one by one with rehome.add_table().",
+						   "Table \"%s\" does not exist in schema \"%s\".",
+						   tables->value[i][1], target_schema);
+	rehome_problems_raise(&problems, "schema \"%s\" lacks tables of the source", target_schema);
+
+	for (int i = 0; i < tables->n; i++)
+		(void) rehome_define_table(&call, slice, (Oid) rehome_int64(tables->value[i][0]),
+								   get_relname_relid(tables->value[i][1], target_ns),
+								   NIL, NULL, imported);
+	rehome_event(name, slice_name, "defined",
+				 psprintf("%d tables of schema %s added", tables->n, source_schema), NULL);
+	rehome_call_end(&call);
+	PG_RETURN_INT32(tables->n);
+}
+
+/*
+ * parse_as_caller parses an expression under the definer's search_path.
+ */
+static Node *
+parse_as_caller(RehomeCall *call, const char *text, Relation rel, const char *alias)
+{
+	int			level = NewGUCNestLevel();
+	Node	   *expr;
+
+	(void) set_config_option("search_path", call->search_path, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	expr = rehome_expression_parse(text, rel, alias);
+	AtEOXact_GUC(true, level);
+	return expr;
+}
+
+/*
+ * store_source_key records which source columns the key is computed from.
+ */
+static void
+store_source_key(RehomeTableMap *map, Relation source)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	map = rehome_table_map_by_id(map->id);
+	foreach(lc, map->columns)
+	{
+		RehomeColumnMap *column = lfirst(lc);
+		bool		in_key = false;
+
+		foreach(lc2, map->key)
+			in_key = in_key || strcmp(lfirst(lc2), column->name) == 0;
+		if (!in_key || column->expression == NULL)
+			continue;
+		foreach(lc2, rehome_expression_columns(rehome_expression_parse(column->expression, source, "source"), source))
+		{
+			bool		seen = false;
+			ListCell   *lc3;
+
+			foreach(lc3, names)
+				seen = seen || strcmp(lfirst(lc3), lfirst(lc2)) == 0;
+			if (!seen)
+				names = lappend(names, lfirst(lc2));
+		}
+	}
+	rehome_spi("UPDATE rehome.table_map SET source_key = $2::name[] WHERE id = $1",
+			   "it", map->id, rehome_name_array(names));
+}
+
+/*
+ * check_inverse parses the inverse of a column map and finds the source
+ * column it restores.  Returns its normalized text.
+ */
+static char *
+check_inverse(RehomeCall *call, const char *inverse, char **inverse_column, Node *expr,
+			  Relation source, Relation target)
+{
+	Node	   *back = parse_as_caller(call, inverse, target, "target");
+	List	   *reads = rehome_expression_columns(expr, source);
+	AttrNumber	attnum;
+
+	if (*inverse_column == NULL)
+	{
+		if (list_length(reads) != 1)
+			ereport(ERROR,
+					errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					errmsg("inverse_column must be given"),
+					errdetail("The expression reads %d source columns.", list_length(reads)));
+		*inverse_column = linitial(reads);
+	}
+	attnum = get_attnum(RelationGetRelid(source), *inverse_column);
+	if (attnum <= 0)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_COLUMN),
+				errmsg("column \"%s\" of source \"%s\" does not exist",
+					   *inverse_column, RelationGetRelationName(source)));
+	(void) rehome_expression_coerce(back, source, attnum);
+	return rehome_expression_deparse(back, target, "target");
+}
+
+PG_FUNCTION_INFO_V1(rehome_map_column);
+
+/*
+ * rehome_map_column(migration name, target regclass, "column" name,
+ *					 expression text, inverse text, inverse_column name, note text)
+ * states how a target column is produced; a null expression leaves it out.
+ */
+Datum
+rehome_map_column(PG_FUNCTION_ARGS)
+{
+	RehomeCall	call;
+	char	   *name = required_name(fcinfo, 0, "the migration's name");
+	Oid			target_oid = required_relation(fcinfo, 1, "the target");
+	char	   *column = required_name(fcinfo, 2, "the column");
+	char	   *expression = ARG_TEXT(3);
+	char	   *inverse = ARG_TEXT(4);
+	char	   *inverse_column = ARG_NAME(5);
+	char	   *note = ARG_TEXT(6);
+	RehomeMigration *migration;
+	RehomeSlice *slice;
+	RehomeTableMap *map;
+	Relation	source;
+	Relation	target;
+	Form_pg_attribute att;
+	AttrNumber	attnum;
+	const char *kind = "skip";
+	bool		in_key = false;
+	ListCell   *lc;
+
+	rehome_call_begin(&call, fcinfo);
+	migration = rehome_migration_get(name);
+	rehome_require_owner(&call, migration);
+	map = rehome_table_map_of(migration, target_oid);
+	slice = rehome_slice_by_id(map->slice_id);
+	rehome_slice_require(slice, "change the rules of", REHOME_PLANNED, REHOME_PLANNED);
+
+	source = relation_open(map->source, AccessShareLock);
+	target = relation_open(target_oid, AccessShareLock);
+	attnum = get_attnum(target_oid, column);
+	if (attnum <= 0)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_COLUMN),
+				errmsg("column \"%s\" of \"%s\" does not exist", column,
+					   RelationGetRelationName(target)));
+	att = TupleDescAttr(RelationGetDescr(target), attnum - 1);
+	foreach(lc, map->key)
+		in_key = in_key || strcmp(lfirst(lc), column) == 0;
+
+	if (att->attgenerated != '\0')
+		ereport(ERROR,
+				errcode(ERRCODE_GENERATED_ALWAYS),
+				errmsg("column \"%s\" of \"%s\" is a generated column", column,
+					   RelationGetRelationName(target)),
+				errhint("It computes itself; leave it out."));
+	if (expression == NULL && inverse != NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("a column that is left out has no inverse"));
+	if (expression == NULL && in_key)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+				errmsg("key column \"%s\" of \"%s\" cannot be left out", column,
+					   RelationGetRelationName(target)));
+	if (expression == NULL && att->attnotnull && !att->atthasdef && att->attidentity == '\0')
+		ereport(ERROR,
+				errcode(ERRCODE_NOT_NULL_VIOLATION),
+				errmsg("column \"%s\" of \"%s\" cannot be left out", column,
+					   RelationGetRelationName(target)),
+				errdetail("It may not be null and has no default."),
+				errhint("Map it to an expression, give it a default, or drop its NOT NULL."));
+	if (expression != NULL)
+	{
+		Node	   *expr = parse_as_caller(&call, expression, source, "source");
+
+		(void) rehome_expression_coerce(expr, target, attnum);
+		expression = rehome_expression_deparse(expr, source, "source");
+		kind = IsA(expr, Var) ? "copy" : "expression";
+		if (in_key && rehome_expression_columns(expr, source) == NIL)
+			ereport(ERROR,
+					errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+					errmsg("key column \"%s\" of \"%s\" cannot be a constant", column,
+						   RelationGetRelationName(target)));
+		if (inverse != NULL)
+			inverse = check_inverse(&call, inverse, &inverse_column, expr, source, target);
+		else if (inverse_column != NULL)
+			ereport(ERROR,
+					errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					errmsg("inverse_column needs an inverse"));
+	}
+	rehome_spi("UPDATE rehome.column_map SET kind = $3, expression = $4, inverse = $5,"
+			   " inverse_column = $6::name, note = $7 WHERE table_map_id = $1 AND \"column\" = $2::name",
+			   "itttttt", map->id, column, kind, expression, inverse, inverse_column, note);
+	store_source_key(map, source);
+	relation_close(target, AccessShareLock);
+	relation_close(source, AccessShareLock);
+	rehome_event(name, slice->name, "defined",
+				 psprintf("column %s.%s: %s", get_rel_name(target_oid), column,
+						  expression ? expression : "left out"), NULL);
+	rehome_call_end(&call);
+	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(rehome_drop_migration);
+
+/*
+ * rehome_drop_migration(migration name) forgets a migration nothing of which
+ * is left on either side: planned, completed or cancelled.
+ */
+Datum
+rehome_drop_migration(PG_FUNCTION_ARGS)
+{
+	RehomeCall	call;
+	char	   *name = required_name(fcinfo, 0, "the migration's name");
+	RehomeMigration *migration;
+	RehomeRows *schemas;
+	ListCell   *lc;
+
+	rehome_call_begin(&call, fcinfo);
+	migration = rehome_migration_get(name);
+	rehome_require_owner(&call, migration);
+	foreach(lc, rehome_slices_get(migration, NULL))
+	{
+		RehomeSlice *slice = lfirst(lc);
+
+		rehome_slice_work_lock(slice);
+		if (slice->state != REHOME_CANCELLED)
+			rehome_slice_require(slice, "drop", REHOME_PLANNED, REHOME_COMPLETED);
+	}
+	schemas = rehome_spi("SELECT DISTINCT n.nspname FROM rehome.table_map t"
+						 " JOIN rehome.slice s ON s.id = t.slice_id"
+						 " JOIN pg_class c ON c.oid = t.source::oid"
+						 " JOIN pg_namespace n ON n.oid = c.relnamespace"
+						 " WHERE s.migration_id = $1 AND t.imported", "i", migration->id);
+	for (int i = 0; i < schemas->n; i++)
+		rehome_spi(psprintf("DROP SCHEMA %s CASCADE", quote_identifier(schemas->value[i][0])), "");
+	rehome_spi("DELETE FROM rehome.migration WHERE id = $1", "i", migration->id);
+	rehome_event(name, NULL, "dropped", "migration dropped", NULL);
+	rehome_call_end(&call);
+	PG_RETURN_VOID();
+}

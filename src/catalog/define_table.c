@@ -1,0 +1,358 @@
+/*-------------------------------------------------------------------------
+ *
+ * define_table.c
+ *	  Table maps and column maps: checked when they are made.
+ *
+ * A table map starts with a copy of every target column that the source has
+ * under the same name; the others are left out until map_column() gives them
+ * an expression.  What cannot work is refused at once, all of it in one
+ * error.  One thing may be incomplete for a moment: a NOT NULL or key column
+ * that has no namesake at the source, while the source has columns that
+ * nobody uses yet, is taken for a rename that map_column() will state.  It
+ * is warned of, and preflight refuses to start until it is mapped.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "catalog/catalog.h"
+#include "catalog/define.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "commands/defrem.h"
+#include "compat.h"
+#include "errors.h"
+#include "foreign/foreign.h"
+#include "mapping/mapping.h"
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "parser/parse_coerce.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+
+static bool
+contains(List *names, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * has_default tells whether a column gets a value when it is left out.
+ */
+static bool
+has_default(Form_pg_attribute att)
+{
+	return att->atthasdef || att->attidentity != '\0' || att->attgenerated != '\0' ||
+		!att->attnotnull;
+}
+
+static void
+check_source(RehomeMigration *migration, Relation source, RehomeProblems *problems)
+{
+	char		kind = source->rd_rel->relkind;
+
+	if (migration->server != NULL)
+	{
+		if (kind != RELKIND_FOREIGN_TABLE)
+			rehome_problem(problems, ERRCODE_WRONG_OBJECT_TYPE,
+						   "IMPORT FOREIGN SCHEMA makes foreign tables of the source's tables; add_schema does so by itself.",
+						   "\"%s\" is not a foreign table.", RelationGetRelationName(source));
+		else if (GetForeignTable(RelationGetRelid(source))->serverid != migration->serverid)
+			rehome_problem(problems, ERRCODE_WRONG_OBJECT_TYPE, NULL,
+						   "Foreign table \"%s\" is not on server \"%s\".",
+						   RelationGetRelationName(source), migration->server);
+	}
+	else if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE &&
+			 kind != RELKIND_VIEW && kind != RELKIND_MATVIEW && kind != RELKIND_FOREIGN_TABLE)
+		rehome_problem(problems, ERRCODE_WRONG_OBJECT_TYPE, NULL,
+					   "\"%s\" is not a table or view.", RelationGetRelationName(source));
+}
+
+static void
+check_target(RehomeMigration *migration, Relation target, RehomeProblems *problems)
+{
+	Oid			relid = RelationGetRelid(target);
+	char		kind = target->rd_rel->relkind;
+	const char *name = RelationGetRelationName(target);
+
+	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE &&
+		!(kind == RELKIND_FOREIGN_TABLE && !migration->live))
+		rehome_problem(problems, ERRCODE_WRONG_OBJECT_TYPE,
+					   "The target of a live migration is a table or a partitioned table.",
+					   "\"%s\" is not a table.", name);
+	if (IsSystemRelation(target) || RelationGetNamespace(target) == get_namespace_oid("rehome", true))
+		rehome_problem(problems, ERRCODE_WRONG_OBJECT_TYPE, NULL,
+					   "\"%s\" belongs to the system.", name);
+	if (target->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		rehome_problem(problems, ERRCODE_WRONG_OBJECT_TYPE, NULL,
+					   "\"%s\" is a temporary table.", name);
+	if (kind == RELKIND_RELATION && has_subclass(relid) &&
+		find_inheritance_children(relid, NoLock) != NIL)
+		rehome_problem(problems, ERRCODE_FEATURE_NOT_SUPPORTED,
+					   "Map each child, or use declarative partitioning.",
+					   "\"%s\" has inheritance children.", name);
+	if (!rehome_owns_relation(relid, migration->owner))
+		rehome_problem(problems, ERRCODE_INSUFFICIENT_PRIVILEGE,
+					   "The migration's owner loads, indexes and fences the target tables, so it has to own them.",
+					   "Role \"%s\" does not own \"%s\".",
+					   GetUserNameFromId(migration->owner, false), name);
+}
+
+/*
+ * find_key returns the names of the target's primary key columns, or NIL.
+ */
+static List *
+find_key(Relation target)
+{
+	List	   *key = NIL;
+	Oid			pkey;
+	Relation	index;
+
+	(void) RelationGetIndexList(target);
+	pkey = target->rd_pkindex;
+	if (!OidIsValid(pkey))
+		return NIL;
+	index = index_open(pkey, AccessShareLock);
+	for (int i = 0; i < index->rd_index->indnkeyatts; i++)
+		key = lappend(key, get_attname(RelationGetRelid(target),
+									   index->rd_index->indkey.values[i], false));
+	index_close(index, AccessShareLock);
+	return key;
+}
+
+/*
+ * key_is_unique tells whether a unique index, neither partial nor deferrable
+ * nor on expressions, stands on exactly these NOT NULL columns.
+ */
+static bool
+key_is_unique(Relation target, List *key)
+{
+	ListCell   *lc;
+	bool		found = false;
+
+	foreach(lc, RelationGetIndexList(target))
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+		Form_pg_index ind = index->rd_index;
+		int			matched = 0;
+
+		for (int i = 0; i < ind->indnkeyatts; i++)
+			if (ind->indkey.values[i] > 0 &&
+				contains(key, get_attname(RelationGetRelid(target), ind->indkey.values[i], false)))
+				matched++;
+		found = found || (ind->indisunique && ind->indimmediate && ind->indisvalid &&
+						  RelationGetIndexPredicate(index) == NIL &&
+						  matched == ind->indnkeyatts && matched == list_length(key));
+		index_close(index, AccessShareLock);
+	}
+	return found;
+}
+
+static void
+check_key(Relation target, List *key, RehomeProblems *problems)
+{
+	bool		usable = true;
+	ListCell   *lc;
+
+	if (key == NIL)
+	{
+		rehome_problem(problems, ERRCODE_INVALID_TABLE_DEFINITION,
+					   "Add a primary key, or pass key => ARRAY[...] naming the columns of a unique index.",
+					   "\"%s\" has no primary key and none was given.",
+					   RelationGetRelationName(target));
+		return;
+	}
+	foreach(lc, key)
+	{
+		AttrNumber	attnum = lfirst(lc) ? get_attnum(RelationGetRelid(target), lfirst(lc)) : 0;
+
+		if (attnum <= 0)
+		{
+			rehome_problem(problems, ERRCODE_UNDEFINED_COLUMN, NULL,
+						   "Key column \"%s\" is not a column of \"%s\".",
+						   lfirst(lc) ? (char *) lfirst(lc) : "NULL",
+						   RelationGetRelationName(target));
+			usable = false;
+		}
+		else if (!TupleDescAttr(RelationGetDescr(target), attnum - 1)->attnotnull)
+		{
+			rehome_problem(problems, ERRCODE_INVALID_TABLE_DEFINITION,
+						   "ALTER TABLE ... ALTER COLUMN ... SET NOT NULL.",
+						   "Key column \"%s\" of \"%s\" may be null.",
+						   (char *) lfirst(lc), RelationGetRelationName(target));
+			usable = false;
+		}
+	}
+	if (usable && !key_is_unique(target, key))
+		rehome_problem(problems, ERRCODE_INVALID_TABLE_DEFINITION,
+					   "Create a plain unique index on exactly these columns.",
+					   "No unique index of \"%s\" stands on its key.",
+					   RelationGetRelationName(target));
+}
+
+/*
+ * check_filter parses a row filter, which the source evaluates, and returns
+ * its normalized text.
+ */
+static char *
+check_filter(RehomeCall *call, const char *filter, Relation source)
+{
+	int			level = NewGUCNestLevel();
+	Node	   *expr;
+
+	(void) set_config_option("search_path", call->search_path, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	expr = rehome_expression_parse(filter, source, "source");
+	AtEOXact_GUC(true, level);
+	if (exprType(expr) != BOOLOID)
+		ereport(ERROR,
+				errcode(ERRCODE_DATATYPE_MISMATCH),
+				errmsg("filter \"%s\" is of type %s, not boolean", filter,
+					   format_type_be(exprType(expr))));
+	return rehome_expression_deparse(expr, source, "source");
+}
+
+/*
+ * store_columns checks each target column against its namesake and stores
+ * the column maps.  Returns the source columns of the key.
+ */
+static List *
+store_columns(int map_id, RehomeMigration *migration, Relation source, Relation target,
+			  List *key, RehomeProblems *problems)
+{
+	TupleDesc	desc = RelationGetDescr(target);
+	TupleDesc	from = RelationGetDescr(source);
+	List	   *source_key = NIL;
+	List	   *lacking = NIL;
+	int			unused = 0;
+	ListCell   *lc;
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		AttrNumber	attnum;
+		bool		copied = false;
+
+		if (att->attisdropped)
+			continue;
+		attnum = get_attnum(RelationGetRelid(source), NameStr(att->attname));
+		if (attnum > 0 && att->attgenerated == '\0')
+		{
+			Form_pg_attribute src = TupleDescAttr(from, attnum - 1);
+
+			copied = true;
+			if (src->attgenerated != '\0')
+				rehome_problem(problems, ERRCODE_INVALID_TABLE_DEFINITION,
+							   "Import the foreign table with OPTIONS (import_generated 'false').",
+							   "Column \"%s\" of foreign table \"%s\" is declared as generated.",
+							   NameStr(att->attname), RelationGetRelationName(source));
+			else if (!can_coerce_type(1, &src->atttypid, &att->atttypid, COERCION_ASSIGNMENT))
+				rehome_problem(problems, ERRCODE_DATATYPE_MISMATCH,
+							   "Change the type, or map the column with an expression after declaring it otherwise.",
+							   "Column \"%s\" is of type %s at the source and %s here, and there is no cast.",
+							   NameStr(att->attname), format_type_be(src->atttypid),
+							   format_type_be(att->atttypid));
+		}
+		if (!copied && (!has_default(att) || contains(key, NameStr(att->attname))))
+			lacking = lappend(lacking, NameStr(att->attname));
+		rehome_spi("INSERT INTO rehome.column_map (table_map_id, \"column\", kind, expression, owner)"
+				   " VALUES ($1, $2::name, $3, $4, $5::regrole)",
+				   "itttt", map_id, NameStr(att->attname), copied ? "copy" : "skip",
+				   copied ? quote_identifier(NameStr(att->attname)) : NULL,
+				   quote_identifier(GetUserNameFromId(migration->owner, false)));
+	}
+	for (int i = 0; i < from->natts; i++)
+		if (!TupleDescAttr(from, i)->attisdropped &&
+			get_attnum(RelationGetRelid(target), NameStr(TupleDescAttr(from, i)->attname)) <= 0)
+			unused++;
+	foreach(lc, lacking)
+	{
+		char	   *hint = psprintf("SELECT rehome.map_column(%s, %s, %s, '<expression over the source columns>');",
+									quote_literal_cstr(migration->name),
+									quote_literal_cstr(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(target)), RelationGetRelationName(target))),
+									quote_literal_cstr(lfirst(lc)));
+
+		if (unused > 0)
+			ereport(WARNING,
+					errcode(ERRCODE_NOT_NULL_VIOLATION),
+					errmsg("column \"%s\" of \"%s\" has no source column yet and no default",
+						   (char *) lfirst(lc), RelationGetRelationName(target)),
+					errhint("%s", hint));
+		else
+			rehome_problem(problems, ERRCODE_NOT_NULL_VIOLATION,
+						   "Give the column a default, or let the source have a column for it.",
+						   "Column \"%s\" of \"%s\" has no source column and no default, and may not be null.",
+						   (char *) lfirst(lc), RelationGetRelationName(target));
+	}
+	foreach(lc, key)
+		if (get_attnum(RelationGetRelid(source), lfirst(lc)) > 0)
+			source_key = lappend(source_key, lfirst(lc));
+	return source_key;
+}
+
+/*
+ * rehome_define_table checks a table map and stores it.  key is NIL for the
+ * target's primary key.  Raises with all problems; returns the map's id.
+ */
+int
+rehome_define_table(RehomeCall *call, RehomeSlice *slice, Oid source_oid, Oid target_oid,
+					List *key, const char *filter, bool imported)
+{
+	RehomeMigration *migration = slice->migration;
+	Relation	source = relation_open(source_oid, AccessShareLock);
+	Relation	target = relation_open(target_oid, ShareUpdateExclusiveLock);
+	RehomeProblems problems;
+	RehomeRows *rows;
+	List	   *source_key = NIL;
+	int			map_id;
+
+	rehome_problems_init(&problems);
+	rehome_slice_require(slice, "add a table to", REHOME_PLANNED, REHOME_PLANNED);
+	if (source_oid == target_oid)
+		rehome_problem(&problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL,
+					   "\"%s\" cannot be its own source.", RelationGetRelationName(target));
+	check_source(migration, source, &problems);
+	check_target(migration, target, &problems);
+
+	rows = rehome_spi("SELECT m.name, s.name FROM rehome.table_map t"
+					  " JOIN rehome.slice s ON s.id = t.slice_id"
+					  " JOIN rehome.migration m ON m.id = s.migration_id"
+					  " WHERE t.target = $1 AND s.state NOT IN ('completed', 'cancelled')",
+					  "o", target_oid);
+	if (rows->n > 0)
+		rehome_problem(&problems, ERRCODE_DUPLICATE_OBJECT, NULL,
+					   "\"%s\" is already a target of slice \"%s\" of migration \"%s\".",
+					   RelationGetRelationName(target), rows->value[0][1], rows->value[0][0]);
+	if (key == NIL)
+		key = find_key(target);
+	check_key(target, key, &problems);
+	if (filter != NULL && problems.n == 0)
+		filter = check_filter(call, filter, source);
+
+	map_id = problems.n > 0 ? 0 :
+		rehome_int(rehome_spi_value("INSERT INTO rehome.table_map (slice_id, source, target, key, source_key, filter, imported)"
+									" VALUES ($1, $2, $3, $4::name[], '{}', $5, $6) RETURNING id",
+									"ioottb",
+									slice->id, source_oid, target_oid,
+									rehome_name_array(key), filter, imported));
+	if (map_id != 0)
+		source_key = store_columns(map_id, migration, source, target, key, &problems);
+	rehome_problems_raise(&problems, "cannot map \"%s\" to \"%s\"",
+						  RelationGetRelationName(source), RelationGetRelationName(target));
+	rehome_spi("UPDATE rehome.table_map SET source_key = $2::name[] WHERE id = $1",
+			   "it", map_id, rehome_name_array(source_key));
+	relation_close(target, NoLock);
+	relation_close(source, NoLock);
+	return map_id;
+}

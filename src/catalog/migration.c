@@ -1,0 +1,506 @@
+/*-------------------------------------------------------------------------
+ *
+ * migration.c
+ *	  Reading and changing migrations, slices and table maps.
+ *
+ * Two locks guard a slice:
+ *
+ *	- the work lock, a heavyweight lock held to the end of the transaction by
+ *	  whoever moves rows or authority of the slice (copy, batch, verification,
+ *	  cutover, rollback, recover, complete, cancel).  It is taken first, and
+ *	  everything read before is read again.  Two of them never overlap, so a
+ *	  batch never meets a cutover half way.
+ *	- the row lock on rehome.slice, taken by the UPDATE that changes it.
+ *
+ * pause() takes only the row lock, so it never waits for a batch's reading.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/migration.h"
+#include "commands/async.h"
+#include "errors.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "util/spi.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+
+/* The work lock of slice n is the advisory lock (WORK_LOCK_CLASS, n). */
+#define WORK_LOCK_CLASS 0x5252
+
+static int64 last_event = 0;
+
+#define MIGRATION_COLUMNS \
+	"SELECT m.id, m.name, m.server, m.owner::oid, m.token, m.home, m.source_id," \
+	" s.oid, f.fdwname" \
+	" FROM rehome.migration m" \
+	" LEFT JOIN pg_foreign_server s ON s.srvname = m.server" \
+	" LEFT JOIN pg_foreign_data_wrapper f ON f.oid = s.srvfdw "
+
+#define SLICE_COLUMNS \
+	"SELECT s.id, s.name, s.state, s.authority, s.paused, s.reason, s.position, s.error," \
+	" s.database_id <> rehome.database_identity(), s.migration_id" \
+	" FROM rehome.slice s "
+
+#define TABLE_MAP_COLUMNS \
+	"SELECT t.id, t.slice_id, t.source::oid, t.target::oid, t.key, t.source_key," \
+	" t.source_equal, t.filter FROM rehome.table_map t "
+
+/*
+ * rehome_name_list splits the text of a name[] or text[] into a List of
+ * strings; NULL gives NIL.
+ */
+List *
+rehome_name_list(const char *array)
+{
+	List	   *names = NIL;
+	Datum	   *elems;
+	bool	   *nulls;
+	int			n;
+	Datum		value;
+
+	if (array == NULL)
+		return NIL;
+	value = OidInputFunctionCall(F_ARRAY_IN, pstrdup(array), TEXTOID, -1);
+	deconstruct_array(DatumGetArrayTypeP(value), TEXTOID, -1, false, TYPALIGN_INT,
+					  &elems, &nulls, &n);
+	for (int i = 0; i < n; i++)
+		names = lappend(names, nulls[i] ? NULL : TextDatumGetCString(elems[i]));
+	return names;
+}
+
+/*
+ * rehome_name_array is the inverse: the text of a text[].
+ */
+char *
+rehome_name_array(List *names)
+{
+	Datum	   *elems = palloc(sizeof(Datum) * Max(list_length(names), 1));
+	ArrayType  *array;
+	int			n = 0;
+	ListCell   *lc;
+
+	foreach(lc, names)
+		elems[n++] = CStringGetTextDatum((char *) lfirst(lc));
+	array = construct_array(elems, n, TEXTOID, -1, false, TYPALIGN_INT);
+	return OidOutputFunctionCall(F_ARRAY_OUT, PointerGetDatum(array));
+}
+
+static RehomeMigration *
+migration_from_row(char **v)
+{
+	RehomeMigration *m = palloc0(sizeof(RehomeMigration));
+
+	m->id = rehome_int(v[0]);
+	m->name = v[1];
+	m->server = v[2];
+	m->owner = (Oid) rehome_int64(v[3]);
+	m->token = v[4];
+	m->home = v[5];
+	m->source_id = v[6];
+	m->serverid = (Oid) rehome_int64(v[7]);
+	m->live = v[8] != NULL && strcmp(v[8], "postgres_fdw") == 0;
+	if (m->server != NULL && !OidIsValid(m->serverid))
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_OBJECT),
+				errmsg("server \"%s\" does not exist", m->server),
+				errdetail("It is the source of migration \"%s\".", m->name),
+				errhint("CREATE SERVER %s FOREIGN DATA WRAPPER postgres_fdw OPTIONS (...);",
+						quote_identifier(m->server)));
+	return m;
+}
+
+/*
+ * rehome_migration_get returns the migration of that name, or raises.
+ */
+RehomeMigration *
+rehome_migration_get(const char *name)
+{
+	RehomeRows *rows = rehome_spi(MIGRATION_COLUMNS "WHERE m.name = $1::name", "t", name);
+
+	if (rows->n == 0)
+	{
+		char	   *known = rehome_spi_value("SELECT string_agg(quote_ident(name), ', ' ORDER BY name) FROM rehome.migration", "");
+
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_OBJECT),
+				errmsg("migration \"%s\" does not exist", name),
+				known ? errhint("Existing migrations: %s.", known) :
+				errhint("SELECT rehome.create_migration(%s, '<server>', '<reason>');",
+						quote_literal_cstr(name)));
+	}
+	return migration_from_row(rows->value[0]);
+}
+
+RehomeMigration *
+rehome_migration_by_id(int id)
+{
+	RehomeRows *rows = rehome_spi(MIGRATION_COLUMNS "WHERE m.id = $1", "i", id);
+
+	if (rows->n == 0)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_OBJECT),
+				errmsg("migration %d does not exist", id));
+	return migration_from_row(rows->value[0]);
+}
+
+static void
+slice_from_row(RehomeSlice *s, char **v)
+{
+	s->id = rehome_int(v[0]);
+	s->name = v[1];
+	s->state = rehome_state_parse(v[2]);
+	s->authority = rehome_authority_parse(v[3]);
+	s->restored = rehome_bool(v[8]);
+	s->paused = rehome_bool(v[4]) || s->restored;
+	s->reason = v[5];
+	s->position = v[6];
+	s->error = v[7];
+}
+
+/*
+ * rehome_slices_get returns one slice of a migration, or all of them when
+ * slice is NULL, by id.
+ */
+List *
+rehome_slices_get(RehomeMigration *migration, const char *slice)
+{
+	RehomeRows *rows = rehome_spi(SLICE_COLUMNS
+								  "WHERE s.migration_id = $1 AND ($2 IS NULL OR s.name = $2::name) ORDER BY s.id",
+								  "it", migration->id, slice);
+	List	   *slices = NIL;
+
+	if (rows->n == 0)
+	{
+		char	   *known = rehome_spi_value("SELECT string_agg(quote_ident(name), ', ' ORDER BY name) FROM rehome.slice WHERE migration_id = $1",
+											 "i", migration->id);
+
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_OBJECT),
+				errmsg("slice \"%s\" of migration \"%s\" does not exist",
+					   slice ? slice : "*", migration->name),
+				errhint("Existing slices: %s.", known ? known : "none"));
+	}
+	for (int i = 0; i < rows->n; i++)
+	{
+		RehomeSlice *s = palloc0(sizeof(RehomeSlice));
+
+		slice_from_row(s, rows->value[i]);
+		s->migration = migration;
+		slices = lappend(slices, s);
+	}
+	return slices;
+}
+
+/*
+ * rehome_slice_by_id returns a slice with its migration, or NULL when there
+ * is none (any more).
+ */
+RehomeSlice *
+rehome_slice_by_id(int id)
+{
+	RehomeRows *rows = rehome_spi(SLICE_COLUMNS "WHERE s.id = $1", "i", id);
+	RehomeSlice *s;
+
+	if (rows->n == 0)
+		return NULL;
+	s = palloc0(sizeof(RehomeSlice));
+	slice_from_row(s, rows->value[0]);
+	s->migration = rehome_migration_by_id(rehome_int(rows->value[0][9]));
+	return s;
+}
+
+/*
+ * read_columns attaches the column maps of a table map.
+ */
+static void
+read_columns(RehomeTableMap *map)
+{
+	RehomeRows *rows;
+
+	rows = rehome_spi("SELECT c.\"column\", c.kind, c.expression, c.inverse_column, c.inverse"
+					  " FROM rehome.column_map c"
+					  " JOIN rehome.table_map t ON t.id = c.table_map_id"
+					  " LEFT JOIN pg_attribute a ON a.attrelid = t.target::oid AND a.attname = c.\"column\""
+					  " WHERE c.table_map_id = $1 ORDER BY a.attnum, c.\"column\"",
+					  "i", map->id);
+	for (int i = 0; i < rows->n; i++)
+	{
+		char	  **v = rows->value[i];
+		RehomeColumnMap *c = palloc0(sizeof(RehomeColumnMap));
+
+		c->name = v[0];
+		c->kind = (RehomeColumnKind) v[1][0];
+		c->expression = v[2];
+		c->inverse_column = v[3];
+		c->inverse = v[4];
+		map->columns = lappend(map->columns, c);
+	}
+}
+
+static RehomeTableMap *
+table_map_from_row(char **v)
+{
+	RehomeTableMap *map = palloc0(sizeof(RehomeTableMap));
+
+	map->id = rehome_int(v[0]);
+	map->slice_id = rehome_int(v[1]);
+	map->source = (Oid) rehome_int64(v[2]);
+	map->target = (Oid) rehome_int64(v[3]);
+	map->key = rehome_name_list(v[4]);
+	map->source_key = rehome_name_list(v[5]);
+	map->source_equal = rehome_name_list(v[6]);
+	map->filter = v[7];
+	read_columns(map);
+	return map;
+}
+
+/*
+ * rehome_table_maps_get returns the table maps of a slice, by id, with their
+ * columns.
+ */
+List *
+rehome_table_maps_get(RehomeSlice *slice)
+{
+	RehomeRows *rows = rehome_spi(TABLE_MAP_COLUMNS "WHERE t.slice_id = $1 ORDER BY t.id",
+								  "i", slice->id);
+	List	   *maps = NIL;
+
+	for (int i = 0; i < rows->n; i++)
+		maps = lappend(maps, table_map_from_row(rows->value[i]));
+	return maps;
+}
+
+RehomeTableMap *
+rehome_table_map_by_id(int id)
+{
+	RehomeRows *rows = rehome_spi(TABLE_MAP_COLUMNS "WHERE t.id = $1", "i", id);
+
+	if (rows->n == 0)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_OBJECT),
+				errmsg("table map %d does not exist", id));
+	return table_map_from_row(rows->value[0]);
+}
+
+/*
+ * rehome_table_map_of returns a migration's map of a target table, or raises.
+ */
+RehomeTableMap *
+rehome_table_map_of(RehomeMigration *migration, Oid target)
+{
+	RehomeRows *rows = rehome_spi(TABLE_MAP_COLUMNS
+								  "JOIN rehome.slice s ON s.id = t.slice_id"
+								  " WHERE s.migration_id = $1 AND t.target = $2",
+								  "io", migration->id, target);
+
+	if (rows->n == 0)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_OBJECT),
+				errmsg("table \"%s\" is not a target of migration \"%s\"",
+					   get_rel_name(target), migration->name),
+				errhint("SELECT rehome.add_table(%s, '<source>', '<target>');",
+						quote_literal_cstr(migration->name)));
+	return table_map_from_row(rows->value[0]);
+}
+
+/*
+ * rehome_require_owner refuses a change of a definition by anybody who could
+ * not act as the migration's owner: its expressions run with that role's
+ * rights.
+ */
+void
+rehome_require_owner(RehomeCall *call, RehomeMigration *migration)
+{
+	if (!has_privs_of_role(call->caller, migration->owner))
+		ereport(ERROR,
+				errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				errmsg("must be owner of migration \"%s\"", migration->name),
+				errdetail("Its rules run with the rights of role \"%s\".",
+						  GetUserNameFromId(migration->owner, false)));
+}
+
+static void
+work_lock(RehomeSlice *slice, LOCKMODE mode)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, WORK_LOCK_CLASS, slice->id, 2);
+	(void) LockAcquire(&tag, mode, false, false);
+	rehome_slice_reread(slice);
+}
+
+/*
+ * rehome_slice_work_lock takes the work lock to the end of the transaction,
+ * waiting for it, and reads the slice again.
+ */
+void
+rehome_slice_work_lock(RehomeSlice *slice)
+{
+	work_lock(slice, ExclusiveLock);
+}
+
+/*
+ * rehome_slice_work_share is the same for work that is done in parallel: the
+ * chunks of a copy.
+ */
+void
+rehome_slice_work_share(RehomeSlice *slice)
+{
+	work_lock(slice, ShareLock);
+}
+
+/*
+ * rehome_slice_try_work_lock takes the work lock if nobody has it.
+ */
+bool
+rehome_slice_try_work_lock(int slice_id)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, WORK_LOCK_CLASS, slice_id, 2);
+	return LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/*
+ * rehome_slice_reread refreshes what may have changed while waiting.
+ */
+void
+rehome_slice_reread(RehomeSlice *slice)
+{
+	RehomeRows *rows = rehome_spi(SLICE_COLUMNS "WHERE s.id = $1", "i", slice->id);
+
+	if (rows->n == 0)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_OBJECT),
+				errmsg("slice \"%s\" does not exist any more", slice->name));
+	slice_from_row(slice, rows->value[0]);
+}
+
+/*
+ * rehome_slice_require raises unless the slice is in state a or b, naming
+ * the state it found and the calls that are legal from there.
+ */
+void
+rehome_slice_require(RehomeSlice *slice, const char *call,
+					 RehomeState a, RehomeState b)
+{
+	if (slice->state == a || slice->state == b)
+		return;
+	ereport(ERROR,
+			errcode(ERRCODE_REHOME_ILLEGAL_STATE),
+			errmsg("cannot %s slice \"%s\" of migration \"%s\" while it is %s",
+				   call, slice->name, slice->migration->name,
+				   rehome_state_name(slice->state)),
+			errhint("Legal now: %s.", rehome_state_calls(slice->state)));
+}
+
+/*
+ * rehome_slice_require_running raises when the slice is paused.
+ */
+void
+rehome_slice_require_running(RehomeSlice *slice)
+{
+	if (!slice->paused)
+		return;
+	ereport(ERROR,
+			errcode(ERRCODE_REHOME_PAUSED),
+			errmsg("slice \"%s\" of migration \"%s\" is paused",
+				   slice->name, slice->migration->name),
+			errdetail("Reason: %s.", slice->restored ?
+					  "this database is a restored copy of the one the slice ran in" :
+					  slice->reason ? slice->reason : "none given"),
+			errhint("SELECT rehome.resume(%s, %s);",
+					quote_literal_cstr(slice->migration->name),
+					quote_literal_cstr(slice->name)));
+}
+
+/*
+ * rehome_slice_set_state moves a slice along an edge of the table in state.c
+ * and logs it.  detail is the text of a jsonb object or NULL.
+ */
+void
+rehome_slice_set_state(RehomeSlice *slice, RehomeState state,
+					   const char *message, const char *detail)
+{
+	if (!rehome_state_may(slice->state, state))
+		elog(ERROR, "no transition from %s to %s",
+			 rehome_state_name(slice->state), rehome_state_name(state));
+	rehome_spi("UPDATE rehome.slice SET state = $2, authority = $3,"
+			   " state_since = clock_timestamp(), error = NULL, error_since = NULL,"
+			   " database_id = rehome.database_identity() WHERE id = $1",
+			   "itt", slice->id, rehome_state_name(state),
+			   rehome_authority_name(rehome_state_authority(state)));
+	slice->state = state;
+	slice->authority = rehome_state_authority(state);
+	rehome_event(slice->migration->name, slice->name, rehome_state_name(state),
+				 message, detail);
+}
+
+/*
+ * rehome_slice_set_position records the snapshot the target now equals.
+ * rows counts what was applied to get there; pending what is known to be
+ * left.  An error that was shown is over.
+ */
+void
+rehome_slice_set_position(RehomeSlice *slice, const char *position,
+						  int64 rows, int64 pending)
+{
+	rehome_spi("UPDATE rehome.slice SET position = $2, position_at = clock_timestamp(),"
+			   " rows_applied = rows_applied + $3, batches = batches + 1, pending = $4,"
+			   " error = NULL, error_since = NULL WHERE id = $1",
+			   "itll", slice->id, position, rows, pending);
+	slice->position = pstrdup(position);
+}
+
+/*
+ * rehome_slice_set_error records why a worker cannot go on; since when is
+ * kept over repeats.
+ */
+void
+rehome_slice_set_error(int slice_id, const char *message)
+{
+	rehome_spi("UPDATE rehome.slice SET error = $2,"
+			   " error_since = coalesce(error_since, clock_timestamp())"
+			   " WHERE id = $1 AND error IS DISTINCT FROM $2",
+			   "it", slice_id, message);
+}
+
+/*
+ * rehome_event writes the status log and notifies "rehome" at commit.
+ * detail is the text of a jsonb object or NULL.  Returns the event's id.
+ */
+int64
+rehome_event(const char *migration, const char *slice, const char *kind,
+			 const char *message, const char *detail)
+{
+	char	   *id;
+	char	   *payload;
+
+	id = rehome_spi_value("INSERT INTO rehome.event (migration, slice, kind, message, detail)"
+						  " VALUES ($1::name, $2::name, $3, $4, $5::jsonb) RETURNING id",
+						  "ttttt", migration, slice, kind, message, detail);
+	payload = rehome_spi_value("SELECT json_build_object('migration', $1, 'slice', $2, 'kind', $3, 'event', $4::bigint)::text",
+							   "tttt", migration, slice, kind, id);
+	Async_Notify("rehome", payload);
+	last_event = rehome_int64(id);
+	return last_event;
+}
+
+/*
+ * rehome_last_event returns the id of the event this session wrote last.
+ */
+int64
+rehome_last_event(void)
+{
+	return last_event;
+}

@@ -1,0 +1,107 @@
+/*-------------------------------------------------------------------------
+ *
+ * migration.h
+ *	  Migrations, slices and table maps as the catalogs hold them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REHOME_MIGRATION_H
+#define REHOME_MIGRATION_H
+
+#include "catalog/state.h"
+#include "nodes/pg_list.h"
+#include "util/call.h"
+#include "utils/timestamp.h"
+
+typedef struct RehomeMigration
+{
+	int			id;
+	char	   *name;
+	char	   *server;			/* NULL: this database */
+	Oid			serverid;		/* InvalidOid: this database */
+	bool		live;			/* the source can be captured, synced, fenced */
+	Oid			owner;
+	char	   *token;
+	char	   *home;
+	char	   *source_id;
+} RehomeMigration;
+
+typedef struct RehomeSlice
+{
+	int			id;
+	char	   *name;
+	RehomeMigration *migration;
+	RehomeState state;
+	RehomeAuthority authority;
+	bool		paused;			/* by somebody, or because it was restored */
+	bool		restored;		/* this database is not where it last ran */
+	char	   *reason;
+	char	   *position;		/* txid_snapshot of the source, or NULL */
+	char	   *error;
+	bool		lazy_position;	/* the position of an empty batch need not be stored */
+} RehomeSlice;
+
+typedef enum RehomeColumnKind
+{
+	REHOME_COPY = 'c',
+	REHOME_EXPRESSION = 'e',
+	REHOME_SKIP = 's'
+} RehomeColumnKind;
+
+typedef struct RehomeColumnMap
+{
+	char	   *name;			/* target column */
+	RehomeColumnKind kind;
+	char	   *expression;		/* NULL when skipped */
+	char	   *inverse_column; /* source column the inverse restores, or NULL */
+	char	   *inverse;
+} RehomeColumnMap;
+
+typedef struct RehomeTableMap
+{
+	int			id;
+	int			slice_id;
+	Oid			source;			/* foreign table, or a local relation */
+	Oid			target;
+	List	   *key;			/* char *, target columns */
+	List	   *source_key;		/* char *, source columns, local names */
+	List	   *source_equal;	/* char *, operators at the source; NIL before capture */
+	char	   *filter;
+	List	   *columns;		/* RehomeColumnMap * */
+} RehomeTableMap;
+
+/* Reading.  All result in the current memory context. */
+extern RehomeMigration *rehome_migration_get(const char *name);
+extern RehomeMigration *rehome_migration_by_id(int id);
+extern List *rehome_slices_get(RehomeMigration *migration, const char *slice);
+extern RehomeSlice *rehome_slice_by_id(int id);
+extern List *rehome_table_maps_get(RehomeSlice *slice);
+extern RehomeTableMap *rehome_table_map_by_id(int id);
+extern RehomeTableMap *rehome_table_map_of(RehomeMigration *migration, Oid target);
+extern List *rehome_name_list(const char *array);
+extern char *rehome_name_array(List *names);
+
+/* Who may what. */
+extern void rehome_require_owner(RehomeCall *call, RehomeMigration *migration);
+
+/* Changing a slice. */
+extern void rehome_slice_work_lock(RehomeSlice *slice);
+extern void rehome_slice_work_share(RehomeSlice *slice);
+extern bool rehome_slice_try_work_lock(int slice_id);
+extern void rehome_slice_reread(RehomeSlice *slice);
+extern void rehome_slice_require(RehomeSlice *slice, const char *call,
+								 RehomeState a, RehomeState b);
+extern void rehome_slice_require_running(RehomeSlice *slice);
+extern void rehome_slice_set_state(RehomeSlice *slice, RehomeState state,
+								   const char *message, const char *detail);
+extern void rehome_slice_set_position(RehomeSlice *slice, const char *position,
+									  int64 rows, int64 pending);
+extern void rehome_slice_set_error(int slice_id, const char *message);
+
+/* The log. */
+extern int64 rehome_event(const char *migration, const char *slice, const char *kind,
+						  const char *message, const char *detail);
+
+extern int64 rehome_last_event(void);
+
+#endif							/* REHOME_MIGRATION_H */

@@ -1,0 +1,71 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *	  What differs between the PostgreSQL majors we build on (15 to 18).
+ *	  The only file that tests PG_VERSION_NUM.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REHOME_COMPAT_H
+#define REHOME_COMPAT_H
+
+#if PG_VERSION_NUM < 150000
+#error "pg_rehome needs PostgreSQL 15 or later"
+#endif
+
+/*
+ * Permission checks: the *_ownercheck and *_aclcheck families became
+ * object_ownercheck and object_aclcheck in 16.
+ */
+#include "catalog/pg_class.h"
+#include "catalog/pg_foreign_server.h"
+#include "utils/acl.h"
+#include "utils/wait_event.h"
+
+static inline bool
+rehome_owns_relation(Oid relid, Oid roleid)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_ownercheck(RelationRelationId, relid, roleid);
+#else
+	return pg_class_ownercheck(relid, roleid);
+#endif
+}
+
+static inline bool
+rehome_may_use_server(Oid serverid, Oid roleid)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(ForeignServerRelationId, serverid, roleid,
+						   ACL_USAGE) == ACLCHECK_OK;
+#else
+	return pg_foreign_server_aclcheck(serverid, roleid, ACL_USAGE) == ACLCHECK_OK;
+#endif
+}
+
+/* The executor wants permission info beside the range table from 16 on. */
+#if PG_VERSION_NUM < 160000
+#define RehomeRangeTableInit(estate, pstate) \
+	ExecInitRangeTable(estate, (pstate)->p_rtable)
+#elif PG_VERSION_NUM < 180000
+#define RehomeRangeTableInit(estate, pstate) \
+	ExecInitRangeTable(estate, (pstate)->p_rtable, (pstate)->p_rteperminfos)
+#else
+#define RehomeRangeTableInit(estate, pstate) \
+	ExecInitRangeTable(estate, (pstate)->p_rtable, (pstate)->p_rteperminfos, \
+					   bms_make_singleton(1))
+#endif
+
+/* Index insertion grew an argument in 16. */
+#if PG_VERSION_NUM < 160000
+#define RehomeInsertIndexTuples(rri, slot, estate) \
+	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
+#else
+#define RehomeInsertIndexTuples(rri, slot, estate) \
+	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
+#endif
+
+/* The wait event of a wait inside an extension. */
+#define REHOME_WAIT_EVENT PG_WAIT_EXTENSION
+
+#endif							/* REHOME_COMPAT_H */

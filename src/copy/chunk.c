@@ -1,0 +1,136 @@
+/*-------------------------------------------------------------------------
+ *
+ * chunk.c
+ *	  Cutting source tables into chunks, and what a restart may keep.
+ *
+ * A chunk is a range of physical blocks of one table or partition, read with
+ * a TID range scan.  Its rows and its done mark commit together.  Sources
+ * before 14, which would scan the whole table for each range, get one chunk
+ * a table.
+ *
+ * A copy that is resumed reads under another snapshot, S0', while position
+ * stays S0.  Updated rows may have moved meanwhile from a chunk that is done
+ * to one that is not, or the other way round.  But every such row has its
+ * key in the change table, not visible in S0, and will come with the first
+ * batch of sync.  So a resumed chunk leaves out the keys changed since S0;
+ * what it reads has not changed, and so has not moved.  The exception is a
+ * table rewritten as a whole (VACUUM FULL, CLUSTER, TRUNCATE): its file is
+ * another, and its copy begins anew.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "apply/apply.h"
+#include "copy/copy.h"
+#include "guc.h"
+#include "remote/query.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+
+/* The first source version whose ctid ranges do not scan the whole table. */
+#define TID_RANGE_VERSION 140000
+
+/*
+ * source_parts lists the tables that hold a map's rows: schema, name,
+ * filenode, blocks.
+ */
+static RehomeRows *
+source_parts(RehomeConn *conn, RehomeTableMap *map)
+{
+	return rehome_conn_query(conn,
+							 "SELECT n.nspname, c.relname, pg_relation_filenode(c.oid),"
+							 " pg_relation_size(c.oid) / current_setting('block_size')::int"
+							 " FROM rehome_source.partition_tree($1::regclass) AS p"
+							 " JOIN pg_class c ON c.oid = p JOIN pg_namespace n ON n.oid = c.relnamespace"
+							 " WHERE c.relkind = 'r' ORDER BY c.oid",
+							 "t", rehome_remote_relation(rehome_remote_table(map->source)));
+}
+
+static void
+plan_map(RehomeConn *conn, RehomeTableMap *map)
+{
+	RehomeRows *parts = source_parts(conn, map);
+	int64		step = Max(rehome_chunk_size / 8, 1);
+
+	for (int i = 0; i < parts->n; i++)
+	{
+		char	  **p = parts->value[i];
+		int64		blocks = rehome_int64(p[3]);
+
+		if (rehome_conn_version(conn) < TID_RANGE_VERSION || blocks <= step)
+			rehome_spi("INSERT INTO rehome.chunk (table_map_id, part_schema, part_table, part_filenode)"
+					   " VALUES ($1, $2::name, $3::name, $4::oid)", "ittt", map->id, p[0], p[1], p[2]);
+		else
+			rehome_spi("INSERT INTO rehome.chunk (table_map_id, part_schema, part_table, part_filenode, lo, hi)"
+					   " SELECT $1, $2::name, $3::name, $4::oid, lo, CASE WHEN lo + $6 < $5 THEN lo + $6 END"
+					   " FROM generate_series(0, $5 - 1, $6) AS lo", "itttll",
+					   map->id, p[0], p[1], p[2], blocks, step);
+	}
+}
+
+/*
+ * rehome_chunk_plan cuts all tables of a slice, largest first.  The source
+ * transaction in which they will be read is open, and holds their locks.
+ */
+void
+rehome_chunk_plan(RehomeConn *conn, RehomeSlice *slice, List *maps)
+{
+	StringInfoData names;
+	RehomeRows *order;
+	ListCell   *lc;
+
+	initStringInfo(&names);
+	foreach(lc, maps)
+		appendStringInfo(&names, "%s(%s::regclass, %d)", names.len ? ", " : "",
+						 quote_literal_cstr(rehome_remote_relation(rehome_remote_table(((RehomeTableMap *) lfirst(lc))->source))),
+						 foreach_current_index(lc));
+	order = rehome_conn_query(conn,
+							  psprintf("SELECT t.n FROM (VALUES %s) AS t(oid, n)"
+									   " ORDER BY (SELECT sum(pg_relation_size(p)) FROM rehome_source.partition_tree(t.oid) AS p) DESC, t.n",
+									   names.data), "");
+	for (int i = 0; i < order->n; i++)
+		plan_map(conn, list_nth(maps, rehome_int(order->value[i][0])));
+}
+
+/*
+ * rehome_chunk_replan drops, on resuming, the chunks of tables that have been
+ * rewritten or repartitioned since, empties those targets, and cuts the
+ * tables again.
+ */
+void
+rehome_chunk_replan(RehomeConn *conn, RehomeSlice *slice, List *maps)
+{
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		RehomeRows *parts = source_parts(conn, map);
+		RehomeRows *known = rehome_spi("SELECT DISTINCT part_schema, part_table, part_filenode"
+									   " FROM rehome.chunk WHERE table_map_id = $1", "i", map->id);
+		bool		same = parts->n == known->n;
+		RehomeApplying applying;
+
+		for (int i = 0; same && i < parts->n; i++)
+		{
+			bool		found = false;
+
+			for (int j = 0; j < known->n; j++)
+				found = found || (strcmp(parts->value[i][0], known->value[j][0]) == 0 &&
+								  strcmp(parts->value[i][1], known->value[j][1]) == 0 &&
+								  strcmp(parts->value[i][2], known->value[j][2]) == 0);
+			same = found;
+		}
+		if (same)
+			continue;
+		rehome_spi("DELETE FROM rehome.chunk WHERE table_map_id = $1", "i", map->id);
+		rehome_applying_begin(&applying, slice->migration->owner);
+		(void) rehome_apply_delete_all(rehome_mapping_compile(map));
+		rehome_applying_end(&applying);
+		plan_map(conn, map);
+		rehome_event(slice->migration->name, slice->name, "copy",
+					 psprintf("table %s was rewritten at the source since its copy began and is copied anew",
+							  rehome_spi_value("SELECT $1::regclass::text", "o", map->target)), NULL);
+	}
+}

@@ -1,0 +1,225 @@
+/*-------------------------------------------------------------------------
+ *
+ * load.c
+ *	  Bulk loading of copied rows into a target table.
+ *
+ * The fast path serves plain tables without rules or row triggers that would
+ * fire: each row is projected to a whole target row, checked against NOT
+ * NULL and CHECK constraints, and inserted in batches with a bulk insert
+ * state, as COPY does; indexes that were left in place are maintained.  Any
+ * other target gets its rows by the executor's INSERT ... SELECT.  A test
+ * holds the two against each other.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "apply/apply.h"
+#include "commands/progress.h"
+#include "catalog/pg_trigger.h"
+#include "commands/trigger.h"
+#include "compat.h"
+#include "copy/copy.h"
+#include "copy/stream.h"
+#include "executor/nodeModifyTable.h"
+#include "miscadmin.h"
+#include "parser/parse_relation.h"
+#include "pgstat.h"
+#include "rewrite/prs2lock.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+/* Like COPY: a batch is full at this many rows, or bytes. */
+#define BATCH_ROWS 1000
+#define BATCH_BYTES 65536
+
+typedef struct Loader
+{
+	Relation	rel;
+	EState	   *estate;
+	ResultRelInfo *rri;
+	BulkInsertState bistate;
+	CommandId	cid;
+	TupleTableSlot *slots[BATCH_ROWS];
+	int			n;
+	Size		bytes;
+	int64		total;
+} Loader;
+
+/*
+ * rehome_load_is_plain tells whether the fast path gives a table what an
+ * INSERT would: no rules, and no row or statement trigger for INSERT that
+ * fires in replica role, other than our own.
+ */
+bool
+rehome_load_is_plain(Oid target)
+{
+	Relation	rel = table_open(target, AccessShareLock);
+	bool		plain = rel->rd_rel->relkind == RELKIND_RELATION && rel->rd_rules == NULL &&
+		!rel->rd_rel->relispartition;
+
+	for (int i = 0; plain && rel->trigdesc && i < rel->trigdesc->numtriggers; i++)
+	{
+		Trigger    *trigger = &rel->trigdesc->triggers[i];
+
+		if ((trigger->tgenabled == TRIGGER_FIRES_ALWAYS ||
+			 trigger->tgenabled == TRIGGER_FIRES_ON_REPLICA) &&
+			(trigger->tgtype & TRIGGER_TYPE_INSERT) != 0 &&
+			strcmp(trigger->tgname, "rehome_guard") != 0)
+			plain = false;
+	}
+	table_close(rel, AccessShareLock);
+	return plain;
+}
+
+static Loader *
+begin_load(Oid target)
+{
+	Loader	   *loader = palloc0(sizeof(Loader));
+	ParseState *pstate = make_parsestate(NULL);
+
+	loader->rel = table_open(target, RowExclusiveLock);
+	loader->estate = CreateExecutorState();
+	(void) addRangeTableEntryForRelation(pstate, loader->rel, RowExclusiveLock, NULL, false, false);
+	RehomeRangeTableInit(loader->estate, pstate);
+	loader->rri = makeNode(ResultRelInfo);
+	InitResultRelInfo(loader->rri, loader->rel, 1, NULL, 0);
+	ExecOpenIndices(loader->rri, false);
+	loader->bistate = GetBulkInsertState();
+	loader->cid = GetCurrentCommandId(true);
+	return loader;
+}
+
+static void
+flush(Loader *loader)
+{
+	if (loader->n == 0)
+		return;
+	table_multi_insert(loader->rel, loader->slots, loader->n, loader->cid, 0, loader->bistate);
+	for (int i = 0; i < loader->n; i++)
+	{
+		if (loader->rri->ri_NumIndices > 0)
+		{
+			ResetPerTupleExprContext(loader->estate);
+			list_free(RehomeInsertIndexTuples(loader->rri, loader->slots[i], loader->estate));
+		}
+		ExecClearTuple(loader->slots[i]);
+	}
+	loader->total += loader->n;
+	pgstat_progress_update_param(PROGRESS_COPY_TUPLES_PROCESSED, loader->total);
+	loader->n = 0;
+	loader->bytes = 0;
+}
+
+/*
+ * receive_row takes one projected row; a RehomeReceive.
+ */
+static void
+receive_row(TupleTableSlot *row, void *arg)
+{
+	Loader	   *loader = arg;
+	TupleTableSlot *slot;
+	TupleDesc	desc = RelationGetDescr(loader->rel);
+
+	if (loader->slots[loader->n] == NULL)
+		loader->slots[loader->n] = table_slot_create(loader->rel, NULL);
+	slot = loader->slots[loader->n];
+	ExecCopySlot(slot, row);
+	slot->tts_tableOid = RelationGetRelid(loader->rel);
+	if (desc->constr != NULL)
+	{
+		if (desc->constr->has_generated_stored)
+			ExecComputeStoredGenerated(loader->rri, loader->estate, slot, CMD_INSERT);
+		ExecConstraints(loader->rri, slot, loader->estate);
+	}
+	ExecMaterializeSlot(slot);
+	loader->bytes += slot->tts_ops == &TTSOpsBufferHeapTuple || slot->tts_ops == &TTSOpsHeapTuple ?
+		((HeapTupleTableSlot *) slot)->tuple->t_len : 64;
+	if (++loader->n == BATCH_ROWS || loader->bytes >= BATCH_BYTES)
+		flush(loader);
+}
+
+static void
+end_load(Loader *loader)
+{
+	flush(loader);
+	FreeBulkInsertState(loader->bistate);
+	for (int i = 0; i < BATCH_ROWS && loader->slots[i] != NULL; i++)
+		ExecDropSingleTupleTableSlot(loader->slots[i]);
+	ExecCloseIndices(loader->rri);
+	table_close(loader->rel, NoLock);
+	FreeExecutorState(loader->estate);
+	pfree(loader);
+}
+
+/*
+ * rehome_load_chunk loads what select gives at the source.  Returns the rows;
+ * *bytes is the size of the stream.
+ */
+int64
+rehome_load_chunk(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
+				  const char *select, List *columns, int64 *bytes)
+{
+	RehomeApplying applying;
+	RehomeProjector *projector;
+	int64		n;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	rehome_applying_begin(&applying, slice->migration->owner);
+	if (rehome_load_is_plain(mapping->map->target))
+	{
+		Loader	   *loader = begin_load(mapping->map->target);
+
+		projector = rehome_projector_full(mapping, loader->rel);
+		n = rehome_stream(conn, select, mapping, columns, projector, receive_row, loader, bytes);
+		rehome_projector_end(projector);
+		end_load(loader);
+	}
+	else
+	{
+		Tuplestorestate *rows = tuplestore_begin_heap(false, false, work_mem);
+
+		projector = rehome_projector_mapped(mapping);
+		n = rehome_stream(conn, select, mapping, columns, projector, rehome_receive_store, rows, bytes);
+		rehome_projector_end(projector);
+		(void) rehome_apply_insert(mapping, rows, n);
+		tuplestore_end(rows);
+	}
+	rehome_applying_end(&applying);
+	PopActiveSnapshot();
+	CommandCounterIncrement();
+	return n;
+}
+
+/*
+ * rehome_load_local loads a table from any relation this server can read, in
+ * one INSERT ... SELECT.  Returns the rows.
+ */
+int64
+rehome_load_local(RehomeSlice *slice, RehomeMapping *mapping)
+{
+	RehomeApplying applying;
+	StringInfoData sql;
+	int64		n;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT ",
+					 rehome_target_name(mapping), rehome_mapped_list(mapping, ""));
+	for (int i = 0; i < mapping->ncolumns; i++)
+		appendStringInfo(&sql, "%s%s", i > 0 ? ", " : "", mapping->columns[i].expression);
+	appendStringInfo(&sql, " FROM %s AS source",
+					 rehome_spi_value("SELECT $1::regclass::text", "o", mapping->map->source));
+	if (mapping->map->filter != NULL)
+		appendStringInfo(&sql, " WHERE (%s)", mapping->map->filter);
+	rehome_applying_begin(&applying, slice->migration->owner);
+	n = (int64) rehome_spi(sql.data, "")->processed;
+	rehome_applying_end(&applying);
+	return n;
+}

@@ -1,0 +1,153 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream.c
+ *	  Source rows through the compiled maps into whatever takes them.
+ *
+ * From a PostgreSQL source rows come as COPY text, which the server's own
+ * COPY code parses into rows shaped like the foreign table; from anything
+ * else a cursor over the foreign table gives them.  Either way each goes
+ * through one projection, in memory that is reset for every row.
+ *
+ * The caller is the migration's owner while this runs.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "commands/copy.h"
+#include "copy/stream.h"
+#include "executor/spi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "utils/memutils.h"
+
+/* Rows fetched at once from a local cursor. */
+#define FETCH_ROWS 1000
+
+/* Bytes the COPY stream in progress has delivered. */
+static int64 stream_bytes = 0;
+
+static int
+counting_read(void *outbuf, int minread, int maxread)
+{
+	int			n = rehome_conn_copy_read(outbuf, minread, maxread);
+
+	stream_bytes += n;
+	return n;
+}
+
+/*
+ * rehome_stream runs select at the source and hands its rows, projected, to
+ * receive().  columns (char *) names select's columns, in order, as the
+ * foreign table has them.  Returns the number of rows; *bytes, if given, the
+ * size of the stream.
+ */
+int64
+rehome_stream(RehomeConn *conn, const char *select, RehomeMapping *mapping,
+			  List *columns, RehomeProjector *projector,
+			  RehomeReceive receive, void *arg, int64 *bytes)
+{
+	Relation	source = table_open(mapping->map->source, AccessShareLock);
+	List	   *attnames = NIL;
+	List	   *options;
+	CopyFromState cstate;
+	ErrorContextCallback callback;
+	int64		n = 0;
+	ListCell   *lc;
+
+	foreach(lc, columns)
+		attnames = lappend(attnames, makeString(lfirst(lc)));
+	options = list_make1(makeDefElem("encoding",
+									 (Node *) makeString(pstrdup(GetDatabaseEncodingName())), -1));
+	rehome_conn_copy_out(conn, psprintf("COPY (%s) TO STDOUT", select));
+	stream_bytes = 0;
+	cstate = BeginCopyFrom(NULL, source, NULL, NULL, false, counting_read, attnames, options);
+	callback.callback = CopyFromErrorCallback;
+	callback.arg = (void *) cstate;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+
+	for (;;)
+	{
+		MemoryContext old;
+		TupleTableSlot *source_slot = projector->source;
+		bool		found;
+
+		ResetPerTupleExprContext(projector->estate);
+		old = MemoryContextSwitchTo(GetPerTupleMemoryContext(projector->estate));
+		ExecClearTuple(source_slot);
+		found = NextCopyFrom(cstate, projector->econtext,
+							 source_slot->tts_values, source_slot->tts_isnull);
+		if (found)
+		{
+			ExecStoreVirtualTuple(source_slot);
+			(void) rehome_project(projector);
+		}
+		MemoryContextSwitchTo(old);
+		if (!found)
+			break;
+		receive(projector->result, arg);
+		n++;
+	}
+
+	error_context_stack = callback.previous;
+	EndCopyFrom(cstate);
+	rehome_conn_copy_out_end(conn);
+	table_close(source, AccessShareLock);
+	if (bytes != NULL)
+		*bytes = stream_bytes;
+	return n;
+}
+
+/*
+ * rehome_stream_local does the same with a local query that returns whole
+ * rows of the source relation.
+ */
+int64
+rehome_stream_local(const char *select, RehomeMapping *mapping,
+					RehomeProjector *projector, RehomeReceive receive, void *arg)
+{
+	Portal		cursor = SPI_cursor_open_with_args(NULL, select, 0, NULL, NULL, NULL, true, 0);
+	int64		n = 0;
+
+	for (;;)
+	{
+		SPITupleTable *table;
+
+		SPI_cursor_fetch(cursor, true, FETCH_ROWS);
+		table = SPI_tuptable;
+		if (table->numvals == 0)
+			break;
+		for (uint64 i = 0; i < table->numvals; i++)
+		{
+			MemoryContext old;
+			TupleTableSlot *source_slot = projector->source;
+
+			CHECK_FOR_INTERRUPTS();
+			ResetPerTupleExprContext(projector->estate);
+			old = MemoryContextSwitchTo(GetPerTupleMemoryContext(projector->estate));
+			ExecClearTuple(source_slot);
+			heap_deform_tuple(table->vals[i], table->tupdesc,
+							  source_slot->tts_values, source_slot->tts_isnull);
+			ExecStoreVirtualTuple(source_slot);
+			(void) rehome_project(projector);
+			MemoryContextSwitchTo(old);
+			receive(projector->result, arg);
+			n++;
+		}
+		SPI_freetuptable(table);
+	}
+	SPI_cursor_close(cursor);
+	return n;
+}
+
+/*
+ * rehome_receive_store keeps rows in a tuplestore.
+ */
+void
+rehome_receive_store(TupleTableSlot *slot, void *tuplestore)
+{
+	tuplestore_puttupleslot((Tuplestorestate *) tuplestore, slot);
+}

@@ -1,0 +1,308 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.c
+ *	  The work of a copy: chunks and indexes, by as many workers as there are.
+ *
+ * Workers find their work in rehome.chunk and rehome.saved_object: each takes
+ * a row with FOR UPDATE SKIP LOCKED, does it, marks it and commits.  A worker
+ * that dies gives its row back by dying.  Nothing is kept in shared memory.
+ *
+ * The leader holds the source transaction whose snapshot the workers import,
+ * and a session lock by which they notice that it is gone.  Each piece of
+ * work takes the slice's work lock in share mode, so that cancel can come in
+ * between, and looks whether the slice is still being copied.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "compat.h"
+#include "copy/copy.h"
+#include "copy/stream.h"
+#include "errors.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "remote/query.h"
+#include "storage/ipc.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "util/debug_point.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/portal.h"
+#include "worker/worker.h"
+
+/* The lock of a copy's leader is the advisory lock (LEADER_LOCK_CLASS, slice). */
+#define LEADER_LOCK_CLASS 0x5253
+
+PGDLLEXPORT void rehome_copy_worker_main(Datum arg);
+
+static void
+leader_tag(LOCKTAG *tag, int slice_id)
+{
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, LEADER_LOCK_CLASS, slice_id, 2);
+}
+
+/*
+ * rehome_copy_lead makes this session the leader of a slice's copy, unless
+ * another is.
+ */
+bool
+rehome_copy_lead(int slice_id)
+{
+	LOCKTAG		tag;
+
+	leader_tag(&tag, slice_id);
+	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+void
+rehome_copy_unlead(int slice_id)
+{
+	LOCKTAG		tag;
+
+	leader_tag(&tag, slice_id);
+	LockRelease(&tag, ExclusiveLock, true);
+}
+
+/*
+ * leader_is_gone tells whether nobody leads the copy any more.
+ */
+static bool
+leader_is_gone(int slice_id)
+{
+	LOCKTAG		tag;
+
+	leader_tag(&tag, slice_id);
+	if (LockAcquire(&tag, ShareLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	LockRelease(&tag, ShareLock, true);
+	return true;
+}
+
+/*
+ * chunk_select returns what to read for a chunk.
+ */
+static char *
+chunk_select(RehomeSlice *slice, RehomeMapping *mapping, List *columns, char **chunk,
+			 bool resumed)
+{
+	RehomeTableMap *map = mapping->map;
+	StringInfoData sql;
+	const char *sep = " WHERE ";
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT %s FROM ", rehome_quote_list(columns, "source."));
+	rehome_remote_from(&sql, rehome_remote_table(map->source),
+					   quote_qualified_identifier(chunk[2], chunk[3]), true);
+	if (chunk[4] != NULL)
+	{
+		appendStringInfo(&sql, "%ssource.ctid >= '(%s,0)'::tid", sep, chunk[4]);
+		sep = " AND ";
+		if (chunk[5] != NULL)
+			appendStringInfo(&sql, "%ssource.ctid < '(%s,0)'::tid", sep, chunk[5]);
+	}
+	if (map->filter != NULL)
+	{
+		appendStringInfo(&sql, "%s(%s)", sep, map->filter);
+		sep = " AND ";
+	}
+	if (resumed)
+	{
+		appendStringInfo(&sql, "%sNOT EXISTS (SELECT FROM ", sep);
+		rehome_changed_keys(&sql, slice->migration, map, slice->position);
+		appendStringInfoString(&sql, " AS k WHERE ");
+		rehome_join_key(&sql, map, "source", "k");
+		appendStringInfoChar(&sql, ')');
+	}
+	return sql.data;
+}
+
+/*
+ * copy_one_chunk copies a chunk nobody works on; false if there is none.
+ */
+static bool
+copy_one_chunk(RehomeConn *conn, RehomeSlice *slice, bool resumed)
+{
+	RehomeRows *rows;
+	RehomeMapping *mapping;
+	List	   *columns;
+	int64		n;
+	int64		bytes = 0;
+
+	rows = rehome_spi("SELECT c.id, c.table_map_id, c.part_schema, c.part_table, c.lo, c.hi"
+					  " FROM rehome.chunk c JOIN rehome.table_map t ON t.id = c.table_map_id"
+					  " WHERE t.slice_id = $1 AND c.done_at IS NULL"
+					  " ORDER BY c.id LIMIT 1 FOR UPDATE OF c SKIP LOCKED", "i", slice->id);
+	if (rows->n == 0)
+		return false;
+	mapping = rehome_mapping_compile(rehome_table_map_by_id(rehome_int(rows->value[0][1])));
+	columns = rehome_mapping_source_columns(mapping);
+	n = rehome_load_chunk(conn, slice, mapping,
+						  chunk_select(slice, mapping, columns, rows->value[0], resumed),
+						  columns, &bytes);
+	rehome_debug_point("chunk-loaded");
+	rehome_spi("UPDATE rehome.chunk SET rows = $2, bytes = $3, done_at = clock_timestamp()"
+			   " WHERE id = $1::bigint", "tll", rows->value[0][0], n, bytes);
+	return true;
+}
+
+/*
+ * wait_for_others waits until somebody else's piece of work ends; false when
+ * there is nothing left to wait for.
+ */
+static bool
+wait_for_others(RehomeSlice *slice)
+{
+	return rehome_spi("SELECT c.id FROM rehome.chunk c JOIN rehome.table_map t ON t.id = c.table_map_id"
+					  " WHERE t.slice_id = $1 AND c.done_at IS NULL LIMIT 1 FOR UPDATE OF c",
+					  "i", slice->id)->n > 0;
+}
+
+/*
+ * rehome_copy_work does pieces of work until there are none.  The frame may
+ * commit.
+ */
+void
+rehome_copy_work(RehomeCall *call, const RehomeCopyJob *job)
+{
+	MemoryContext piece = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome copy piece",
+												ALLOCSET_DEFAULT_SIZES);
+	RehomeConn *conn = NULL;
+	bool		more = true;
+
+	while (more)
+	{
+		RehomeSlice *slice;
+
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextReset(piece);
+		call->context = piece;
+		MemoryContextSwitchTo(piece);
+		slice = rehome_slice_by_id(job->slice_id);
+		if (slice == NULL)
+			break;
+		rehome_slice_work_share(slice);
+		if (slice->state != REHOME_COPYING || slice->paused ||
+			(MyBackendType == B_BG_WORKER && leader_is_gone(job->slice_id)))
+			break;
+		if (conn == NULL)
+		{
+			conn = rehome_conn_open(slice->migration->serverid, slice->migration->owner,
+									psprintf("copy %s/%s", slice->migration->name, slice->name));
+			rehome_conn_begin(conn, "ISOLATION LEVEL REPEATABLE READ, READ ONLY");
+			rehome_conn_exec(conn, psprintf("SET TRANSACTION SNAPSHOT %s",
+											quote_literal_cstr(job->snapshot)));
+		}
+		more = rehome_saved_rebuild_one(slice) ||
+			copy_one_chunk(conn, slice, job->resumed) ||
+			wait_for_others(slice);
+		rehome_call_commit(call);
+	}
+	if (conn != NULL)
+		rehome_conn_close(conn);
+	call->context = MemoryContextGetParent(piece);
+	MemoryContextSwitchTo(call->context);
+	MemoryContextDelete(piece);
+}
+
+/*
+ * rehome_copy_worker_main is a copy worker.
+ */
+void
+rehome_copy_worker_main(Datum arg)
+{
+	RehomeCopyJob job;
+	RehomeCall	call;
+	MemoryContext context;
+
+	memcpy(&job, MyBgworkerEntry->bgw_extra, sizeof(job));
+	context = rehome_worker_attach(job.database);
+	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION);
+
+	PG_TRY();
+	{
+		StartTransactionCommand();
+		MemoryContextSwitchTo(context);
+		rehome_call_begin(&call, NULL);
+		rehome_copy_work(&call, &job);
+		rehome_call_end(&call);
+		CommitTransactionCommand();
+	}
+	PG_CATCH();
+	{
+		rehome_worker_report(job.slice_id, context);
+		proc_exit(1);
+	}
+	PG_END_TRY();
+	proc_exit(0);
+}
+
+/*
+ * launch_one starts a worker; NULL when there is no slot for it.
+ */
+static BackgroundWorkerHandle *
+launch_one(const RehomeCopyJob *job, RehomeSlice *slice)
+{
+	BackgroundWorker worker;
+	BackgroundWorkerHandle *handle;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_notify_pid = MyProcPid;
+	strlcpy(worker.bgw_library_name, "pg_rehome", sizeof(worker.bgw_library_name));
+	strlcpy(worker.bgw_function_name, "rehome_copy_worker_main", sizeof(worker.bgw_function_name));
+	snprintf(worker.bgw_name, sizeof(worker.bgw_name), "pg_rehome copy %s/%s",
+			 slice->migration->name, slice->name);
+	strlcpy(worker.bgw_type, "pg_rehome copy", sizeof(worker.bgw_type));
+	StaticAssertStmt(sizeof(RehomeCopyJob) <= BGW_EXTRALEN, "job does not fit");
+	memcpy(worker.bgw_extra, job, sizeof(*job));
+	return RegisterDynamicBackgroundWorker(&worker, &handle) ? handle : NULL;
+}
+
+/*
+ * rehome_copy_launch does the job with rehome.copy_workers background
+ * workers and waits for them; here, when none can be had.
+ */
+void
+rehome_copy_launch(RehomeCall *call, const RehomeCopyJob *job)
+{
+	RehomeSlice *slice = rehome_slice_by_id(job->slice_id);
+	BackgroundWorkerHandle **handles = palloc0(sizeof(*handles) * Max(rehome_copy_workers, 1));
+	volatile int n = 0;
+
+	PG_TRY();
+	{
+		while (n < rehome_copy_workers && (handles[n] = launch_one(job, slice)) != NULL)
+			n++;
+		if (n < rehome_copy_workers)
+			ereport(WARNING,
+					errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					errmsg("out of background worker slots: copying with %d instead of %d workers",
+						   n, rehome_copy_workers),
+					errhint("Raise max_worker_processes."));
+		/* nothing of ours may keep the workers from committing */
+		rehome_call_commit(call);
+		if (n == 0)
+			rehome_copy_work(call, job);
+		for (int i = 0; i < n; i++)
+			if (WaitForBackgroundWorkerShutdown(handles[i]) == BGWH_POSTMASTER_DIED)
+				proc_exit(1);
+	}
+	PG_CATCH();
+	{
+		for (int i = 0; i < n; i++)
+			TerminateBackgroundWorker(handles[i]);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}

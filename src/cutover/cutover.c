@@ -1,0 +1,244 @@
+/*-------------------------------------------------------------------------
+ *
+ * cutover.c
+ *	  Authority moves from source to target.
+ *
+ * In order, with the locks each step takes:
+ *
+ *	 drain		batches until one is small (work lock; committing in between
+ *				when the call may)
+ *	 gates		all that can be known before; all failures in one error
+ *	 targets	SHARE ROW EXCLUSIVE here, so that nothing waits for autovacuum
+ *				or an index build once writers wait
+ *	 lock		SHARE ROW EXCLUSIVE at the source, before its transaction takes
+ *				a snapshot: from here to the end writers wait (the freeze)
+ *	 final		the last batch, in that transaction
+ *	 sequences	carried over
+ *	 fence		closed at the source, in the same transaction
+ *	 switch		guard off, capture on, state cut_over: all local
+ *
+ * Then the source commits (XACT_EVENT_PRE_COMMIT), then the target.  What if
+ * it dies in between?
+ *
+ *	- before the source commits: both roll back; writers go on.
+ *	- after the source, before the target: the fence is closed and the guard
+ *	  still on, so neither side takes writes.  A live session opens the fence
+ *	  again at once (remote/xact.c); after a crash, the worker's next batch
+ *	  meets a source that says "target" and recovers the same way.
+ *	- after the target: done.
+ *
+ * So BEGIN; CALL rehome.cutover('m'); ROLLBACK; leaves no trace.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <unistd.h>
+
+#include "apply/apply.h"
+#include "apply/inverse.h"
+#include "capture/capture.h"
+#include "commands/dbcommands.h"
+#include "cutover/cutover.h"
+#include "errors.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "monitor/preflight.h"
+#include "postmaster/postmaster.h"
+#include "remote/query.h"
+#include "util/debug_point.h"
+#include "util/position.h"
+#include "util/problems.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+#include "worker/worker.h"
+
+/* Drain at most this often; a backlog that does not shrink is no reason to wait for ever. */
+#define MAX_DRAINS 50
+
+/*
+ * new_home returns what the fence tells clients.
+ */
+static char *
+new_home(RehomeMigration *migration)
+{
+	char		host[256];
+
+	if (migration->home != NULL)
+		return migration->home;
+	if (gethostname(host, sizeof(host)) != 0)
+		strlcpy(host, "?", sizeof(host));
+	host[sizeof(host) - 1] = '\0';
+	return psprintf("database \"%s\" on %s port %d", get_database_name(MyDatabaseId), host,
+					PostPortNumber);
+}
+
+/*
+ * check_gates raises with everything that stands in the way of the cutover.
+ */
+static void
+check_gates(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way)
+{
+	RehomeProblems problems;
+	RehomeRows *rows;
+	ListCell   *lc;
+
+	rehome_problems_init(&problems);
+	rows = rehome_spi("SELECT format('%s of %s has not been rebuilt.', o.name, o.relation)"
+					  " FROM rehome.saved_object o JOIN rehome.table_map t ON t.id = o.table_map_id"
+					  " WHERE t.slice_id = $1 AND o.rebuilt_at IS NULL ORDER BY o.id", "i", slice->id);
+	for (int i = 0; i < rows->n; i++)
+		rehome_problem(&problems, ERRCODE_REHOME_GATE, NULL, "%s", rows->value[i][0]);
+	rows = rehome_spi("SELECT d.target, count(*) FROM rehome.discrepancy d"
+					  " WHERE d.migration = $1::name AND d.slice = $2::name AND d.resolved_at IS NULL"
+					  " GROUP BY d.target ORDER BY d.target::text", "tt", slice->migration->name, slice->name);
+	for (int i = 0; i < rows->n; i++)
+		rehome_problem(&problems, ERRCODE_REHOME_GATE,
+					   "Verify again after repairing them: SELECT * FROM rehome.verify(...);",
+					   "%s open discrepancies in %s.", rows->value[i][1], rows->value[i][0]);
+	rows = rehome_spi("SELECT q.target, count(*) FROM rehome.quarantine q"
+					  " WHERE q.migration = $1::name AND q.slice = $2::name AND NOT q.accepted"
+					  " GROUP BY q.target ORDER BY q.target::text", "tt", slice->migration->name, slice->name);
+	for (int i = 0; i < rows->n; i++)
+		rehome_problem(&problems, ERRCODE_REHOME_GATE, NULL,
+					   "%s rows in quarantine for %s.", rows->value[i][1], rows->value[i][0]);
+
+	foreach(lc, rehome_preflight_switch(conn, slice, maps))
+	{
+		RehomeFinding *finding = lfirst(lc);
+
+		if (strcmp(finding->severity, "error") != 0 ||
+			(one_way && strcmp(finding->check, "reverse") == 0))
+			continue;
+		rehome_problem(&problems, ERRCODE_REHOME_GATE, finding->hint, "%s: %s",
+					   finding->object, finding->detail);
+	}
+	rehome_problems_raise(&problems, "slice \"%s\" of migration \"%s\" cannot be cut over",
+						  slice->name, slice->migration->name);
+}
+
+/*
+ * drain runs batches until one is small.
+ */
+static void
+drain(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps)
+{
+	for (int i = 0; i < MAX_DRAINS; i++)
+	{
+		int64		n = rehome_forward_batch(conn, slice, maps, false, NULL);
+
+		if (call->nonatomic)
+		{
+			rehome_call_commit(call);
+			rehome_slice_work_lock(slice);
+			rehome_slice_require(slice, "cut over", REHOME_SYNCING, REHOME_SYNCING);
+		}
+		if (n <= rehome_cutover_backlog)
+			break;
+	}
+}
+
+/*
+ * freeze_source opens the transaction at the source and locks its tables,
+ * draining again between attempts.
+ */
+static void
+freeze_source(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeFreeze *freeze)
+{
+	char	   *blockers = NULL;
+
+	for (int attempt = 0;; attempt++)
+	{
+		rehome_conn_begin(conn, "ISOLATION LEVEL REPEATABLE READ");
+		if (rehome_source_locked(conn, slice, maps, &blockers))
+			break;
+		if (attempt >= rehome_lock_retries)
+			ereport(ERROR,
+					errcode(ERRCODE_REHOME_LOCK_TIMEOUT),
+					errmsg("could not lock the source's tables within %d ms in %d tries",
+						   rehome_lock_timeout, attempt + 1),
+					errdetail_internal("%s", blockers ? blockers : "Whoever held the lock has gone meanwhile."),
+					errhint("Nothing has changed. Try again when that transaction has ended, or raise rehome.lock_timeout or rehome.lock_retries."));
+		ereport(NOTICE,
+				errmsg("could not lock the source's tables within %d ms, trying again", rehome_lock_timeout),
+				blockers ? errdetail_internal("%s", blockers) : 0);
+		rehome_source_retry(attempt);
+		(void) rehome_forward_batch(conn, slice, maps, false, NULL);
+	}
+	rehome_freeze_begin(freeze);
+
+	/* should we be lost, the source lets its writers go by itself */
+	rehome_conn_exec(conn, psprintf("SET LOCAL statement_timeout = %d;"
+									"SET LOCAL idle_in_transaction_session_timeout = %d",
+									rehome_freeze_timeout, rehome_freeze_timeout));
+}
+
+/*
+ * rehome_cutover_slice cuts a slice over.  When the frame may commit, it is
+ * committed when this returns; else it is with the caller's COMMIT.  one_way
+ * waives what keeps a rollback from being possible.
+ */
+void
+rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
+{
+	RehomeMigration *migration = slice->migration;
+	RehomeFreeze freeze;
+	RehomeConn *conn;
+	RehomeBatch *batch;
+	List	   *maps;
+	char	   *blockers = NULL;
+
+	rehome_slice_work_lock(slice);
+	if (slice->state == REHOME_CUT_OVER)
+	{
+		ereport(NOTICE, errmsg("slice \"%s\" is cut over already", slice->name));
+		return;
+	}
+	rehome_slice_require(slice, "cut over", REHOME_SYNCING, REHOME_SYNCING);
+	rehome_slice_require_running(slice);
+	if (!migration->live)
+		ereport(ERROR,
+				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				errmsg("the source of migration \"%s\" can only be copied from", migration->name),
+				errdetail("It cannot be fenced, so authority cannot be taken from it."),
+				errhint("CALL rehome.complete(%s);", quote_literal_cstr(migration->name)));
+	maps = rehome_table_maps_get(slice);
+	conn = rehome_slice_connect(slice, "cutover");
+
+	ereport(NOTICE, errmsg("slice \"%s\": draining", slice->name));
+	drain(call, conn, slice, maps);
+	check_gates(conn, slice, maps, one_way);
+	if (!rehome_targets_locked(maps, &blockers))
+		ereport(ERROR,
+				errcode(ERRCODE_REHOME_LOCK_TIMEOUT),
+				errmsg("could not lock the target tables within %d ms", rehome_lock_timeout),
+				errdetail_internal("%s", blockers ? blockers : "Whoever held the lock has gone meanwhile."));
+
+	freeze_source(conn, slice, maps, &freeze);
+	rehome_debug_point("frozen");
+	batch = rehome_forward_read(conn, slice, maps);
+	(void) rehome_forward_apply(slice, batch);
+	rehome_freeze_check(&freeze, "the final batch");
+	rehome_sequences_to_target(conn, slice, maps);
+	rehome_freeze_check(&freeze, "the sequences");
+
+	rehome_conn_query(conn, "SELECT rehome_source.set_fence($1, $2::int, true, $3)", "tit",
+					  migration->token, slice->id, new_home(migration));
+	rehome_conn_query(conn, "UPDATE rehome_source.slice SET reverse_position = $3 WHERE token = $1 AND slice = $2::int",
+					  "tit", migration->token, slice->id, rehome_position_now());
+	rehome_target_switch(maps, false, true);
+	rehome_slice_set_state(slice, REHOME_CUT_OVER, "authority is with the target",
+						   rehome_freeze_detail(&freeze, batch->nrows));
+	freeze.event = rehome_last_event();
+	rehome_worker_request(slice);
+	rehome_freeze_check(&freeze, "the switch");
+	rehome_conn_commit_before_local(conn,
+									psprintf("BEGIN; SELECT rehome_source.set_fence(%s, %d, false, ''); COMMIT",
+											 quote_literal_cstr(migration->token), slice->id));
+	if (call->nonatomic)
+	{
+		rehome_call_commit(call);
+		rehome_freeze_record(&freeze);
+		rehome_call_commit(call);
+	}
+}

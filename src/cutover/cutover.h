@@ -1,0 +1,46 @@
+/*-------------------------------------------------------------------------
+ *
+ * cutover.h
+ *	  Moving authority between the two sides.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REHOME_CUTOVER_H
+#define REHOME_CUTOVER_H
+
+#include "catalog/migration.h"
+#include "remote/connection.h"
+#include "utils/timestamp.h"
+
+/* A write freeze being measured. */
+typedef struct RehomeFreeze
+{
+	TimestampTz began;			/* 0: not frozen */
+	int64		event;			/* whose detail gets the length */
+} RehomeFreeze;
+
+/* cutover.c, rollback.c: may commit in between when the frame may. */
+extern void rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way);
+extern void rehome_rollback_slice(RehomeCall *call, RehomeSlice *slice);
+
+/* recover.c */
+extern void rehome_recover_slice(RehomeSlice *slice);
+extern void rehome_give_back(RehomeConn *conn, RehomeSlice *slice, List *maps, char **tail);
+
+/* finish.c: the frame may commit. */
+extern void rehome_complete_slice(RehomeCall *call, RehomeSlice *slice);
+extern void rehome_cancel_slice(RehomeCall *call, RehomeSlice *slice);
+
+/* freeze.c */
+extern void rehome_freeze_begin(RehomeFreeze *freeze);
+extern void rehome_freeze_check(RehomeFreeze *freeze, const char *step);
+extern char *rehome_freeze_detail(RehomeFreeze *freeze, int64 rows);
+extern void rehome_freeze_record(RehomeFreeze *freeze);
+extern RehomeConn *rehome_slice_connect(RehomeSlice *slice, const char *purpose);
+extern bool rehome_targets_locked(List *maps, char **blockers);
+
+/* sequence.c */
+extern void rehome_sequences_to_target(RehomeConn *conn, RehomeSlice *slice, List *maps);
+extern char *rehome_sequences_to_source(RehomeConn *conn, List *maps);
+
+#endif							/* REHOME_CUTOVER_H */

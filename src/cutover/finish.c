@@ -1,0 +1,122 @@
+/*-------------------------------------------------------------------------
+ *
+ * finish.c
+ *	  The two ends of a slice: complete and cancel.
+ *
+ * Both commit the local side first, state included, and then clean up at the
+ * source, a table at a time under lock_timeout.  If that fails, a warning
+ * says so, and calling again goes on: on a slice that is finished they are
+ * nothing but that cleanup.
+ *
+ * complete leaves one thing at the source: the closed fence.  The old home
+ * must not become writable because the migration is over.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "apply/apply.h"
+#include "capture/capture.h"
+#include "copy/copy.h"
+#include "cutover/cutover.h"
+#include "errors.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+
+/*
+ * clean_source removes what is left at the source.
+ */
+static void
+clean_source(RehomeSlice *slice, List *maps, bool keep_fence)
+{
+	RehomeConn *conn;
+
+	if (!slice->migration->live || slice->migration->source_id == NULL)
+		return;
+	conn = rehome_slice_connect(slice, "cleanup");
+	rehome_source_remove(conn, slice, maps, keep_fence);
+	rehome_conn_close(conn);
+	rehome_event(slice->migration->name, slice->name, "cleanup",
+				 keep_fence ? "change capture removed from the source; its fence stays closed" :
+				 "capture and fence removed from the source", NULL);
+}
+
+/*
+ * rehome_complete_slice is the point of no return.
+ */
+void
+rehome_complete_slice(RehomeCall *call, RehomeSlice *slice)
+{
+	List	   *maps;
+
+	rehome_slice_work_lock(slice);
+	maps = rehome_table_maps_get(slice);
+	if (slice->state == REHOME_COMPLETED)
+		ereport(NOTICE, errmsg("slice \"%s\" is completed already", slice->name));
+	else
+	{
+		rehome_slice_require(slice, "complete", REHOME_CUT_OVER,
+							 slice->migration->live ? REHOME_CUT_OVER : REHOME_SYNCING);
+		rehome_slice_require_running(slice);
+		if (slice->migration->live)
+		{
+			/* the old home gets everything up to this moment */
+			RehomeConn *conn = rehome_slice_connect(slice, "complete");
+
+			(void) rehome_reverse_batch(conn, slice, maps, NULL, false);
+			rehome_conn_close(conn);
+			rehome_target_remove(maps);
+		}
+		rehome_slice_set_state(slice, REHOME_COMPLETED, "the migration is complete", NULL);
+		rehome_call_commit(call);
+	}
+	clean_source(slice, maps, true);
+	rehome_call_commit(call);
+}
+
+/*
+ * empty_targets takes back a copy that was not finished.
+ */
+static void
+empty_targets(RehomeSlice *slice, List *maps)
+{
+	RehomeApplying applying;
+	ListCell   *lc;
+
+	rehome_applying_begin(&applying, slice->migration->owner);
+	foreach(lc, maps)
+		(void) rehome_apply_delete_all(rehome_mapping_compile(lfirst(lc)));
+	rehome_applying_end(&applying);
+}
+
+/*
+ * rehome_cancel_slice removes every artefact on both sides.  Rows of a
+ * finished copy stay; those of an unfinished one, whose keys are not even
+ * checked, do not.
+ */
+void
+rehome_cancel_slice(RehomeCall *call, RehomeSlice *slice)
+{
+	List	   *maps;
+
+	rehome_slice_work_lock(slice);
+	maps = rehome_table_maps_get(slice);
+	if (slice->state == REHOME_CANCELLED)
+		ereport(NOTICE, errmsg("slice \"%s\" is cancelled already", slice->name));
+	else
+	{
+		bool		unfinished = slice->state == REHOME_COPYING;
+
+		if (slice->state != REHOME_PLANNED)
+			rehome_slice_require(slice, "cancel", REHOME_COPYING, REHOME_SYNCING);
+		rehome_slice_set_state(slice, REHOME_CANCELLED, unfinished ?
+							   "cancelled; the rows copied so far are removed" : "cancelled", NULL);
+		if (unfinished)
+			empty_targets(slice, maps);
+		rehome_saved_rebuild(slice);
+		rehome_target_remove(maps);
+		rehome_call_commit(call);
+	}
+	clean_source(slice, maps, false);
+	rehome_call_commit(call);
+}

@@ -1,0 +1,140 @@
+/*-------------------------------------------------------------------------
+ *
+ * recover.c
+ *	  Ending what a crash left between two commits.
+ *
+ * The two sides each know who they think has authority: rehome.slice here,
+ * rehome_source.slice there.  With the work lock held nobody is in the
+ * middle of moving it, so what disagrees was interrupted:
+ *
+ *	 here			there		means							ending
+ *	 syncing		target		cutover died between commits	undo: open the fence
+ *	 rolling_back	target		rollback died between commits	give back again
+ *	 rolling_back	source		only the last note is missing	syncing
+ *
+ * Each can itself be interrupted and done again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "apply/apply.h"
+#include "capture/capture.h"
+#include "cutover/cutover.h"
+#include "errors.h"
+#include "remote/query.h"
+#include "util/debug_point.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+
+/*
+ * rehome_give_back brings the last changes to the source and opens its
+ * fence, in a transaction it leaves open, and makes the source snapshot from
+ * before the opening the slice's position.  *tail is the SQL to run right
+ * before that transaction commits.
+ */
+void
+rehome_give_back(RehomeConn *conn, RehomeSlice *slice, List *maps, char **tail)
+{
+	(void) rehome_reverse_batch(conn, slice, maps, NULL, true);
+	*tail = rehome_sequences_to_source(conn, maps);
+	rehome_slice_set_position(slice, rehome_conn_value(conn, "SELECT txid_current_snapshot()", ""), 0, 0);
+	rehome_conn_query(conn, "SELECT rehome_source.set_fence($1, $2::int, false, '')", "ti",
+					  slice->migration->token, slice->id);
+
+	/* the target must not forget, after a crash, that it has given up */
+	if (synchronous_commit == SYNCHRONOUS_COMMIT_OFF)
+		(void) set_config_option("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_LOCAL, true, 0, false);
+}
+
+/*
+ * source_authority returns who the source thinks has authority: "source",
+ * "target", or NULL when it does not know the slice.
+ */
+static char *
+source_authority(RehomeConn *conn, RehomeSlice *slice)
+{
+	RehomeRows *rows;
+
+	if (rehome_conn_query(conn, "SELECT 1 WHERE to_regclass('rehome_source.slice') IS NOT NULL", "")->n == 0)
+		return NULL;
+	rows = rehome_conn_query(conn, "SELECT authority FROM rehome_source.slice WHERE token = $1 AND slice = $2::int",
+							 "ti", slice->migration->token, slice->id);
+	return rows->n > 0 ? rows->value[0][0] : NULL;
+}
+
+static void
+undo_cutover(RehomeConn *conn, RehomeSlice *slice)
+{
+	if (slice->state == REHOME_SYNCING)
+		rehome_slice_set_state(slice, REHOME_CUTTING_OVER,
+							   "the source has given up authority, but the target has not taken it", NULL);
+	rehome_conn_query(conn, "SELECT rehome_source.set_fence($1, $2::int, false, '')", "ti",
+					  slice->migration->token, slice->id);
+	rehome_slice_set_state(slice, REHOME_SYNCING, "recovered: the interrupted cutover is undone", NULL);
+}
+
+static void
+finish_rollback(RehomeConn *conn, RehomeSlice *slice, const char *authority)
+{
+	if (strcmp(authority, "source") != 0)
+	{
+		char	   *tail;
+
+		rehome_give_back(conn, slice, rehome_table_maps_get(slice), &tail);
+		rehome_conn_exec(conn, tail);
+		rehome_conn_commit(conn);
+		rehome_debug_point("given-back");
+	}
+	rehome_slice_set_state(slice, REHOME_SYNCING, "authority is back with the source", NULL);
+}
+
+/*
+ * rehome_recover_slice compares the two sides and ends what was interrupted.
+ * The work lock is held.
+ */
+void
+rehome_recover_slice(RehomeSlice *slice)
+{
+	RehomeConn *conn;
+	char	   *authority;
+
+	if (!slice->migration->live || slice->state == REHOME_PLANNED ||
+		slice->state == REHOME_COPYING || slice->state == REHOME_COMPLETED ||
+		slice->state == REHOME_CANCELLED)
+		return;
+	conn = rehome_slice_connect(slice, "recover");
+	authority = source_authority(conn, slice);
+	if (authority == NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_REHOME_POSITION_LOST),
+				errmsg("the source does not know slice \"%s\" of migration \"%s\" (any more)",
+					   slice->name, slice->migration->name));
+	switch (slice->state)
+	{
+		case REHOME_SYNCING:
+		case REHOME_CUTTING_OVER:
+			if (strcmp(authority, "target") == 0)
+				undo_cutover(conn, slice);
+			else if (slice->state == REHOME_CUTTING_OVER)
+				rehome_slice_set_state(slice, REHOME_SYNCING, "recovered: the source has authority", NULL);
+			break;
+		case REHOME_ROLLING_BACK:
+			finish_rollback(conn, slice, authority);
+			break;
+		case REHOME_CUT_OVER:
+			if (strcmp(authority, "source") == 0)
+				ereport(ERROR,
+						errcode(ERRCODE_REHOME_IN_DOUBT),
+						errmsg("both sides claim authority over slice \"%s\"", slice->name),
+						errdetail("This database is cut over, yet the source's fence is open: it was changed or restored by hand."),
+						errhint("Keep writers off the source; compare with rehome.verify() and close its fence."));
+			break;
+		default:
+			break;
+	}
+	rehome_conn_close(conn);
+}

@@ -1,0 +1,120 @@
+/*-------------------------------------------------------------------------
+ *
+ * rollback.c
+ *	  Authority goes back from target to source, with the writes made since.
+ *
+ *	 drain		batches back until one is small
+ *	 lock		SHARE ROW EXCLUSIVE on the targets: writers wait (the freeze)
+ *	 give back	the last batch, the fence opened, all in one source transaction
+ *				that stays open (recover.c)
+ *	 switch		guard on, capture off, state rolling_back: authority is nobody's
+ *
+ * Then the target commits, and right after it the source (with the
+ * sequences).  What if it dies in between?
+ *
+ *	- before the target commits: both roll back; writers go on here.
+ *	- after the target, before the source: rolling_back is on disk, the guard
+ *	  is on, the fence still closed.  The change tables still have what the
+ *	  lost source transaction brought.  recover does it again.
+ *	- after the source: recover sees that it has taken over, and all that is
+ *	  left is to say so: state syncing, at the source snapshot taken before
+ *	  the fence opened.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "apply/apply.h"
+#include "capture/capture.h"
+#include "cutover/cutover.h"
+#include "errors.h"
+#include "guc.h"
+#include "remote/query.h"
+#include "util/debug_point.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+#include "worker/worker.h"
+
+#define MAX_DRAINS 50
+
+static void
+drain(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps)
+{
+	for (int i = 0; i < MAX_DRAINS && call->nonatomic; i++)
+	{
+		int64		n = rehome_reverse_batch(conn, slice, maps, NULL, false);
+
+		rehome_call_commit(call);
+		rehome_slice_work_lock(slice);
+		rehome_slice_require(slice, "roll back", REHOME_CUT_OVER, REHOME_CUT_OVER);
+		if (n <= rehome_cutover_backlog)
+			break;
+	}
+}
+
+static void
+freeze_target(List *maps, RehomeFreeze *freeze)
+{
+	char	   *blockers = NULL;
+
+	for (int attempt = 0; !rehome_targets_locked(maps, &blockers); attempt++)
+	{
+		if (attempt >= rehome_lock_retries)
+			ereport(ERROR,
+					errcode(ERRCODE_REHOME_LOCK_TIMEOUT),
+					errmsg("could not lock the target tables within %d ms in %d tries",
+						   rehome_lock_timeout, attempt + 1),
+					errdetail_internal("%s", blockers ? blockers : "Whoever held the lock has gone meanwhile."),
+					errhint("Nothing has changed. Try again when that transaction has ended, or raise rehome.lock_timeout or rehome.lock_retries."));
+		ereport(NOTICE,
+				errmsg("could not lock the target tables within %d ms, trying again", rehome_lock_timeout),
+				blockers ? errdetail_internal("%s", blockers) : 0);
+		rehome_source_retry(attempt);
+	}
+	rehome_freeze_begin(freeze);
+}
+
+/*
+ * rehome_rollback_slice rolls a slice back.  When the frame may commit, it is
+ * syncing again when this returns; else the worker completes it after the
+ * caller's COMMIT.
+ */
+void
+rehome_rollback_slice(RehomeCall *call, RehomeSlice *slice)
+{
+	RehomeFreeze freeze;
+	RehomeConn *conn;
+	List	   *maps;
+	char	   *tail;
+
+	rehome_slice_work_lock(slice);
+	rehome_slice_require(slice, "roll back", REHOME_CUT_OVER, REHOME_CUT_OVER);
+	rehome_slice_require_running(slice);
+	maps = rehome_table_maps_get(slice);
+	conn = rehome_slice_connect(slice, "rollback");
+
+	ereport(NOTICE, errmsg("slice \"%s\": draining back to the source", slice->name));
+	drain(call, conn, slice, maps);
+	freeze_target(maps, &freeze);
+	rehome_debug_point("frozen");
+	rehome_give_back(conn, slice, maps, &tail);
+	rehome_freeze_check(&freeze, "the final batch");
+
+	rehome_target_switch(maps, true, false);
+	rehome_slice_set_state(slice, REHOME_ROLLING_BACK, "authority has left the target",
+						   rehome_freeze_detail(&freeze, 0));
+	freeze.event = rehome_last_event();
+	rehome_worker_request(slice);
+	rehome_freeze_check(&freeze, "the switch");
+	rehome_conn_commit_after_local(conn, tail);
+	if (call->nonatomic)
+	{
+		rehome_call_commit(call);
+		rehome_freeze_record(&freeze);
+		rehome_slice_work_lock(slice);
+		if (slice->state == REHOME_ROLLING_BACK)
+			rehome_recover_slice(slice);
+		rehome_call_commit(call);
+	}
+}

@@ -1,0 +1,174 @@
+/*-------------------------------------------------------------------------
+ *
+ * sequence.c
+ *	  Carrying sequences over, never backwards.
+ *
+ * A sequence follows the column it feeds: identity, serial, or a default
+ * that calls nextval().  It is carried if it is ahead, in the direction of
+ * its increment, of the one on the other side.
+ *
+ * setval() is not transactional.  At the target ALTER SEQUENCE ... RESTART
+ * comes first: it gives the sequence a new file in this transaction, and
+ * setval() then writes to that, so a rollback takes both back.  At the
+ * source, where we may not own the sequence, setval() is left for the very
+ * end, when the local transaction has committed and authority has left.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "cutover/cutover.h"
+#include "mapping/mapping.h"
+#include "remote/query.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+/*
+ * Sequences that feed columns of table $1: column, sequence, increment.  The
+ * same text serves both sides.
+ */
+#define COLUMN_SEQUENCES \
+	"SELECT DISTINCT a.attname, s.seqrelid::regclass::text, s.seqincrement" \
+	" FROM pg_attribute a" \
+	" JOIN pg_depend d ON (d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass" \
+	"   AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype IN ('a', 'i'))" \
+	"  OR (d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass" \
+	"   AND d.objid IN (SELECT f.oid FROM pg_attrdef f WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum))" \
+	" JOIN pg_sequence s ON s.seqrelid = CASE WHEN d.classid = 'pg_class'::regclass THEN d.objid ELSE d.refobjid END" \
+	" WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY 1, 2"
+
+/* A sequence on each side that feed the same column. */
+typedef struct Pair
+{
+	char	   *target;
+	char	   *source;
+	int64		increment;		/* the target's */
+	int64		target_last;
+	bool		target_called;
+	int64		source_last;
+	bool		source_called;
+} Pair;
+
+static void
+read_position(RehomeRows *rows, int64 *last, bool *called)
+{
+	*last = rehome_int64(rows->value[0][0]);
+	*called = rehome_bool(rows->value[0][1]);
+}
+
+/*
+ * pairs finds the sequences of all maps and where they stand.
+ */
+static List *
+pairs(RehomeConn *conn, List *maps)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		RehomeRemoteTable *table = rehome_remote_table(map->source);
+		RehomeRows *here = rehome_spi(COLUMN_SEQUENCES, "t", psprintf("%u", map->target));
+		RehomeRows *there;
+
+		if (here->n == 0)
+			continue;
+		there = rehome_conn_query(conn, COLUMN_SEQUENCES, "t", rehome_remote_relation(table));
+		for (int i = 0; i < here->n; i++)
+		{
+			ListCell   *lc2;
+
+			foreach(lc2, map->columns)
+			{
+				RehomeColumnMap *column = lfirst(lc2);
+
+				if (column->kind != REHOME_COPY || strcmp(column->name, here->value[i][0]) != 0)
+					continue;
+				for (int j = 0; j < there->n; j++)
+				{
+					Pair	   *pair;
+
+					for (int a = 0; a < table->natts; a++)
+					{
+						if (table->local[a] == NULL ||
+							strcmp(quote_identifier(table->local[a]), column->expression) != 0 ||
+							strcmp(table->remote[a], there->value[j][0]) != 0)
+							continue;
+						pair = palloc0(sizeof(Pair));
+						pair->target = here->value[i][1];
+						pair->increment = rehome_int64(here->value[i][2]);
+						pair->source = there->value[j][1];
+						read_position(rehome_spi(psprintf("SELECT last_value, is_called FROM %s", pair->target), ""),
+									  &pair->target_last, &pair->target_called);
+						read_position(rehome_conn_exec(conn, psprintf("SELECT last_value, is_called FROM %s", pair->source)),
+									  &pair->source_last, &pair->source_called);
+						result = lappend(result, pair);
+					}
+				}
+			}
+		}
+	}
+	return result;
+}
+
+/*
+ * ahead tells whether the first position is beyond the second.
+ */
+static bool
+ahead(int64 increment, int64 last, bool called, int64 other_last, bool other_called)
+{
+	if (last != other_last)
+		return increment > 0 ? last > other_last : last < other_last;
+	return called && !other_called;
+}
+
+/*
+ * rehome_sequences_to_target carries what is ahead at the source, so that
+ * ROLLBACK takes it back.
+ */
+void
+rehome_sequences_to_target(RehomeConn *conn, RehomeSlice *slice, List *maps)
+{
+	RehomeAs	as;
+	ListCell   *lc;
+
+	foreach(lc, pairs(conn, maps))
+	{
+		Pair	   *pair = lfirst(lc);
+
+		if (!ahead(pair->increment, pair->source_last, pair->source_called,
+				   pair->target_last, pair->target_called))
+			continue;
+		rehome_become(&as, slice->migration->owner);
+		rehome_spi(psprintf("ALTER SEQUENCE %s RESTART", pair->target), "");
+		rehome_spi("SELECT setval($1::regclass, $2, $3)", "tlb", pair->target,
+				   pair->source_last, pair->source_called);
+		rehome_become_self(&as);
+	}
+}
+
+/*
+ * rehome_sequences_to_source returns the SQL that carries what is ahead here.
+ */
+char *
+rehome_sequences_to_source(RehomeConn *conn, List *maps)
+{
+	StringInfoData sql;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT 1;");
+	foreach(lc, pairs(conn, maps))
+	{
+		Pair	   *pair = lfirst(lc);
+
+		if (ahead(pair->increment, pair->target_last, pair->target_called,
+				  pair->source_last, pair->source_called))
+			appendStringInfo(&sql, "SELECT setval(%s::regclass, " INT64_FORMAT ", %s);",
+							 quote_literal_cstr(pair->source), pair->target_last,
+							 pair->target_called ? "true" : "false");
+	}
+	return sql.data;
+}

@@ -1,0 +1,34 @@
+/*-------------------------------------------------------------------------
+ *
+ * errors.h
+ *	  SQLSTATEs of pg_rehome's own, class RH.  Everything PostgreSQL has a
+ *	  code for is raised with PostgreSQL's code; these are the situations
+ *	  only a migration can be in.  doc/reference.md lists them all.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REHOME_ERRORS_H
+#define REHOME_ERRORS_H
+
+#include "utils/elog.h"
+
+/* the slice is in a state from which the request is not legal */
+#define ERRCODE_REHOME_ILLEGAL_STATE		MAKE_SQLSTATE('R','H','0','0','1')
+/* preflight found something that stands in the way */
+#define ERRCODE_REHOME_PREFLIGHT			MAKE_SQLSTATE('R','H','0','0','2')
+/* a cutover gate is not green */
+#define ERRCODE_REHOME_GATE					MAKE_SQLSTATE('R','H','0','0','3')
+/* the source's tables could not be locked in time */
+#define ERRCODE_REHOME_LOCK_TIMEOUT			MAKE_SQLSTATE('R','H','0','0','4')
+/* the write freeze lasted longer than rehome.freeze_timeout */
+#define ERRCODE_REHOME_FREEZE_TIMEOUT		MAKE_SQLSTATE('R','H','0','0','5')
+/* the change log no longer reaches back to the position, or is not ours */
+#define ERRCODE_REHOME_POSITION_LOST		MAKE_SQLSTATE('R','H','0','0','6')
+/* a copy did not finish */
+#define ERRCODE_REHOME_COPY_INCOMPLETE		MAKE_SQLSTATE('R','H','0','0','7')
+/* the two sides disagree about who has authority */
+#define ERRCODE_REHOME_IN_DOUBT				MAKE_SQLSTATE('R','H','0','0','8')
+/* the slice is paused */
+#define ERRCODE_REHOME_PAUSED				MAKE_SQLSTATE('R','H','0','0','9')
+
+#endif							/* REHOME_ERRORS_H */

@@ -1,0 +1,93 @@
+-- Watching: cheap, local, safe under \watch.
+
+CREATE FUNCTION rehome.state_transitions(OUT from_state text, OUT call text, OUT to_state text,
+                                         OUT from_authority text, OUT to_authority text)
+    RETURNS SETOF record LANGUAGE c STABLE
+    AS 'MODULE_PATHNAME', 'rehome_state_transitions';
+
+CREATE VIEW rehome.state_transition AS
+    SELECT * FROM rehome.state_transitions();
+COMMENT ON VIEW rehome.state_transition IS 'the states of a slice and what moves it between them';
+
+CREATE VIEW rehome.status AS
+    SELECT m.name AS migration,
+           s.name AS slice,
+           s.state,
+           s.authority,
+           s.paused OR s.database_id <> rehome.database_identity() AS paused,
+           CASE WHEN s.database_id <> rehome.database_identity()
+                THEN 'this database is a restored copy of the one the slice ran in'
+                ELSE s.reason END AS reason,
+           CASE WHEN s.state IN ('syncing', 'cut_over') AND m.source_id IS NOT NULL
+                THEN clock_timestamp() - s.position_at END AS staleness,
+           s.pending,
+           (SELECT count(*) FROM rehome.discrepancy d
+             WHERE d.migration = m.name AND d.slice = s.name AND d.resolved_at IS NULL) AS discrepancies,
+           (SELECT count(*) FROM rehome.quarantine q
+             WHERE q.migration = m.name AND q.slice = s.name AND NOT q.accepted) AS quarantined,
+           (SELECT l.pid FROM pg_catalog.pg_locks l
+             WHERE l.locktype = 'advisory' AND l.classid = 21076 AND l.objid = s.id AND l.granted
+               AND l.mode = 'ExclusiveLock'
+               AND l.database = (SELECT oid FROM pg_catalog.pg_database
+                                  WHERE datname = pg_catalog.current_database())
+             LIMIT 1) AS worker,
+           s.error,
+           s.error_since,
+           s.state_since,
+           s.position,
+           s.rows_applied,
+           s.batches,
+           (SELECT count(*) FROM rehome.table_map t WHERE t.slice_id = s.id) AS tables
+      FROM rehome.slice s
+      JOIN rehome.migration m ON m.id = s.migration_id
+     ORDER BY m.id, s.id;
+COMMENT ON VIEW rehome.status IS 'where every slice stands';
+COMMENT ON COLUMN rehome.status.staleness IS 'how old the position is: now minus the time it was taken';
+COMMENT ON COLUMN rehome.status.worker IS 'pid of the slice''s sync worker, null when there is none';
+
+CREATE VIEW rehome.progress AS
+    WITH work AS (
+        SELECT t.slice_id, t.id, t.source, t.target,
+               count(c.id) AS chunks,
+               count(c.done_at) AS chunks_done,
+               coalesce(sum(c.rows), 0)::bigint AS rows_done,
+               coalesce(sum(c.bytes), 0)::bigint AS bytes_done,
+               min(s.state_since) AS began,
+               max(c.done_at) AS last_done,
+               (SELECT count(*) FROM rehome.saved_object o WHERE o.table_map_id = t.id AND o.rebuilt_at IS NULL) AS objects_left
+          FROM rehome.table_map t
+          JOIN rehome.slice s ON s.id = t.slice_id
+          LEFT JOIN rehome.chunk c ON c.table_map_id = t.id
+         WHERE s.state = 'copying'
+         GROUP BY t.id
+    ), running AS (
+        SELECT p.relid, min(p.pid) AS pid, sum(p.bytes_processed)::bigint AS bytes,
+               sum(p.tuples_processed)::bigint AS tuples
+          FROM pg_catalog.pg_stat_progress_copy p
+         GROUP BY p.relid
+    )
+    SELECT m.name AS migration,
+           s.name AS slice,
+           w.target,
+           r.pid,
+           CASE WHEN w.chunks = 0 THEN 'waiting'
+                WHEN w.chunks_done < w.chunks THEN CASE WHEN r.pid IS NULL AND w.chunks_done = 0 THEN 'waiting' ELSE 'copying' END
+                WHEN w.objects_left > 0 THEN 'building indexes'
+                ELSE 'done' END AS phase,
+           w.chunks_done,
+           w.chunks,
+           w.rows_done + coalesce(r.tuples, 0) AS rows_done,
+           CASE WHEN w.chunks_done > 0 THEN (w.rows_done::numeric * w.chunks / w.chunks_done)::bigint END AS rows_total,
+           w.bytes_done + coalesce(r.bytes, 0) AS bytes_done,
+           CASE WHEN w.chunks_done > 0 THEN (w.bytes_done::numeric * w.chunks / w.chunks_done)::bigint END AS bytes_total,
+           ((w.bytes_done + coalesce(r.bytes, 0))
+             / greatest(extract(epoch FROM clock_timestamp() - w.began), 0.001))::bigint AS bytes_per_second,
+           CASE WHEN w.chunks_done > 0 AND w.chunks_done < w.chunks
+                THEN (w.last_done - w.began) * ((w.chunks - w.chunks_done)::float8 / w.chunks_done) END AS eta,
+           w.objects_left AS indexes_left
+      FROM work w
+      JOIN rehome.slice s ON s.id = w.slice_id
+      JOIN rehome.migration m ON m.id = s.migration_id
+      LEFT JOIN running r ON r.relid = w.source
+     ORDER BY m.id, s.id, w.id;
+COMMENT ON VIEW rehome.progress IS 'copies in progress, a row each table; totals are estimated from the chunks done';

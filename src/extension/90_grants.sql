@@ -1,0 +1,57 @@
+-- Roles, and what each may do; nothing for PUBLIC.  Roles are shared by all
+-- databases of the cluster, so they may exist already, and outlive us.
+
+DO $roles$
+DECLARE
+    role name;
+BEGIN
+    FOREACH role IN ARRAY ARRAY['rehome_reader', 'rehome_operator', 'rehome_admin'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = role) THEN
+            EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role);
+        END IF;
+    END LOOP;
+END
+$roles$;
+GRANT rehome_reader TO rehome_operator;
+GRANT rehome_operator TO rehome_admin;
+
+REVOKE ALL ON SCHEMA rehome, rehome_change FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA rehome FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA rehome FROM PUBLIC;
+REVOKE ALL ON ALL PROCEDURES IN SCHEMA rehome FROM PUBLIC;
+
+GRANT USAGE ON SCHEMA rehome TO rehome_reader;
+GRANT SELECT ON ALL TABLES IN SCHEMA rehome TO rehome_reader;
+GRANT EXECUTE ON FUNCTION
+    rehome.database_identity(),
+    rehome.state_transitions(),
+    rehome.plan(name)
+    TO rehome_reader;
+
+GRANT EXECUTE ON FUNCTION
+    rehome.preflight(name),
+    rehome.pause(name, name, text),
+    rehome.resume(name, name),
+    rehome.verify(name, name, text)
+    TO rehome_operator;
+GRANT EXECUTE ON PROCEDURE
+    rehome.start(name, name),
+    rehome.copy(name, name),
+    rehome.sync(name, name),
+    rehome.recover(name)
+    TO rehome_operator;
+
+GRANT EXECUTE ON FUNCTION
+    rehome.create_migration(name, name, text, text),
+    rehome.add_slice(name, name, text),
+    rehome.add_table(name, regclass, regclass, name[], text, name),
+    rehome.add_schema(name, name, name, name),
+    rehome.map_column(name, regclass, name, text, text, name, text),
+    rehome.drop_migration(name)
+    TO rehome_admin;
+GRANT EXECUTE ON PROCEDURE
+    rehome.cutover(name, name, boolean),
+    rehome.rollback(name, name),
+    rehome.complete(name, name),
+    rehome.cancel(name, name)
+    TO rehome_admin;

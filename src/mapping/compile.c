@@ -1,0 +1,335 @@
+/*-------------------------------------------------------------------------
+ *
+ * compile.c
+ *	  From the column maps of a table to expressions the executor can run.
+ *
+ * An expression is SQL over the columns of the source, which it may qualify
+ * with "source".  It is parsed like any expression of a query on the foreign
+ * table, coerced to the target column as an assignment, and planned.  At
+ * definition it is parsed under the definer's search_path and stored as the
+ * server deparses it with everything qualified, so that what it means does
+ * not depend on who runs it later.
+ *
+ * This module reads the system catalogs and nothing else: no SPI, no libpq.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/amapi.h"
+#include "access/stratnum.h"
+#include "access/table.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_operator.h"
+#include "catalog/pg_type.h"
+#include "mapping/mapping.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_coerce.h"
+#include "parser/parse_collate.h"
+#include "parser/parse_expr.h"
+#include "parser/parse_relation.h"
+#include "parser/parser.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/ruleutils.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+/*
+ * rehome_expression_parse parses one expression over the columns of rel.
+ * Raises on anything but a single, set-free, subquery-free expression.  The
+ * result is not yet coerced.
+ */
+Node *
+rehome_expression_parse(const char *text, Relation rel, const char *alias)
+{
+	ParseState *pstate = make_parsestate(NULL);
+	ParseNamespaceItem *nsitem;
+	List	   *raw;
+	SelectStmt *select;
+	ResTarget  *target;
+	Node	   *expr;
+
+	raw = raw_parser(text, RAW_PARSE_PLPGSQL_EXPR);
+	select = (SelectStmt *) linitial_node(RawStmt, raw)->stmt;
+	if (list_length(raw) != 1 || !IsA(select, SelectStmt) ||
+		list_length(select->targetList) != 1 || select->fromClause != NIL ||
+		select->whereClause != NULL || select->groupClause != NIL ||
+		select->havingClause != NULL || select->windowClause != NIL ||
+		select->sortClause != NIL || select->limitCount != NULL ||
+		select->limitOffset != NULL || select->lockingClause != NIL ||
+		select->distinctClause != NIL || select->op != SETOP_NONE)
+		ereport(ERROR,
+				errcode(ERRCODE_SYNTAX_ERROR),
+				errmsg("\"%s\" is not a single expression", text),
+				errhint("Write one SQL expression over the columns of \"%s\".",
+						RelationGetRelationName(rel)));
+	target = linitial_node(ResTarget, select->targetList);
+
+	pstate->p_sourcetext = text;
+	nsitem = addRangeTableEntryForRelation(pstate, rel, AccessShareLock,
+										   makeAlias(alias, NIL), false, true);
+	addNSItemToQuery(pstate, nsitem, true, true, true);
+	expr = transformExpr(pstate, target->val, EXPR_KIND_GENERATED_COLUMN);
+	assign_expr_collations(pstate, expr);
+	free_parsestate(pstate);
+
+	if (contain_volatile_functions(expr))
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+				errmsg("expression \"%s\" is volatile", text),
+				errdetail("Copy, sync and verification each evaluate it and must get the same value."),
+				errhint("Use immutable or stable functions only."));
+	return expr;
+}
+
+/*
+ * rehome_expression_deparse returns an expression's SQL, everything outside
+ * the current search_path qualified.
+ */
+char *
+rehome_expression_deparse(Node *expr, Relation rel, const char *alias)
+{
+	return deparse_expression(expr, deparse_context_for(alias, RelationGetRelid(rel)),
+							  false, false);
+}
+
+/*
+ * rehome_expression_coerce makes an expression fit a column, as an
+ * assignment would, and plans it; raises when there is no such cast.
+ */
+Node *
+rehome_expression_coerce(Node *expr, Relation target, AttrNumber attnum)
+{
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(target), attnum - 1);
+	ParseState *pstate = make_parsestate(NULL);
+	Oid			type = exprType(expr);
+	Node	   *result;
+
+	result = coerce_to_target_type(pstate, expr, type, att->atttypid, att->atttypmod,
+								   COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
+	if (result == NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_DATATYPE_MISMATCH),
+				errmsg("column \"%s\" of \"%s\" is of type %s but its map gives %s",
+					   NameStr(att->attname), RelationGetRelationName(target),
+					   format_type_with_typemod(att->atttypid, att->atttypmod),
+					   format_type_be(type)),
+				errhint("Map the column with an explicit cast in the expression."));
+	assign_expr_collations(pstate, result);
+	free_parsestate(pstate);
+	return (Node *) expression_planner((Expr *) result);
+}
+
+/*
+ * rehome_expression_columns returns the names (char *) of the columns an
+ * expression reads.
+ */
+List *
+rehome_expression_columns(Node *expr, Relation rel)
+{
+	Bitmapset  *attnos = NULL;
+	List	   *names = NIL;
+	int			i = -1;
+
+	pull_varattnos(expr, 1, &attnos);
+	while ((i = bms_next_member(attnos, i)) >= 0)
+	{
+		AttrNumber	attnum = i + FirstLowInvalidHeapAttributeNumber;
+
+		if (attnum == InvalidAttrNumber)
+		{
+			TupleDesc	desc = RelationGetDescr(rel);
+
+			for (int a = 0; a < desc->natts; a++)
+				if (!TupleDescAttr(desc, a)->attisdropped)
+					names = lappend(names, pstrdup(NameStr(TupleDescAttr(desc, a)->attname)));
+			break;
+		}
+		if (attnum > 0)
+			names = lappend(names, pstrdup(NameStr(TupleDescAttr(RelationGetDescr(rel), attnum - 1)->attname)));
+	}
+	return names;
+}
+
+/*
+ * rehome_equality_operator returns, as SQL, the equality operator by which a
+ * unique index of the relation compares a column; failing that, the default
+ * one of its type.
+ */
+char *
+rehome_equality_operator(Oid relid, AttrNumber attnum)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
+	Oid			operator = InvalidOid;
+	HeapTuple	tuple;
+	Form_pg_operator form;
+	char	   *sql;
+	ListCell   *lc;
+
+	foreach(lc, RelationGetIndexList(rel))
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+		Form_pg_index ind = index->rd_index;
+
+		for (int i = 0; i < ind->indnkeyatts && !OidIsValid(operator); i++)
+			if (ind->indisunique && ind->indkey.values[i] == attnum &&
+				index->rd_rel->relam == BTREE_AM_OID)
+				operator = get_opfamily_member(index->rd_opfamily[i], index->rd_opcintype[i],
+											   index->rd_opcintype[i], BTEqualStrategyNumber);
+		index_close(index, AccessShareLock);
+	}
+	if (!OidIsValid(operator))
+		operator = lookup_type_cache(att->atttypid, TYPECACHE_EQ_OPR)->eq_opr;
+	if (!OidIsValid(operator))
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_FUNCTION),
+				errmsg("column \"%s\" of \"%s\" cannot be part of a key",
+					   NameStr(att->attname), RelationGetRelationName(rel)),
+				errdetail("Type %s has no equality operator.", format_type_be(att->atttypid)));
+	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(operator));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for operator %u", operator);
+	form = (Form_pg_operator) GETSTRUCT(tuple);
+	sql = psprintf("OPERATOR(%s.%s)",
+				   quote_identifier(get_namespace_name(form->oprnamespace)),
+				   NameStr(form->oprname));
+	ReleaseSysCache(tuple);
+	table_close(rel, AccessShareLock);
+	return sql;
+}
+
+static TupleDesc
+describe(RehomeMappedColumn **columns, int n)
+{
+	TupleDesc	desc = CreateTemplateTupleDesc(n);
+
+	for (int i = 0; i < n; i++)
+	{
+		TupleDescInitEntry(desc, i + 1, columns[i]->name, columns[i]->type,
+						   columns[i]->typmod, 0);
+		TupleDescInitEntryCollation(desc, i + 1, columns[i]->collation);
+	}
+	return desc;
+}
+
+/*
+ * compile_column parses and coerces one column's expression.
+ */
+static void
+compile_column(RehomeMapping *mapping, RehomeMappedColumn *column,
+			   RehomeColumnMap *map, Relation source, Relation target)
+{
+	Form_pg_attribute att;
+	ListCell   *lc;
+	int			position = 0;
+
+	column->name = map->name;
+	column->map = map;
+	column->attnum = get_attnum(RelationGetRelid(target), map->name);
+	if (column->attnum <= 0)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_COLUMN),
+				errmsg("column \"%s\" of \"%s\" does not exist any more",
+					   map->name, RelationGetRelationName(target)));
+	att = TupleDescAttr(RelationGetDescr(target), column->attnum - 1);
+	column->type = att->atttypid;
+	column->typmod = att->atttypmod;
+	column->collation = att->attcollation;
+	column->identity_always = att->attidentity == ATTRIBUTE_IDENTITY_ALWAYS;
+	column->expression = map->expression;
+	column->expr = (Expr *)
+		rehome_expression_coerce(rehome_expression_parse(map->expression, source, "source"),
+								 target, column->attnum);
+	if (IsA(column->expr, Var) && ((Var *) column->expr)->varattno > 0)
+		column->plain = ((Var *) column->expr)->varattno;
+	else
+		mapping->all_plain = false;
+	pull_varattnos((Node *) column->expr, 1, &mapping->needed);
+
+	foreach(lc, mapping->map->key)
+	{
+		position++;
+		if (strcmp(lfirst(lc), map->name) == 0)
+		{
+			column->key = position;
+			column->equal = rehome_equality_operator(RelationGetRelid(target), column->attnum);
+			mapping->key[position - 1] = column;
+		}
+	}
+}
+
+/*
+ * rehome_mapping_compile compiles a table map, in the current memory context.
+ * Raises when the map no longer fits the tables.
+ */
+RehomeMapping *
+rehome_mapping_compile(RehomeTableMap *map)
+{
+	RehomeMapping *mapping = palloc0(sizeof(RehomeMapping));
+	Relation	source = table_open(map->source, AccessShareLock);
+	Relation	target = table_open(map->target, AccessShareLock);
+	RehomeMappedColumn **all;
+	ListCell   *lc;
+
+	mapping->map = map;
+	mapping->source_desc = CreateTupleDescCopy(RelationGetDescr(source));
+	mapping->columns = palloc0(sizeof(RehomeMappedColumn) * Max(list_length(map->columns), 1));
+	mapping->nkey = list_length(map->key);
+	mapping->key = palloc0(sizeof(RehomeMappedColumn *) * mapping->nkey);
+	mapping->all_plain = true;
+
+	foreach(lc, map->columns)
+	{
+		RehomeColumnMap *column = lfirst(lc);
+
+		if (column->kind != REHOME_SKIP)
+			compile_column(mapping, &mapping->columns[mapping->ncolumns++], column,
+						   source, target);
+	}
+	foreach(lc, map->key)
+		if (mapping->key[foreach_current_index(lc)] == NULL)
+			elog(ERROR, "key column \"%s\" of table map %d is not mapped",
+				 (char *) lfirst(lc), map->id);
+
+	all = palloc(sizeof(RehomeMappedColumn *) * Max(mapping->ncolumns, 1));
+	for (int i = 0; i < mapping->ncolumns; i++)
+		all[i] = &mapping->columns[i];
+	mapping->mapped_desc = describe(all, mapping->ncolumns);
+	mapping->key_desc = describe(mapping->key, mapping->nkey);
+	table_close(target, AccessShareLock);
+	table_close(source, AccessShareLock);
+	return mapping;
+}
+
+/*
+ * rehome_mapping_source_columns returns the names (char *) of the source
+ * columns that have to be read, in the foreign table's order.
+ */
+List *
+rehome_mapping_source_columns(RehomeMapping *mapping)
+{
+	List	   *names = NIL;
+	bool		whole_row = bms_is_member(InvalidAttrNumber - FirstLowInvalidHeapAttributeNumber,
+										  mapping->needed);
+	ListCell   *lc;
+
+	for (int i = 0; i < mapping->source_desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(mapping->source_desc, i);
+		bool		wanted;
+
+		if (att->attisdropped)
+			continue;
+		wanted = whole_row ||
+			bms_is_member(att->attnum - FirstLowInvalidHeapAttributeNumber, mapping->needed);
+		foreach(lc, mapping->map->source_key)
+			wanted = wanted || strcmp(lfirst(lc), NameStr(att->attname)) == 0;
+		if (wanted)
+			names = lappend(names, pstrdup(NameStr(att->attname)));
+	}
+	return names;
+}

@@ -1,0 +1,72 @@
+/*-------------------------------------------------------------------------
+ *
+ * mapping.h
+ *	  Compiled table maps: what copy, sync and verification evaluate.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REHOME_MAPPING_H
+#define REHOME_MAPPING_H
+
+#include "access/tupdesc.h"
+#include "catalog/migration.h"
+#include "executor/executor.h"
+#include "nodes/bitmapset.h"
+#include "utils/rel.h"
+
+/* One column of a compiled map. */
+typedef struct RehomeMappedColumn
+{
+	char	   *name;
+	AttrNumber	attnum;			/* in the target */
+	Oid			type;			/* of the target column */
+	int32		typmod;
+	Oid			collation;
+	Expr	   *expr;			/* over the source row, coerced to the type */
+	AttrNumber	plain;			/* source attnum if a bare column of the same type, else 0 */
+	char	   *expression;		/* its SQL */
+	bool		identity_always;
+	int			key;			/* position in the key, from 1; 0: not in it */
+	char	   *equal;			/* equality operator of a key column, as SQL */
+	RehomeColumnMap *map;
+} RehomeMappedColumn;
+
+typedef struct RehomeMapping
+{
+	RehomeTableMap *map;
+	TupleDesc	source_desc;
+	TupleDesc	mapped_desc;	/* the mapped columns, in order */
+	TupleDesc	key_desc;		/* the key columns, in key order */
+	int			ncolumns;
+	RehomeMappedColumn *columns;
+	int			nkey;
+	RehomeMappedColumn **key;
+	Bitmapset  *needed;			/* source attnums any expression reads */
+	bool		all_plain;
+} RehomeMapping;
+
+/* A projection of source rows, ready to run. */
+typedef struct RehomeProjector
+{
+	EState	   *estate;
+	ExprContext *econtext;
+	TupleTableSlot *source;		/* fill values and nulls, then project */
+	TupleTableSlot *result;
+	ProjectionInfo *projection;
+} RehomeProjector;
+
+extern RehomeMapping *rehome_mapping_compile(RehomeTableMap *map);
+extern List *rehome_mapping_source_columns(RehomeMapping *mapping);
+extern Node *rehome_expression_parse(const char *text, Relation rel, const char *alias);
+extern char *rehome_expression_deparse(Node *expr, Relation rel, const char *alias);
+extern Node *rehome_expression_coerce(Node *expr, Relation target, AttrNumber attnum);
+extern List *rehome_expression_columns(Node *expr, Relation rel);
+extern char *rehome_equality_operator(Oid relid, AttrNumber attnum);
+
+extern RehomeProjector *rehome_projector_full(RehomeMapping *mapping, Relation target);
+extern RehomeProjector *rehome_projector_mapped(RehomeMapping *mapping);
+extern RehomeProjector *rehome_projector_key(RehomeMapping *mapping);
+extern TupleTableSlot *rehome_project(RehomeProjector *projector);
+extern void rehome_projector_end(RehomeProjector *projector);
+
+#endif							/* REHOME_MAPPING_H */

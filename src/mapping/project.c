@@ -1,0 +1,125 @@
+/*-------------------------------------------------------------------------
+ *
+ * project.c
+ *	  Running a compiled table map over source rows.
+ *
+ * Three shapes come out of the same expressions: the full target row (what
+ * the fast load inserts, unmapped columns taking their defaults), the mapped
+ * columns (what sync applies and verification compares), and the key alone
+ * (what is left of a row that is gone).
+ *
+ * The caller is the migration's owner while it projects, and resets
+ * econtext's per-tuple memory between rows.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/pg_type.h"
+#include "mapping/mapping.h"
+#include "nodes/makefuncs.h"
+#include "optimizer/optimizer.h"
+#include "rewrite/rewriteHandler.h"
+
+static RehomeProjector *
+make_projector(RehomeMapping *mapping, List *targetlist, TupleDesc desc)
+{
+	RehomeProjector *p = palloc0(sizeof(RehomeProjector));
+
+	p->estate = CreateExecutorState();
+	p->econtext = GetPerTupleExprContext(p->estate);
+	p->source = MakeSingleTupleTableSlot(mapping->source_desc, &TTSOpsVirtual);
+	p->result = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
+	p->econtext->ecxt_scantuple = p->source;
+	p->projection = ExecBuildProjectionInfo(targetlist, p->econtext, p->result,
+											NULL, mapping->source_desc);
+	return p;
+}
+
+static List *
+add_entry(List *targetlist, Expr *expr)
+{
+	return lappend(targetlist,
+				   makeTargetEntry(expr, list_length(targetlist) + 1, NULL, false));
+}
+
+/*
+ * rehome_projector_full projects to whole rows of the target.  Stored
+ * generated columns come out null and are for the loader to compute.
+ */
+RehomeProjector *
+rehome_projector_full(RehomeMapping *mapping, Relation target)
+{
+	TupleDesc	desc = RelationGetDescr(target);
+	List	   *targetlist = NIL;
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		Expr	   *expr = NULL;
+
+		for (int c = 0; c < mapping->ncolumns && !att->attisdropped; c++)
+			if (mapping->columns[c].attnum == att->attnum)
+				expr = mapping->columns[c].expr;
+		if (expr == NULL && !att->attisdropped && att->attgenerated == '\0')
+		{
+			expr = (Expr *) build_column_default(target, att->attnum);
+			if (expr != NULL)
+				expr = expression_planner(expr);
+		}
+		if (expr == NULL)
+			expr = att->attisdropped ?
+				(Expr *) makeNullConst(INT4OID, -1, InvalidOid) :
+				(Expr *) makeNullConst(att->atttypid, att->atttypmod, att->attcollation);
+		targetlist = add_entry(targetlist, expr);
+	}
+	return make_projector(mapping, targetlist, desc);
+}
+
+/*
+ * rehome_projector_mapped projects to the mapped columns.
+ */
+RehomeProjector *
+rehome_projector_mapped(RehomeMapping *mapping)
+{
+	List	   *targetlist = NIL;
+
+	for (int c = 0; c < mapping->ncolumns; c++)
+		targetlist = add_entry(targetlist, mapping->columns[c].expr);
+	return make_projector(mapping, targetlist, mapping->mapped_desc);
+}
+
+/*
+ * rehome_projector_key projects to the key, from source rows in which only
+ * the source's key columns need be filled.
+ */
+RehomeProjector *
+rehome_projector_key(RehomeMapping *mapping)
+{
+	List	   *targetlist = NIL;
+
+	for (int k = 0; k < mapping->nkey; k++)
+		targetlist = add_entry(targetlist, mapping->key[k]->expr);
+	return make_projector(mapping, targetlist, mapping->key_desc);
+}
+
+/*
+ * rehome_project projects the row in projector->source.  The result is valid
+ * until the next call, and as long as per-tuple memory.
+ */
+TupleTableSlot *
+rehome_project(RehomeProjector *projector)
+{
+	ExecClearTuple(projector->result);
+	return ExecProject(projector->projection);
+}
+
+void
+rehome_projector_end(RehomeProjector *projector)
+{
+	ExecDropSingleTupleTableSlot(projector->source);
+	ExecDropSingleTupleTableSlot(projector->result);
+	FreeExecutorState(projector->estate);
+	pfree(projector);
+}

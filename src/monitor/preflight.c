@@ -1,0 +1,493 @@
+/*-------------------------------------------------------------------------
+ *
+ * preflight.c
+ *	  Everything that stands in the way of a migration, told before it starts.
+ *
+ * Errors keep rehome.start() from starting, or, of check "reverse" and of
+ * the privileges for the switch, rehome.cutover() from cutting over.  Each
+ * missing privilege comes with the GRANT that gives it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "apply/inverse.h"
+#include "catalog/pg_class.h"
+#include "errors.h"
+#include "funcapi.h"
+#include "mapping/mapping.h"
+#include "miscadmin.h"
+#include "monitor/preflight.h"
+#include "monitor/sql/source_facts.sql.h"
+#include "remote/query.h"
+#include "util/problems.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+/* Oldest source we know how to talk to. */
+#define OLDEST_SOURCE 100000
+
+/* Columns of source_facts.sql. */
+enum
+{
+	FACT_N, FACT_OID, FACT_KIND, FACT_PERSISTENCE, FACT_OWNED, FACT_SELECT, FACT_TRIGGER,
+	FACT_WRITE, FACT_ROW_SECURITY, FACT_CHILDREN, FACT_KEY_UNIQUE, FACT_TRIGGERS,
+	FACT_UNREADABLE_PARTS
+};
+
+static List *
+finding(List *findings, const char *check, const char *severity, const char *object,
+		char *detail, char *hint)
+{
+	RehomeFinding *f = palloc0(sizeof(RehomeFinding));
+
+	f->check = check;
+	f->severity = severity;
+	f->object = pstrdup(object);
+	f->detail = detail;
+	f->hint = hint;
+	return lappend(findings, f);
+}
+
+static char *
+target_name(RehomeTableMap *map)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(map->target)),
+									  get_rel_name(map->target));
+}
+
+/*
+ * source_facts runs source_facts.sql for the maps.
+ */
+static RehomeRows *
+source_facts(RehomeConn *conn, List *maps)
+{
+	List	   *names = NIL;
+	List	   *keys = NIL;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		RehomeRemoteTable *table = rehome_remote_table(map->source);
+
+		names = lappend(names, rehome_remote_relation(table));
+		keys = lappend(keys, rehome_remote_key_array(map, table));
+	}
+	return rehome_conn_query(conn, sql_source_facts, "tt", rehome_name_array(names),
+							 rehome_name_array(keys));
+}
+
+static List *
+check_connection(List *findings, RehomeConn *conn, RehomeSlice *slice)
+{
+	RehomeRows *rows = rehome_conn_query(conn,
+										 "SELECT current_database(), current_user, pg_is_in_recovery(),"
+										 " has_database_privilege(current_database(), 'CREATE')"
+										 " OR EXISTS (SELECT FROM pg_namespace WHERE nspname = 'rehome_source' AND pg_has_role(nspowner, 'USAGE')),"
+										 " current_setting('server_encoding'), quote_ident(current_database()), quote_ident(current_user)", "");
+	char	  **v = rows->value[0];
+
+	if (rehome_conn_version(conn) < OLDEST_SOURCE)
+		findings = finding(findings, "source", "error", v[0],
+						   psprintf("the source is PostgreSQL %d.%d", rehome_conn_version(conn) / 10000,
+									rehome_conn_version(conn) / 100 % 100),
+						   "Version 10 is the oldest that can be a source.");
+	if (rehome_bool(v[2]))
+		findings = finding(findings, "source", "error", v[0],
+						   "the source is a standby; triggers cannot be created there",
+						   "Point the server at its primary.");
+	if (!rehome_bool(v[3]))
+		findings = finding(findings, "privilege", "error", v[0],
+						   psprintf("role \"%s\" may not create schema rehome_source", v[1]),
+						   psprintf("GRANT CREATE ON DATABASE %s TO %s;", v[5], v[6]));
+	if (!rehome_inverse_may_bypass(conn))
+		findings = finding(findings, "reverse", "info", v[0],
+						   "triggers and foreign keys of the source fire when changes are brought back after cutover",
+						   psprintf("On PostgreSQL 15 and later: GRANT SET ON PARAMETER session_replication_role TO %s;", v[6]));
+	return findings;
+}
+
+static List *
+check_source_table(List *findings, RehomeTableMap *map, char **fact, const char *role,
+				   int version)
+{
+	char	   *name = rehome_remote_relation(rehome_remote_table(map->source));
+	char		kind;
+
+	if (fact[FACT_OID] == NULL)
+		return finding(findings, "source", "error", name, "the source has no such table",
+					   "Check the foreign table's options schema_name and table_name.");
+	kind = fact[FACT_KIND][0];
+	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE)
+		return finding(findings, "source", "error", name,
+					   "is not a table; changes of views and foreign tables cannot be captured", NULL);
+	if (kind == RELKIND_PARTITIONED_TABLE && version < 110000)
+		findings = finding(findings, "source", "error", name,
+						   "PostgreSQL 10 has no row triggers on partitioned tables", "Map each partition.");
+	if (fact[FACT_PERSISTENCE][0] == 't')
+		findings = finding(findings, "source", "error", name, "is a temporary table", NULL);
+	if (fact[FACT_PERSISTENCE][0] == 'u')
+		findings = finding(findings, "source", "warning", name,
+						   "is unlogged: a crash of the source empties it, and no trigger tells",
+						   "ALTER TABLE ... SET LOGGED, or verify after a crash.");
+	if (rehome_bool(fact[FACT_CHILDREN]))
+		findings = finding(findings, "source", "error", name, "has inheritance children", "Map each table by itself.");
+	if (!rehome_bool(fact[FACT_SELECT]))
+		findings = finding(findings, "privilege", "error", name, psprintf("role %s may not read it", role),
+						   psprintf("GRANT SELECT ON TABLE %s TO %s;", name, role));
+	if (!rehome_bool(fact[FACT_TRIGGER]))
+		findings = finding(findings, "privilege", "error", name, psprintf("role %s may not create triggers on it", role),
+						   psprintf("GRANT TRIGGER ON TABLE %s TO %s;", name, role));
+	if (fact[FACT_UNREADABLE_PARTS] != NULL)
+		findings = finding(findings, "privilege", "error", name,
+						   psprintf("role %s may not read the partitions %s", role, fact[FACT_UNREADABLE_PARTS]),
+						   psprintf("GRANT SELECT, TRIGGER, INSERT, UPDATE, DELETE ON TABLE %s TO %s;",
+									fact[FACT_UNREADABLE_PARTS], role));
+	if (rehome_bool(fact[FACT_ROW_SECURITY]))
+		findings = finding(findings, "source", "error", name, psprintf("row security hides rows from role %s", role),
+						   psprintf("ALTER ROLE %s BYPASSRLS;", role));
+	if (!rehome_bool(fact[FACT_KEY_UNIQUE]))
+		findings = finding(findings, "source", "warning", name,
+						   psprintf("no unique index stands on (%s): rows that share a key cannot be told apart",
+									rehome_quote_list(map->source_key, "")),
+						   "Create a unique index, or choose another key.");
+	if (!rehome_bool(fact[FACT_OWNED]))
+		findings = finding(findings, "source", "warning", name,
+						   "capture does not see writes of sessions in replica role, since the connecting role does not own the table",
+						   psprintf("Avoid session_replication_role = replica there, or GRANT the owner to %s.", role));
+	return findings;
+}
+
+/*
+ * check_source_columns compares the foreign table with what is at the source.
+ */
+static List *
+check_source_columns(List *findings, RehomeConn *conn, RehomeTableMap *map)
+{
+	RehomeRemoteTable *table = rehome_remote_table(map->source);
+	char	   *name = rehome_remote_relation(table);
+	Relation	rel = table_open(map->source, AccessShareLock);
+	RehomeRows *rows = rehome_conn_query(conn,
+										 "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a"
+										 " WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped",
+										 "t", name);
+
+	for (int i = 0; i < table->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), i);
+		bool		found = false;
+
+		if (table->local[i] == NULL)
+			continue;
+		for (int r = 0; r < rows->n; r++)
+		{
+			char	   *type;
+
+			if (strcmp(rows->value[r][0], table->remote[i]) != 0)
+				continue;
+			found = true;
+			type = format_type_with_typemod(att->atttypid, att->atttypmod);
+			if (strcmp(type, rows->value[r][1]) != 0)
+				findings = finding(findings, "mapping", "warning", psprintf("%s.%s", name, table->remote[i]),
+								   psprintf("is of type %s at the source, but the foreign table says %s",
+											rows->value[r][1], type),
+								   "Import the foreign table again.");
+		}
+		if (!found)
+			findings = finding(findings, "mapping", "error", psprintf("%s.%s", name, table->remote[i]),
+							   "the foreign table has a column that the source has not",
+							   "Import the foreign table again.");
+	}
+	table_close(rel, AccessShareLock);
+	return findings;
+}
+
+static List *
+check_target(List *findings, RehomeSlice *slice, RehomeTableMap *map)
+{
+	char	   *name = target_name(map);
+	RehomeRows *rows;
+	ListCell   *lc;
+
+	rows = rehome_spi("SELECT c.relrowsecurity AND c.relforcerowsecurity, pg_has_role($2, c.relowner, 'USAGE'),"
+					  " EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal"
+					  "  AND g.tgenabled IN ('A', 'R') AND g.tgname NOT LIKE 'rehome\\_%')"
+					  " FROM pg_class c WHERE c.oid = $1", "oo", map->target, slice->migration->owner);
+	if (rows->n == 0)
+		return finding(findings, "target", "error", psprintf("%u", map->target), "the target table does not exist any more", NULL);
+	if (rehome_bool(rows->value[0][0]))
+		findings = finding(findings, "target", "error", name, "row security is forced, even for the owner",
+						   psprintf("ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;", name));
+	if (!rehome_bool(rows->value[0][1]))
+		findings = finding(findings, "privilege", "error", name,
+						   psprintf("role \"%s\" does not own it", GetUserNameFromId(slice->migration->owner, false)),
+						   psprintf("ALTER TABLE %s OWNER TO ...;", name));
+	if (rehome_bool(rows->value[0][2]))
+		findings = finding(findings, "target", "warning", name,
+						   "has triggers that fire for replicated changes too; they will fire for every row brought here", NULL);
+	if (slice->state == REHOME_PLANNED &&
+		rehome_spi(psprintf("SELECT 1 FROM %s LIMIT 1", name), "")->n > 0)
+		findings = finding(findings, "target", "error", name, "is not empty",
+						   psprintf("TRUNCATE %s;", name));
+
+	foreach(lc, map->columns)
+	{
+		RehomeColumnMap *column = lfirst(lc);
+		bool		in_key = false;
+		ListCell   *lc2;
+
+		foreach(lc2, map->key)
+			in_key = in_key || strcmp(lfirst(lc2), column->name) == 0;
+		if (column->kind != REHOME_SKIP)
+			continue;
+		if (in_key || rehome_spi("SELECT 1 FROM pg_attribute WHERE attrelid = $1 AND attname = $2::name"
+								 " AND attnotnull AND NOT atthasdef AND attidentity = ''",
+								 "ot", map->target, column->name)->n > 0)
+			findings = finding(findings, "mapping", "error",
+							   psprintf("%s.%s", name, quote_identifier(column->name)),
+							   in_key ? "is part of the key but mapped from nothing" :
+							   "may not be null, has no default and is mapped from nothing",
+							   psprintf("SELECT rehome.map_column(%s, %s, %s, '<expression>');",
+										quote_literal_cstr(slice->migration->name),
+										quote_literal_cstr(name), quote_literal_cstr(column->name)));
+	}
+	return findings;
+}
+
+static bool
+has_errors(List *findings)
+{
+	ListCell   *lc;
+
+	foreach(lc, findings)
+		if (strcmp(((RehomeFinding *) lfirst(lc))->severity, "error") == 0)
+			return true;
+	return false;
+}
+
+/*
+ * check_reverse names the columns whose changes after cutover could not be
+ * carried back.
+ */
+static List *
+check_reverse(List *findings, RehomeConn *conn, RehomeTableMap *map)
+{
+	RehomeInverse *inverse = rehome_inverse_compile(map);
+	char	   *name = rehome_remote_relation(inverse->table);
+	RehomeRows *rows;
+
+	rows = rehome_conn_query(conn,
+							 "SELECT a.attname, a.attnotnull AND NOT a.atthasdef AND a.attidentity = '',"
+							 " coalesce(to_jsonb(a)->>'attgenerated', '') <> ''"
+							 " FROM pg_attribute a WHERE a.attrelid = $1::regclass AND a.attnum > 0"
+							 " AND NOT a.attisdropped ORDER BY a.attnum", "t", name);
+	for (int r = 0; r < rows->n; r++)
+	{
+		RehomeInverseColumn *column = NULL;
+		char	   *object = psprintf("%s.%s", name, quote_identifier(rows->value[r][0]));
+
+		for (int i = 0; i < inverse->ncolumns; i++)
+			if (strcmp(inverse->columns[i].remote, rows->value[r][0]) == 0)
+				column = &inverse->columns[i];
+		if (rehome_bool(rows->value[r][2]))
+			continue;
+		if (column != NULL && column->carried)
+		{
+			if (column->key > 0 && !column->key_only)
+				findings = finding(findings, "reverse", "error", object,
+								   "is part of the key, but its inverse reads more than the target's key",
+								   "Deleted rows leave nothing but their key: restore it from that.");
+			continue;
+		}
+		if (column != NULL && column->key > 0)
+			findings = finding(findings, "reverse", "error", object,
+							   "is part of the key and cannot be restored from the target: no change could be carried back",
+							   "Give rehome.map_column() an inverse, or cut over with one_way => true.");
+		else if (rehome_bool(rows->value[r][1]))
+			findings = finding(findings, "reverse", "error", object,
+							   "cannot be restored from the target, may not be null and has no default: rows inserted after cutover could not be carried back",
+							   "Give rehome.map_column() an inverse, give the source column a default, or cut over with one_way => true.");
+		else
+			findings = finding(findings, "reverse", "warning", object,
+							   "is not carried back after cutover: changed rows keep their value, new rows get the default",
+							   "Give rehome.map_column() an inverse if that is not enough.");
+	}
+	return findings;
+}
+
+/*
+ * check_sequences looks whether the sequences of mapped columns can be read
+ * and set, and names those of the same schemas that nothing carries.
+ */
+static List *
+check_sequences(List *findings, RehomeConn *conn, List *maps, const char *role)
+{
+	List	   *names = NIL;
+	RehomeRows *rows;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+		names = lappend(names, rehome_remote_relation(rehome_remote_table(((RehomeTableMap *) lfirst(lc))->source)));
+	rows = rehome_conn_query(conn,
+							 "WITH t AS (SELECT n::regclass::oid AS oid FROM unnest($1::text[]) AS n)"
+							 " SELECT s.oid::regclass, has_sequence_privilege(s.oid, 'SELECT'), has_sequence_privilege(s.oid, 'UPDATE'),"
+							 " EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = s.oid"
+							 "   AND d.refclassid = 'pg_class'::regclass AND d.refobjid IN (SELECT oid FROM t) AND d.deptype IN ('a', 'i'))"
+							 " OR EXISTS (SELECT FROM pg_depend d JOIN pg_attrdef f ON f.oid = d.objid"
+							 "   WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass"
+							 "   AND d.refobjid = s.oid AND f.adrelid IN (SELECT oid FROM t))"
+							 " FROM pg_class s WHERE s.relkind = 'S' AND s.relnamespace IN"
+							 "  (SELECT relnamespace FROM pg_class WHERE oid IN (SELECT oid FROM t)) ORDER BY 1",
+							 "t", rehome_name_array(names));
+	for (int i = 0; i < rows->n; i++)
+	{
+		char	   *name = rows->value[i][0];
+
+		if (!rehome_bool(rows->value[i][3]))
+			findings = finding(findings, "sequence", "warning", name,
+							   "feeds no mapped column and is not carried over",
+							   "Set its counterpart by hand in the transaction of the cutover, if there is one.");
+		else if (!rehome_bool(rows->value[i][1]) || !rehome_bool(rows->value[i][2]))
+			findings = finding(findings, "privilege", "error", name,
+							   psprintf("role %s may not read and set the sequence", role),
+							   psprintf("GRANT SELECT, UPDATE ON SEQUENCE %s TO %s;", name, role));
+	}
+	return findings;
+}
+
+/*
+ * rehome_preflight_switch returns what stands in the way of cutover and
+ * rollback.
+ */
+List *
+rehome_preflight_switch(RehomeConn *conn, RehomeSlice *slice, List *maps)
+{
+	List	   *findings = NIL;
+	RehomeRows *facts = source_facts(conn, maps);
+	char	   *role = rehome_conn_value(conn, "SELECT quote_ident(current_user)", "");
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		char	  **fact = facts->value[foreach_current_index(lc)];
+		char	   *name = rehome_remote_relation(rehome_remote_table(map->source));
+
+		if (fact[FACT_OID] == NULL)
+			continue;
+		if (!rehome_bool(fact[FACT_WRITE]))
+			findings = finding(findings, "privilege", "error", name,
+							   psprintf("role %s may not lock it for the switch, nor bring changes back", role),
+							   psprintf("GRANT INSERT, UPDATE, DELETE ON TABLE %s TO %s;", name, role));
+		findings = check_reverse(findings, conn, map);
+	}
+	findings = check_sequences(findings, conn, maps, role);
+	foreach(lc, findings)
+		((RehomeFinding *) lfirst(lc))->at_switch = true;
+	return findings;
+}
+
+/*
+ * rehome_preflight_slice returns all findings of a slice.
+ */
+List *
+rehome_preflight_slice(RehomeSlice *slice)
+{
+	List	   *findings = NIL;
+	List	   *maps = rehome_table_maps_get(slice);
+	RehomeConn *conn;
+	RehomeRows *facts;
+	char	   *role;
+	ListCell   *lc;
+
+	if (maps == NIL)
+		return finding(NIL, "mapping", "error", slice->name, "the slice has no tables",
+					   psprintf("SELECT rehome.add_table(%s, '<source>', '<target>', slice => %s);",
+								quote_literal_cstr(slice->migration->name), quote_literal_cstr(slice->name)));
+	foreach(lc, maps)
+		findings = check_target(findings, slice, lfirst(lc));
+	if (!slice->migration->live)
+		return findings;
+
+	conn = rehome_conn_open(slice->migration->serverid, slice->migration->owner,
+							psprintf("preflight %s/%s", slice->migration->name, slice->name));
+	role = rehome_conn_value(conn, "SELECT quote_ident(current_user)", "");
+	findings = check_connection(findings, conn, slice);
+	facts = source_facts(conn, maps);
+	foreach(lc, maps)
+		findings = check_source_table(findings, lfirst(lc), facts->value[foreach_current_index(lc)],
+									  role, rehome_conn_version(conn));
+	foreach(lc, maps)
+		if (facts->value[foreach_current_index(lc)][FACT_OID] != NULL)
+			findings = check_source_columns(findings, conn, lfirst(lc));
+	if (!has_errors(findings))
+		findings = list_concat(findings, rehome_preflight_switch(conn, slice, maps));
+	rehome_conn_close(conn);
+	return findings;
+}
+
+/*
+ * rehome_preflight_require raises with all errors that keep a slice from
+ * being started.  What only stands in the way of the switch does not.
+ */
+void
+rehome_preflight_require(RehomeSlice *slice)
+{
+	RehomeProblems problems;
+	ListCell   *lc;
+
+	rehome_problems_init(&problems);
+	foreach(lc, rehome_preflight_slice(slice))
+	{
+		RehomeFinding *f = lfirst(lc);
+
+		if (strcmp(f->severity, "error") == 0 && !f->at_switch)
+			rehome_problem(&problems, ERRCODE_REHOME_PREFLIGHT, f->hint, "%s: %s", f->object, f->detail);
+	}
+	rehome_problems_raise(&problems, "slice \"%s\" of migration \"%s\" cannot be started",
+						  slice->name, slice->migration->name);
+}
+
+PG_FUNCTION_INFO_V1(rehome_preflight);
+
+/*
+ * rehome_preflight(migration name) returns all findings of all slices.
+ */
+Datum
+rehome_preflight(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	RehomeCall	call;
+	ListCell   *lc;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				errmsg("the migration's name must be given"));
+	InitMaterializedSRF(fcinfo, 0);
+	rehome_call_begin(&call, fcinfo);
+	foreach(lc, rehome_slices_get(rehome_migration_get(NameStr(*PG_GETARG_NAME(0))), NULL))
+	{
+		ListCell   *lc2;
+
+		foreach(lc2, rehome_preflight_slice(lfirst(lc)))
+		{
+			RehomeFinding *f = lfirst(lc2);
+			Datum		values[5];
+			bool		nulls[5] = {false};
+
+			values[0] = CStringGetTextDatum(f->check);
+			values[1] = CStringGetTextDatum(f->severity);
+			values[2] = CStringGetTextDatum(f->object);
+			values[3] = CStringGetTextDatum(f->detail);
+			nulls[4] = f->hint == NULL;
+			values[4] = f->hint ? CStringGetTextDatum(f->hint) : (Datum) 0;
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		}
+	}
+	rehome_call_end(&call);
+	return (Datum) 0;
+}

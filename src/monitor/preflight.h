@@ -1,0 +1,28 @@
+/*-------------------------------------------------------------------------
+ *
+ * preflight.h
+ *	  Everything that stands in the way of a migration.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REHOME_PREFLIGHT_H
+#define REHOME_PREFLIGHT_H
+
+#include "catalog/migration.h"
+#include "remote/connection.h"
+
+typedef struct RehomeFinding
+{
+	const char *check;			/* connection, source, target, mapping, privilege, reverse, sequence, setting */
+	const char *severity;		/* error, warning, info */
+	bool		at_switch;		/* stands in the way of the switch, not of the start */
+	char	   *object;
+	char	   *detail;
+	char	   *hint;			/* or NULL */
+} RehomeFinding;
+
+extern List *rehome_preflight_slice(RehomeSlice *slice);
+extern List *rehome_preflight_switch(RehomeConn *conn, RehomeSlice *slice, List *maps);
+extern void rehome_preflight_require(RehomeSlice *slice);
+
+#endif							/* REHOME_PREFLIGHT_H */

@@ -1,0 +1,31 @@
+-- Facts about source tables, one row each.  $1: qualified names; $2: their
+-- key columns, as text of arrays, in the same order.  Runs on PostgreSQL 10
+-- and later; in psql: \bind '{public.t}' '{"{id}"}' \g
+SELECT t.n - 1 AS n,
+       c.oid,
+       c.relkind,
+       c.relpersistence,
+       pg_has_role(c.relowner, 'USAGE') AS owned,
+       has_table_privilege(c.oid, 'SELECT') AS may_select,
+       has_table_privilege(c.oid, 'TRIGGER') AS may_trigger,
+       has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE')
+           AND has_table_privilege(c.oid, 'DELETE') AS may_write,
+       row_security_active(c.oid) AS row_security,
+       c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) AS has_children,
+       EXISTS (SELECT FROM pg_index i
+                WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
+                  AND NOT 0 = ANY (i.indkey)
+                  AND (SELECT array_agg(a.attname::text) FROM pg_attribute a
+                        WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey)) <@ (t.key::text[])) AS key_unique,
+       EXISTS (SELECT FROM pg_trigger g
+                WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgname NOT LIKE 'rehome\_%') AS has_triggers,
+       (SELECT string_agg(p.oid::regclass::text, ', ') FROM pg_class p
+         WHERE c.relkind = 'p' AND p.relkind = 'r'
+           AND p.oid IN (WITH RECURSIVE tree(relid) AS (
+                             SELECT c.oid UNION ALL
+                             SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.relid)
+                         SELECT relid FROM tree)
+           AND NOT has_table_privilege(p.oid, 'SELECT')) AS unreadable_parts
+  FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t(name, key, n)
+  LEFT JOIN pg_class c ON c.oid = to_regclass(t.name)
+ ORDER BY t.n

@@ -1,0 +1,728 @@
+/*-------------------------------------------------------------------------
+ *
+ * connection.c
+ *	  A libpq connection to a PostgreSQL source: open it, ask it things.
+ *
+ * A connection takes every option postgres_fdw would pass to libpq from the
+ * foreign server and the user mapping, and keeps its rule that a role which
+ * is no superuser has to authenticate with a password.  The remote session
+ * is pinned once, at connect, to the settings of util/call.c.
+ *
+ * Waits go through the latch, so that cancel and shutdown work at once.
+ * Every result is copied into palloc'd memory and cleared immediately;
+ * nothing of libpq's is left behind when an error is raised.  What happens
+ * to a connection when the local transaction ends is in remote/xact.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_user_mapping.h"
+#include "commands/defrem.h"
+#include "compat.h"
+#include "foreign/foreign.h"
+#include "libpq-fe.h"
+#include "libpq/libpq-be-fe-helpers.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "remote/connection.h"
+#include "remote/connection_private.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+void		(*rehome_conn_wait_hook) (void) = NULL;
+
+/* The stream that rehome_conn_copy_read() reads from. */
+static RehomeConn *copy_stream = NULL;
+
+static const char *const session_settings =
+"SET search_path = pg_catalog;"
+"SET TimeZone = 'UTC';"
+"SET DateStyle = 'ISO, YMD';"
+"SET IntervalStyle = 'postgres';"
+"SET extra_float_digits = 3;"
+"SET bytea_output = 'hex';"
+"SET row_security = off;"
+"SET synchronous_commit = on;"
+"SET client_min_messages = error;"
+"SET statement_timeout = 0;"
+"SET idle_in_transaction_session_timeout = 0";
+
+/*
+ * add_options appends those options of the list that libpq knows.
+ */
+static int
+add_options(List *options, const PQconninfoOption *known,
+			const char **keywords, const char **values, int n)
+{
+	ListCell   *lc;
+
+	foreach(lc, options)
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+
+		for (const PQconninfoOption *opt = known; opt->keyword; opt++)
+		{
+			/*
+			 * As postgres_fdw: debug options are not for SQL to set, and the
+			 * session's encoding and name are ours.
+			 */
+			if (strcmp(opt->keyword, def->defname) != 0 ||
+				strchr(opt->dispchar, 'D') != NULL ||
+				strcmp(opt->keyword, "client_encoding") == 0 ||
+				strcmp(opt->keyword, "fallback_application_name") == 0)
+				continue;
+			keywords[n] = def->defname;
+			values[n] = defGetString(def);
+			n++;
+			break;
+		}
+	}
+	return n;
+}
+
+/*
+ * password_rule tells whether the role may connect without a password: it is
+ * a superuser, or a superuser said password_required 'false' on its mapping.
+ */
+static bool
+password_optional(UserMapping *user, Oid roleid)
+{
+	ListCell   *lc;
+
+	if (superuser_arg(roleid))
+		return true;
+	foreach(lc, user->options)
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+
+		if (strcmp(def->defname, "password_required") == 0)
+			return !defGetBoolean(def);
+	}
+	return false;
+}
+
+static bool
+has_password(const char **keywords, const char **values)
+{
+	for (int i = 0; keywords[i] != NULL; i++)
+		if (strcmp(keywords[i], "password") == 0 && values[i][0] != '\0')
+			return true;
+	return false;
+}
+
+/*
+ * rehome_conn_open connects to the server with the role's user mapping.
+ * purpose ends up in the source's pg_stat_activity.  The connection lives
+ * until rehome_conn_close(), or until the local transaction aborts.
+ */
+RehomeConn *
+rehome_conn_open(Oid serverid, Oid roleid, const char *purpose)
+{
+	ForeignServer *server = GetForeignServer(serverid);
+	UserMapping *user = GetUserMapping(roleid, serverid);
+	PQconninfoOption *known = PQconndefaults();
+	const char **keywords;
+	const char **values;
+	bool		optional = password_optional(user, roleid);
+	RehomeConn *conn;
+	PGconn	   *pg;
+	int			n = 0;
+
+	if (known == NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_OUT_OF_MEMORY),
+				errmsg("out of memory"));
+	n = list_length(server->options) + list_length(user->options) + 4;
+	keywords = palloc0(sizeof(char *) * n);
+	values = palloc0(sizeof(char *) * n);
+	n = add_options(server->options, known, keywords, values, 0);
+	n = add_options(user->options, known, keywords, values, n);
+	PQconninfoFree(known);
+
+	if (!optional && !has_password(keywords, values))
+		ereport(ERROR,
+				errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
+				errmsg("password is required"),
+				errdetail("Role \"%s\" is not a superuser and its user mapping for server \"%s\" has no password.",
+						  GetUserNameFromId(roleid, false), server->servername),
+				errhint("ALTER USER MAPPING FOR %s SERVER %s OPTIONS (ADD password '...');",
+						quote_identifier(GetUserNameFromId(roleid, false)),
+						quote_identifier(server->servername)));
+
+	keywords[n] = "application_name";
+	values[n++] = psprintf("pg_rehome %s", purpose);
+	keywords[n] = "client_encoding";
+	values[n++] = GetDatabaseEncodingName();
+
+	conn = MemoryContextAllocZero(TopMemoryContext, sizeof(RehomeConn));
+	pg = libpqsrv_connect_params(keywords, values, false, REHOME_WAIT_EVENT);
+	conn->pg = pg;
+	conn->open_level = GetCurrentTransactionNestLevel();
+	rehome_conn_remember(conn);
+
+	if (pg == NULL || PQstatus(pg) != CONNECTION_OK)
+	{
+		char	   *reason = pchomp(pg ? PQerrorMessage(pg) : "out of memory");
+
+		rehome_conn_close(conn);
+		ereport(ERROR,
+				errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
+				errmsg("could not connect to server \"%s\"", server->servername),
+				errdetail_internal("%s", reason));
+	}
+	if (!optional && !PQconnectionUsedPassword(pg))
+	{
+		rehome_conn_close(conn);
+		ereport(ERROR,
+				errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
+				errmsg("password is required"),
+				errdetail("Non-superuser cannot connect if the server does not request a password."),
+				errhint("Target server's authentication method must be changed or password_required=false set in the user mapping attributes."));
+	}
+	rehome_conn_exec(conn, session_settings);
+	return conn;
+}
+
+/*
+ * rehome_conn_close ends the connection at once.  The source aborts whatever
+ * was open; a statement still running there is cancelled first, so that its
+ * locks do not outlive us.
+ */
+void
+rehome_conn_close(RehomeConn *conn)
+{
+	if (copy_stream == conn)
+		copy_stream = NULL;
+	rehome_conn_forget(conn);
+	if (conn->pg != NULL)
+	{
+		if (PQstatus(conn->pg) == CONNECTION_OK &&
+			PQtransactionStatus(conn->pg) == PQTRANS_ACTIVE)
+		{
+			PGcancel   *cancel = PQgetCancel(conn->pg);
+			char		reason[256];
+
+			if (cancel != NULL)
+			{
+				/* a lost cancel only means the source notices later */
+				(void) PQcancel(cancel, reason, sizeof(reason));
+				PQfreeCancel(cancel);
+			}
+		}
+		libpqsrv_disconnect(conn->pg);
+	}
+	if (conn->prepared != NULL)
+		pfree(conn->prepared);
+	pfree(conn);
+}
+
+/*
+ * rehome_conn_version returns the source's version number, as 150004.
+ */
+int
+rehome_conn_version(RehomeConn *conn)
+{
+	return PQserverVersion(conn->pg);
+}
+
+/*
+ * wait_for_socket waits until the source has something for us.  With a
+ * deadline (in a transaction callback, where interrupts are held) it gives
+ * up when that has passed and returns false.
+ */
+static bool
+wait_for_socket(RehomeConn *conn, int events, TimestampTz deadline)
+{
+	long		timeout = 1000L;
+	int			rc;
+
+	if (deadline != 0)
+	{
+		timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		if (timeout <= 0)
+			return false;
+	}
+	rc = WaitLatchOrSocket(MyLatch,
+						   WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT | events,
+						   PQsocket(conn->pg), timeout, REHOME_WAIT_EVENT);
+	if (rc & WL_LATCH_SET)
+	{
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	if ((rc & WL_TIMEOUT) && deadline == 0 && rehome_conn_wait_hook != NULL)
+		rehome_conn_wait_hook();
+	return true;
+}
+
+/*
+ * rehome_conn_result returns the last result of the statement sent, or the
+ * COPY result that follows; NULL when the deadline passed or the connection
+ * broke.  The caller clears it.
+ */
+PGresult *
+rehome_conn_result(RehomeConn *conn, TimestampTz deadline)
+{
+	PGresult   *volatile last = NULL;
+
+	PG_TRY();
+	{
+		for (;;)
+		{
+			PGresult   *result;
+
+			while (PQisBusy(conn->pg))
+			{
+				if (!wait_for_socket(conn, WL_SOCKET_READABLE, deadline) ||
+					!PQconsumeInput(conn->pg))
+				{
+					PQclear(last);
+					last = NULL;
+					goto done;
+				}
+			}
+			result = PQgetResult(conn->pg);
+			if (result == NULL)
+				break;
+			PQclear(last);
+			last = result;
+			if (PQresultStatus(result) == PGRES_COPY_OUT ||
+				PQresultStatus(result) == PGRES_COPY_IN)
+				break;
+		}
+done:	;
+	}
+	PG_CATCH();
+	{
+		PQclear(last);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return last;
+}
+
+/*
+ * fill_error copies what the source said (or that it said nothing) into the
+ * current memory context and clears the result.
+ */
+static void
+fill_error(RehomeConn *conn, PGresult *result, RehomeRemoteError *error)
+{
+	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+	const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+	const char *detail = PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL);
+	const char *hint = PQresultErrorField(result, PG_DIAG_MESSAGE_HINT);
+
+	strlcpy(error->sqlstate, sqlstate ? sqlstate : "08006", sizeof(error->sqlstate));
+	error->message = message ? pstrdup(message) : pchomp(PQerrorMessage(conn->pg));
+	if (error->message[0] == '\0')
+		error->message = pstrdup("connection to the source was lost");
+	error->detail = detail ? pstrdup(detail) : NULL;
+	error->hint = hint ? pstrdup(hint) : NULL;
+	PQclear(result);
+}
+
+/*
+ * rehome_conn_raise raises what the source said as a local error, with the
+ * source's SQLSTATE.
+ */
+void
+rehome_conn_raise(RehomeConn *conn, const RehomeRemoteError *error, const char *sql)
+{
+	const char *s = error->sqlstate;
+
+	ereport(ERROR,
+			errcode(MAKE_SQLSTATE(s[0], s[1], s[2], s[3], s[4])),
+			errmsg("source: %s", error->message),
+			error->detail ? errdetail_internal("%s", error->detail) : 0,
+			error->hint ? errhint("%s", error->hint) : 0,
+			sql ? errcontext("remote SQL: %s", pnstrdup(sql, 2000)) : 0);
+}
+
+/*
+ * take_rows copies a result's rows and clears it; a refusal goes to *error.
+ */
+static RehomeRows *
+take_rows(RehomeConn *conn, PGresult *result, RehomeRemoteError *error)
+{
+	ExecStatusType status = PQresultStatus(result);
+	RehomeRows *rows;
+
+	if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK)
+	{
+		fill_error(conn, result, error);
+		return NULL;
+	}
+	rows = palloc0(sizeof(RehomeRows));
+	rows->n = PQntuples(result);
+	rows->nfields = PQnfields(result);
+	rows->processed = strtoull(PQcmdTuples(result), NULL, 10);
+	rows->value = palloc(sizeof(char **) * Max(rows->n, 1));
+	for (int r = 0; r < rows->n; r++)
+	{
+		rows->value[r] = palloc(sizeof(char *) * rows->nfields);
+		for (int c = 0; c < rows->nfields; c++)
+			rows->value[r][c] = PQgetisnull(result, r, c) ? NULL :
+				pstrdup(PQgetvalue(result, r, c));
+	}
+	PQclear(result);
+	return rows;
+}
+
+/*
+ * send raises when a statement could not even be handed to libpq.
+ */
+static void
+check_sent(RehomeConn *conn, int sent, const char *sql)
+{
+	if (!sent)
+	{
+		RehomeRemoteError error = {"08006", pchomp(PQerrorMessage(conn->pg)), NULL, NULL};
+
+		rehome_conn_raise(conn, &error, sql);
+	}
+}
+
+/*
+ * rehome_conn_exec runs one or more statements without parameters and
+ * returns the rows of the last.
+ */
+RehomeRows *
+rehome_conn_exec(RehomeConn *conn, const char *sql)
+{
+	RehomeRemoteError error;
+	RehomeRows *rows;
+
+	check_sent(conn, PQsendQuery(conn->pg, sql), sql);
+	rows = take_rows(conn, rehome_conn_result(conn, 0), &error);
+	if (rows == NULL)
+		rehome_conn_raise(conn, &error, sql);
+	return rows;
+}
+
+/*
+ * rehome_conn_send starts a statement whose rows rehome_conn_receive() will
+ * wait for, so that both sides work meanwhile.
+ */
+void
+rehome_conn_send(RehomeConn *conn, const char *sql)
+{
+	check_sent(conn, PQsendQuery(conn->pg, sql), sql);
+}
+
+RehomeRows *
+rehome_conn_receive(RehomeConn *conn)
+{
+	RehomeRemoteError error;
+	RehomeRows *rows = take_rows(conn, rehome_conn_result(conn, 0), &error);
+
+	if (rows == NULL)
+		rehome_conn_raise(conn, &error, NULL);
+	return rows;
+}
+
+/*
+ * rehome_conn_try runs a statement that may be refused: false, with *error
+ * filled in, when it was.
+ */
+bool
+rehome_conn_try(RehomeConn *conn, const char *sql, RehomeRemoteError *error)
+{
+	check_sent(conn, PQsendQuery(conn->pg, sql), sql);
+	return take_rows(conn, rehome_conn_result(conn, 0), error) != NULL;
+}
+
+/*
+ * collect_params renders parameters as libpq wants them.
+ */
+static const char **
+collect_params(const char *signature, va_list args)
+{
+	int			n = (int) strlen(signature);
+	const char **values = palloc0(sizeof(char *) * Max(n, 1));
+
+	for (int i = 0; i < n; i++)
+	{
+		switch (signature[i])
+		{
+			case 'i':
+				values[i] = psprintf("%d", va_arg(args, int));
+				break;
+			case 'l':
+				values[i] = psprintf(INT64_FORMAT, va_arg(args, int64));
+				break;
+			case 'o':
+				values[i] = psprintf("%u", va_arg(args, Oid));
+				break;
+			case 'b':
+				values[i] = va_arg(args, int) ? "t" : "f";
+				break;
+			case 't':
+				values[i] = va_arg(args, const char *);
+				break;
+			default:
+				elog(ERROR, "unknown parameter letter \"%c\"", signature[i]);
+		}
+	}
+	return values;
+}
+
+static RehomeRows *
+query(RehomeConn *conn, const char *sql, const char *signature, va_list args)
+{
+	const char **values = collect_params(signature, args);
+	RehomeRemoteError error;
+	RehomeRows *rows;
+
+	check_sent(conn, PQsendQueryParams(conn->pg, sql, (int) strlen(signature), NULL,
+									   values, NULL, NULL, 0), sql);
+	rows = take_rows(conn, rehome_conn_result(conn, 0), &error);
+	if (rows == NULL)
+		rehome_conn_raise(conn, &error, sql);
+	return rows;
+}
+
+/*
+ * rehome_conn_query runs one statement with parameters.
+ */
+RehomeRows *
+rehome_conn_query(RehomeConn *conn, const char *sql, const char *signature,...)
+{
+	va_list		args;
+	RehomeRows *rows;
+
+	va_start(args, signature);
+	rows = query(conn, sql, signature, args);
+	va_end(args);
+	return rows;
+}
+
+/*
+ * rehome_conn_query_prepared does the same with a statement the source keeps
+ * planned.  A connection has one: another text takes its place.
+ */
+RehomeRows *
+rehome_conn_query_prepared(RehomeConn *conn, const char *sql, const char *signature,...)
+{
+	va_list		args;
+	const char **values;
+	RehomeRemoteError error;
+	RehomeRows *rows;
+
+	if (conn->prepared == NULL || strcmp(conn->prepared, sql) != 0)
+	{
+		if (conn->prepared != NULL)
+		{
+			rehome_conn_exec(conn, "DEALLOCATE rehome");
+			pfree(conn->prepared);
+			conn->prepared = NULL;
+		}
+		check_sent(conn, PQsendPrepare(conn->pg, "rehome", sql, 0, NULL), sql);
+		if (take_rows(conn, rehome_conn_result(conn, 0), &error) == NULL)
+			rehome_conn_raise(conn, &error, sql);
+		conn->prepared = MemoryContextStrdup(TopMemoryContext, sql);
+	}
+	va_start(args, signature);
+	values = collect_params(signature, args);
+	va_end(args);
+	check_sent(conn, PQsendQueryPrepared(conn->pg, "rehome", (int) strlen(signature),
+										 values, NULL, NULL, 0), sql);
+	rows = take_rows(conn, rehome_conn_result(conn, 0), &error);
+	if (rows == NULL)
+		rehome_conn_raise(conn, &error, sql);
+	return rows;
+}
+
+/*
+ * rehome_conn_value runs one statement that must give exactly one row, and
+ * returns its first column as text, or NULL.
+ */
+char *
+rehome_conn_value(RehomeConn *conn, const char *sql, const char *signature,...)
+{
+	va_list		args;
+	RehomeRows *rows;
+
+	va_start(args, signature);
+	rows = query(conn, sql, signature, args);
+	va_end(args);
+	if (rows->n != 1)
+		elog(ERROR, "expected one row from \"%s\", got %d", sql, rows->n);
+	return rows->value[0][0];
+}
+
+/*
+ * rehome_conn_begin opens a transaction; modes as after BEGIN, or "".
+ */
+void
+rehome_conn_begin(RehomeConn *conn, const char *modes)
+{
+	Assert(conn->xact_level == 0);
+	conn->xact_level = GetCurrentTransactionNestLevel();
+	rehome_conn_exec(conn, psprintf("BEGIN %s", modes));
+}
+
+void
+rehome_conn_commit(RehomeConn *conn)
+{
+	rehome_conn_exec(conn, "COMMIT");
+	conn->xact_level = 0;
+}
+
+void
+rehome_conn_rollback(RehomeConn *conn)
+{
+	rehome_conn_exec(conn, "ROLLBACK");
+	conn->xact_level = 0;
+}
+
+static PGresult *
+start_copy(RehomeConn *conn, const char *sql, ExecStatusType expected)
+{
+	PGresult   *result;
+
+	check_sent(conn, PQsendQuery(conn->pg, sql), sql);
+	result = rehome_conn_result(conn, 0);
+	if (PQresultStatus(result) != expected)
+	{
+		RehomeRemoteError error;
+
+		fill_error(conn, result, &error);
+		rehome_conn_raise(conn, &error, sql);
+	}
+	return result;
+}
+
+/*
+ * finish_copy reads the end of a COPY, and raises when the source refused it.
+ */
+static void
+finish_copy(RehomeConn *conn, const char *what)
+{
+	RehomeRemoteError error;
+	RehomeRows *rows = take_rows(conn, rehome_conn_result(conn, 0), &error);
+
+	if (rows == NULL)
+		rehome_conn_raise(conn, &error, what);
+}
+
+/*
+ * rehome_conn_copy_out starts a COPY ... TO STDOUT and makes it the stream
+ * that rehome_conn_copy_read() serves; one at a time in a session.
+ */
+void
+rehome_conn_copy_out(RehomeConn *conn, const char *sql)
+{
+	PQclear(start_copy(conn, sql, PGRES_COPY_OUT));
+	conn->copy_data = NULL;
+	conn->copy_len = conn->copy_pos = 0;
+	conn->copy_done = false;
+	copy_stream = conn;
+}
+
+/*
+ * next_row fetches the next piece of the stream into copy_data; false at its
+ * end.
+ */
+static bool
+next_piece(RehomeConn *conn)
+{
+	for (;;)
+	{
+		char	   *data;
+		int			len = PQgetCopyData(conn->pg, &data, 1);
+
+		if (len > 0)
+		{
+			conn->copy_data = data;
+			conn->copy_len = len;
+			conn->copy_pos = 0;
+			return true;
+		}
+		if (len == -1)
+		{
+			finish_copy(conn, "COPY TO STDOUT");
+			conn->copy_done = true;
+			return false;
+		}
+		if (len == -2)
+			check_sent(conn, 0, "COPY TO STDOUT");
+		wait_for_socket(conn, WL_SOCKET_READABLE, 0);
+		if (!PQconsumeInput(conn->pg))
+			check_sent(conn, 0, "COPY TO STDOUT");
+	}
+}
+
+/*
+ * rehome_conn_copy_read is a data source for BeginCopyFrom(): it fills outbuf
+ * with at least minread bytes, unless the stream ends before.
+ */
+int
+rehome_conn_copy_read(void *outbuf, int minread, int maxread)
+{
+	RehomeConn *conn = copy_stream;
+	int			have = 0;
+
+	if (conn == NULL)
+		elog(ERROR, "no COPY stream is open");
+	while (have < maxread && !conn->copy_done)
+	{
+		int			n;
+
+		if (conn->copy_pos == conn->copy_len)
+		{
+			if (conn->copy_data != NULL)
+				PQfreemem(conn->copy_data);
+			conn->copy_data = NULL;
+			conn->copy_len = conn->copy_pos = 0;
+			if (!next_piece(conn))
+				break;
+		}
+		n = Min(maxread - have, conn->copy_len - conn->copy_pos);
+		memcpy((char *) outbuf + have, conn->copy_data + conn->copy_pos, n);
+		conn->copy_pos += n;
+		have += n;
+	}
+	CHECK_FOR_INTERRUPTS();
+	return have;
+}
+
+/*
+ * rehome_conn_copy_out_end closes the stream, which must have been read to
+ * its end.
+ */
+void
+rehome_conn_copy_out_end(RehomeConn *conn)
+{
+	/* the text format has no end marker: the reader may stop one short */
+	if (!conn->copy_done && next_piece(conn))
+		elog(ERROR, "the COPY stream was not read to its end");
+	copy_stream = NULL;
+}
+
+/*
+ * rehome_conn_copy_in starts a COPY ... FROM STDIN.
+ */
+void
+rehome_conn_copy_in(RehomeConn *conn, const char *sql)
+{
+	PQclear(start_copy(conn, sql, PGRES_COPY_IN));
+}
+
+void
+rehome_conn_copy_put(RehomeConn *conn, const char *data, int len)
+{
+	check_sent(conn, PQputCopyData(conn->pg, data, len) == 1, "COPY FROM STDIN");
+	CHECK_FOR_INTERRUPTS();
+}
+
+void
+rehome_conn_copy_in_end(RehomeConn *conn)
+{
+	check_sent(conn, PQputCopyEnd(conn->pg, NULL) == 1, "COPY FROM STDIN");
+	finish_copy(conn, "COPY FROM STDIN");
+}

@@ -1,0 +1,261 @@
+/*-------------------------------------------------------------------------
+ *
+ * query.c
+ *	  SQL for a PostgreSQL source: names, columns, positions.
+ *
+ * A query sees a source table as
+ *
+ *		(SELECT r."remote" AS "local", ..., r.ctid FROM schema.table r) AS source
+ *
+ * which the source's planner flattens.  So filters and column lists are
+ * written with the names of the foreign table, whatever its options rename.
+ *
+ * A position is the text of a txid_snapshot.  A change is new since a
+ * position when its transaction was not visible in it: xid >= xmax, or xid
+ * among those in progress.  Both are ranges of the index on xid.  Never is
+ * the largest xid or id seen taken for a watermark: whoever commits late
+ * would be skipped.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/pg_class.h"
+#include "commands/defrem.h"
+#include "foreign/foreign.h"
+#include "remote/query.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+static const char *
+option(List *options, const char *name, const char *otherwise)
+{
+	ListCell   *lc;
+
+	foreach(lc, options)
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+
+		if (strcmp(def->defname, name) == 0)
+			return defGetString(def);
+	}
+	return otherwise;
+}
+
+/*
+ * rehome_remote_table reads the names a foreign table's options give.
+ */
+RehomeRemoteTable *
+rehome_remote_table(Oid foreign_table)
+{
+	ForeignTable *ft = GetForeignTable(foreign_table);
+	Relation	rel = table_open(foreign_table, AccessShareLock);
+	TupleDesc	desc = RelationGetDescr(rel);
+	RehomeRemoteTable *table = palloc0(sizeof(RehomeRemoteTable));
+
+	table->schema = pstrdup(option(ft->options, "schema_name",
+								   get_namespace_name(RelationGetNamespace(rel))));
+	table->table = pstrdup(option(ft->options, "table_name",
+								  RelationGetRelationName(rel)));
+	table->natts = desc->natts;
+	table->local = palloc0(sizeof(char *) * desc->natts);
+	table->remote = palloc0(sizeof(char *) * desc->natts);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (att->attisdropped)
+			continue;
+		table->local[i] = pstrdup(NameStr(att->attname));
+		table->remote[i] = pstrdup(option(GetForeignColumnOptions(foreign_table, i + 1),
+										  "column_name", table->local[i]));
+	}
+	table_close(rel, AccessShareLock);
+	return table;
+}
+
+/*
+ * rehome_remote_column returns what the source calls a column; NULL when the
+ * foreign table has no such column.
+ */
+const char *
+rehome_remote_column(RehomeRemoteTable *table, const char *local)
+{
+	for (int i = 0; i < table->natts; i++)
+		if (table->local[i] != NULL && strcmp(table->local[i], local) == 0)
+			return table->remote[i];
+	return NULL;
+}
+
+/*
+ * rehome_remote_relation returns the qualified name of the source table.
+ */
+char *
+rehome_remote_relation(RehomeRemoteTable *table)
+{
+	return quote_qualified_identifier(table->schema, table->table);
+}
+
+/*
+ * rehome_remote_from appends the FROM item described at the top.  part is a
+ * qualified relation to read instead (a partition), or NULL; with only, its
+ * descendants are left out.
+ */
+void
+rehome_remote_from(StringInfo sql, RehomeRemoteTable *table,
+				   const char *part, bool only)
+{
+	appendStringInfoString(sql, "(SELECT ");
+	for (int i = 0; i < table->natts; i++)
+		if (table->local[i] != NULL)
+		{
+			appendStringInfo(sql, "r.%s AS ", quote_identifier(table->remote[i]));
+			appendStringInfo(sql, "%s, ", quote_identifier(table->local[i]));
+		}
+	appendStringInfo(sql, "%s FROM %s%s r) AS source",
+					 only ? "r.ctid" : "NULL", only ? "ONLY " : "",
+					 part ? part : rehome_remote_relation(table));
+}
+
+/*
+ * rehome_remote_key_array returns the source's names of the key columns as
+ * the text of an array.
+ */
+char *
+rehome_remote_key_array(RehomeTableMap *map, RehomeRemoteTable *table)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	foreach(lc, map->source_key)
+		names = lappend(names, (char *) rehome_remote_column(table, lfirst(lc)));
+	return rehome_name_array(names);
+}
+
+/*
+ * rehome_change_table and rehome_stage_table name what create_capture made.
+ */
+char *
+rehome_change_table(RehomeMigration *migration, RehomeTableMap *map)
+{
+	return quote_qualified_identifier("rehome_source",
+									  psprintf("change_%s_%d", migration->token, map->id));
+}
+
+char *
+rehome_stage_table(RehomeMigration *migration, RehomeTableMap *map)
+{
+	return quote_qualified_identifier("rehome_source",
+									  psprintf("stage_%s_%d", migration->token, map->id));
+}
+
+/*
+ * rehome_changed_keys appends a subquery of the distinct keys changed since
+ * a position, as key1, key2, ...
+ */
+void
+rehome_changed_keys(StringInfo sql, RehomeMigration *migration,
+					RehomeTableMap *map, const char *since)
+{
+	appendStringInfoString(sql, "(SELECT DISTINCT ");
+	for (int i = 1; i <= list_length(map->source_key); i++)
+		appendStringInfo(sql, "%skey%d", i > 1 ? ", " : "", i);
+	appendStringInfo(sql, " FROM %s WHERE %s AND op <> 't')",
+					 rehome_change_table(migration, map),
+					 rehome_position_unseen(since));
+}
+
+/*
+ * rehome_join_key appends "row.col = key.key1 AND ...", with the operators
+ * the source's unique index uses.
+ */
+void
+rehome_join_key(StringInfo sql, RehomeTableMap *map,
+				const char *row_alias, const char *key_alias)
+{
+	int			i = 0;
+	ListCell   *lc;
+
+	foreach(lc, map->source_key)
+	{
+		appendStringInfo(sql, "%s%s.%s %s %s.key%d", i > 0 ? " AND " : "",
+						 row_alias, quote_identifier(lfirst(lc)),
+						 map->source_equal ? (char *) list_nth(map->source_equal, i) : "=",
+						 key_alias, i + 1);
+		i++;
+	}
+}
+
+/*
+ * split_position checks the text of a snapshot and cuts it in three.
+ */
+static void
+split_position(const char *position, int64 *xmax, const char **xip)
+{
+	const char *first = strchr(position, ':');
+	const char *second = first ? strchr(first + 1, ':') : NULL;
+
+	if (second == NULL || strspn(position, "0123456789:,") != strlen(position))
+		elog(ERROR, "malformed snapshot position \"%s\"", position);
+	*xmax = pg_strtoint64(pnstrdup(first + 1, second - first - 1));
+	*xip = second + 1;
+}
+
+/*
+ * rehome_position_unseen returns a condition on column xid: not visible in
+ * the position.
+ */
+char *
+rehome_position_unseen(const char *position)
+{
+	int64		xmax;
+	const char *xip;
+
+	split_position(position, &xmax, &xip);
+	if (xip[0] == '\0')
+		return psprintf("xid >= " INT64_FORMAT, xmax);
+	return psprintf("(xid >= " INT64_FORMAT " OR xid = ANY ('{%s}'::bigint[]))", xmax, xip);
+}
+
+/*
+ * rehome_position_seen returns the opposite condition: visible in it, and so
+ * never asked for again.
+ */
+char *
+rehome_position_seen(const char *position)
+{
+	int64		xmax;
+	const char *xip;
+
+	split_position(position, &xmax, &xip);
+	return psprintf("(xid < " INT64_FORMAT " AND xid <> ALL ('{%s}'::bigint[]))", xmax, xip);
+}
+
+int64
+rehome_position_xmax(const char *position)
+{
+	int64		xmax;
+	const char *xip;
+
+	split_position(position, &xmax, &xip);
+	return xmax;
+}
+
+/*
+ * rehome_quote_list returns quoted names separated by commas, each after
+ * prefix.
+ */
+char *
+rehome_quote_list(List *names, const char *prefix)
+{
+	StringInfoData buf;
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	foreach(lc, names)
+		appendStringInfo(&buf, "%s%s%s", buf.len ? ", " : "", prefix,
+						 quote_identifier(lfirst(lc)));
+	return buf.data;
+}

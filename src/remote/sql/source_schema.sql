@@ -1,0 +1,276 @@
+-- What pg_rehome creates on a PostgreSQL source, over a normal connection.
+-- Runs on PostgreSQL 10 and later, any number of times, as a role that needs
+-- no more than CREATE on the database, and SELECT and TRIGGER on the tables.
+--
+-- Everything is named by the migration's token, so that several targets can
+-- be fed from one source.  The functions are the whole interface: the target
+-- calls them with parameters.
+
+CREATE SCHEMA IF NOT EXISTS rehome_source;
+COMMENT ON SCHEMA rehome_source IS 'change capture and fences of pg_rehome; removed by rehome.cancel()';
+
+-- Who has authority over a slice, as the source knows it.
+CREATE TABLE IF NOT EXISTS rehome_source.slice (
+    token               text NOT NULL,
+    slice               int NOT NULL,
+    authority           text NOT NULL DEFAULT 'source',
+    pruned              text,
+    reverse_position    text,
+    PRIMARY KEY (token, slice)
+);
+
+-- Transactions that bring the target's changes back; rows never outlive them.
+CREATE TABLE IF NOT EXISTS rehome_source.applying (xid bigint PRIMARY KEY);
+
+-- Equality operators of the key columns, from the unique index on them or
+-- else from the types' default operator classes.
+CREATE OR REPLACE FUNCTION rehome_source.key_operators(relation regclass, key name[])
+RETURNS text[] LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $key_operators$
+    SELECT array_agg(coalesce(
+        (SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+           FROM pg_index i
+           JOIN generate_series(0, 31) AS p ON i.indkey[p] = a.attnum
+           JOIN pg_opclass c ON c.oid = i.indclass[p]
+           JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amopstrategy = 3
+                AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype
+           JOIN pg_operator o ON o.oid = m.amopopr
+           JOIN pg_namespace n ON n.oid = o.oprnamespace
+           JOIN pg_am am ON am.oid = c.opcmethod AND am.amname = 'btree'
+          WHERE i.indrelid = relation AND i.indisunique
+          ORDER BY i.indisprimary DESC, i.indexrelid LIMIT 1),
+        'OPERATOR(pg_catalog.=)') ORDER BY k.ord)
+      FROM unnest(key) WITH ORDINALITY AS k(name, ord)
+      JOIN pg_attribute a ON a.attrelid = relation AND a.attname = k.name
+$key_operators$;
+
+-- The relation itself and all its partitions, at every level.
+CREATE OR REPLACE FUNCTION rehome_source.partition_tree(relation regclass)
+RETURNS SETOF regclass LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $partition_tree$
+    WITH RECURSIVE tree(relid) AS (
+        SELECT relation::oid
+        UNION ALL
+        SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.relid
+    )
+    SELECT relid::regclass FROM tree
+$partition_tree$;
+
+-- TRUNCATE of a partition fires that partition's triggers only: every
+-- partition gets the two TRUNCATE triggers.  Called again when partitions
+-- have been added.
+CREATE OR REPLACE FUNCTION rehome_source.cover_partitions(token text, slice int, map int, relation regclass)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $cover_partitions$
+DECLARE
+    part    regclass;
+    name    text;
+    fn      text;
+    timing  text;
+BEGIN
+    FOR part IN SELECT * FROM rehome_source.partition_tree(relation) LOOP
+        FOREACH timing IN ARRAY ARRAY['BEFORE', 'AFTER'] LOOP
+            IF timing = 'BEFORE' THEN
+                name := format('rehome_fence_%s_%s_truncate', token, map);
+                fn := format('fence_%s_%s', token, slice);
+            ELSE
+                name := format('rehome_capture_%s_%s_truncate', token, map);
+                fn := format('capture_%s_%s', token, map);
+            END IF;
+            IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = part AND t.tgname = name) THEN
+                EXECUTE format('CREATE TRIGGER %I %s TRUNCATE ON %s FOR EACH STATEMENT EXECUTE PROCEDURE rehome_source.%I()',
+                               name, timing, part, fn);
+                PERFORM rehome_source.enable_always(part, name);
+            END IF;
+        END LOOP;
+    END LOOP;
+END
+$cover_partitions$;
+
+-- Triggers fire in replica role too, where the role may say so.
+CREATE OR REPLACE FUNCTION rehome_source.enable_always(relation regclass, name text)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $enable_always$
+BEGIN
+    IF pg_has_role(current_user, (SELECT relowner FROM pg_class WHERE oid = relation), 'USAGE') THEN
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', relation, name);
+    END IF;
+END
+$enable_always$;
+
+-- Opens or closes the fence.  The state is the body of the function, not a
+-- row: a transaction with an old snapshot would read an old row.
+CREATE OR REPLACE FUNCTION rehome_source.set_fence(token text, slice int, closed boolean, home text)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $set_fence$
+DECLARE
+    fn      text := format('rehome_source.%I', format('fence_%s_%s', token, slice));
+    refuse  text := '';
+BEGIN
+    IF closed THEN
+        refuse := format($refuse$
+    IF session_user <> %L OR NOT EXISTS (SELECT FROM rehome_source.applying a WHERE a.xid = txid_current()) THEN
+        RAISE EXCEPTION USING ERRCODE = 'read_only_sql_transaction',
+            MESSAGE = format('table "%%s.%%s" has moved and cannot be written here', TG_TABLE_SCHEMA, TG_TABLE_NAME),
+            HINT = %L;
+    END IF;$refuse$, current_user, 'Write to its new home: ' || home);
+    END IF;
+    EXECUTE format($fence$
+CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+BEGIN%s
+    IF TG_LEVEL = 'STATEMENT' THEN
+        RETURN NULL;
+    ELSIF TG_OP = 'DELETE' THEN
+        RETURN OLD;
+    END IF;
+    RETURN NEW;
+END
+$body$ $fence$, fn, refuse);
+    EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', fn);
+    INSERT INTO rehome_source.slice AS s (token, slice, authority)
+    VALUES (set_fence.token, set_fence.slice, CASE WHEN closed THEN 'target' ELSE 'source' END)
+    ON CONFLICT ON CONSTRAINT slice_pkey DO UPDATE SET authority = excluded.authority;
+END
+$set_fence$;
+
+-- Change table, staging table, capture and fence triggers of one table map.
+-- Returns the equality operators of the key.  Takes SHARE ROW EXCLUSIVE on
+-- the table, so that when this commits every older writer is finished.
+CREATE OR REPLACE FUNCTION rehome_source.create_capture(token text, slice int, map int, relation regclass, key name[])
+RETURNS text[] LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $create_capture$
+DECLARE
+    change      text := format('rehome_source.%I', format('change_%s_%s', token, map));
+    stage       text := format('rehome_source.%I', format('stage_%s_%s', token, map));
+    fn          text := format('rehome_source.%I', format('capture_%s_%s', token, map));
+    fence       text := format('rehome_source.%I', format('fence_%s_%s', token, slice));
+    relkind     "char";
+    per_row     boolean;
+    columns     text;
+    new_key     text;
+    old_key     text;
+    plain_key   text;
+    change_key  text;
+    event       text;
+    timing      text;
+    name        text;
+    body        text;
+BEGIN
+    IF to_regclass(change) IS NOT NULL THEN
+        RETURN rehome_source.key_operators(relation, key);
+    END IF;
+
+    -- Statement triggers with transition tables are cheap for bulk writes,
+    -- but a write to a partition fires only that partition's, and logical
+    -- replication fires none: there, a trigger per row.
+    SELECT c.relkind,
+           c.relkind = 'p' OR c.relispartition
+           OR EXISTS (SELECT FROM pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent))
+           OR EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = c.oid)
+      INTO relkind, per_row
+      FROM pg_class c WHERE c.oid = relation;
+
+    WITH RECURSIVE key_type AS (
+        SELECT k.ord, a.attname, a.atttypid AS typid, a.atttypmod AS typmod, a.attcollation
+          FROM unnest(key) WITH ORDINALITY AS k(name, ord)
+          JOIN pg_attribute a ON a.attrelid = relation AND a.attname = k.name
+        UNION ALL
+        SELECT k.ord, k.attname, t.typbasetype, t.typtypmod, k.attcollation
+          FROM key_type k JOIN pg_type t ON t.oid = k.typid AND t.typtype = 'd'
+    )
+    SELECT string_agg(format('key%s %s%s', k.ord, format_type(k.typid, k.typmod),
+                             CASE WHEN k.attcollation <> 0
+                                  THEN (SELECT format(' COLLATE %I.%I', n.nspname, l.collname)
+                                          FROM pg_collation l JOIN pg_namespace n ON n.oid = l.collnamespace
+                                         WHERE l.oid = k.attcollation)
+                                  ELSE '' END), ', ' ORDER BY k.ord),
+           string_agg(format('NEW.%I', k.attname), ', ' ORDER BY k.ord),
+           string_agg(format('OLD.%I', k.attname), ', ' ORDER BY k.ord),
+           string_agg(format('%I', k.attname), ', ' ORDER BY k.ord),
+           string_agg(format('key%s', k.ord), ', ' ORDER BY k.ord)
+      INTO columns, new_key, old_key, plain_key, change_key
+      FROM key_type k JOIN pg_type t ON t.oid = k.typid AND t.typtype <> 'd';
+
+    EXECUTE format('CREATE TABLE %s (xid bigint NOT NULL DEFAULT txid_current(), op "char" NOT NULL, %s)', change, columns);
+    EXECUTE format('CREATE INDEX ON %s (xid)', change);
+    EXECUTE format('CREATE UNLOGGED TABLE %s AS SELECT NULL::"char" AS rehome_op, r.* FROM %s r WITH NO DATA', stage, relation);
+
+    IF per_row THEN
+        body := format($body$
+    IF TG_OP = 'TRUNCATE' THEN
+        INSERT INTO %1$s (op) VALUES ('t');
+    ELSIF TG_OP = 'INSERT' THEN
+        INSERT INTO %1$s (op, %2$s) VALUES ('i', %3$s);
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO %1$s (op, %2$s) VALUES ('d', %4$s);
+    ELSE
+        INSERT INTO %1$s (op, %2$s) VALUES ('u', %3$s);
+        IF ROW(%4$s) IS DISTINCT FROM ROW(%3$s) THEN
+            INSERT INTO %1$s (op, %2$s) VALUES ('u', %4$s);
+        END IF;
+    END IF;$body$, change, change_key, new_key, old_key);
+    ELSE
+        body := format($body$
+    IF TG_OP = 'TRUNCATE' THEN
+        INSERT INTO %1$s (op) VALUES ('t');
+    ELSIF TG_OP = 'INSERT' THEN
+        INSERT INTO %1$s (op, %2$s) SELECT 'i', %3$s FROM new_rows;
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO %1$s (op, %2$s) SELECT 'd', %3$s FROM old_rows;
+    ELSE
+        INSERT INTO %1$s (op, %2$s)
+        SELECT 'u'::"char", %3$s FROM new_rows UNION SELECT 'u'::"char", %3$s FROM old_rows;
+    END IF;$body$, change, change_key, plain_key);
+    END IF;
+    EXECUTE format($function$
+CREATE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+BEGIN
+    IF session_user = %L AND EXISTS (SELECT FROM rehome_source.applying a WHERE a.xid = txid_current()) THEN
+        RETURN NULL;
+    END IF;%s
+    RETURN NULL;
+END
+$body$ $function$, fn, current_user, body);
+    EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', fn);
+
+    FOREACH event IN ARRAY ARRAY['insert', 'update', 'delete'] LOOP
+        name := format('rehome_capture_%s_%s_%s', token, map, event);
+        IF per_row THEN
+            EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s FOR EACH ROW EXECUTE PROCEDURE %s()',
+                           name, event, relation, fn);
+        ELSE
+            EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s REFERENCING %s FOR EACH STATEMENT EXECUTE PROCEDURE %s()',
+                           name, event, relation,
+                           CASE event WHEN 'insert' THEN 'NEW TABLE AS new_rows'
+                                      WHEN 'delete' THEN 'OLD TABLE AS old_rows'
+                                      ELSE 'NEW TABLE AS new_rows OLD TABLE AS old_rows' END, fn);
+        END IF;
+        PERFORM rehome_source.enable_always(relation, name);
+    END LOOP;
+
+    -- Row triggers reach every partition; before 13 only as AFTER triggers.
+    timing := CASE WHEN per_row AND relkind = 'p' AND current_setting('server_version_num')::int < 130000
+                   THEN 'AFTER' ELSE 'BEFORE' END;
+    name := format('rehome_fence_%s_%s', token, map);
+    EXECUTE format('CREATE TRIGGER %I %s INSERT OR UPDATE OR DELETE ON %s FOR EACH %s EXECUTE PROCEDURE %s()',
+                   name, timing, relation, CASE WHEN per_row THEN 'ROW' ELSE 'STATEMENT' END, fence);
+    PERFORM rehome_source.enable_always(relation, name);
+    PERFORM rehome_source.cover_partitions(token, slice, map, relation);
+
+    RETURN rehome_source.key_operators(relation, key);
+END
+$create_capture$;
+
+-- Takes the capture of one table map away; the fence stays when asked to.
+-- Dropping a function drops its triggers, for which a role that does not own
+-- the table has no other way.
+CREATE OR REPLACE FUNCTION rehome_source.drop_capture(token text, map int)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $drop_capture$
+BEGIN
+    EXECUTE format('DROP FUNCTION IF EXISTS rehome_source.%I() CASCADE', format('capture_%s_%s', token, map));
+    EXECUTE format('DROP TABLE IF EXISTS rehome_source.%I', format('change_%s_%s', token, map));
+    EXECUTE format('DROP TABLE IF EXISTS rehome_source.%I', format('stage_%s_%s', token, map));
+END
+$drop_capture$;
+
+CREATE OR REPLACE FUNCTION rehome_source.drop_fence(token text, slice int)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $drop_fence$
+BEGIN
+    EXECUTE format('DROP FUNCTION IF EXISTS rehome_source.%I() CASCADE', format('fence_%s_%s', token, slice));
+    DELETE FROM rehome_source.slice s WHERE s.token = drop_fence.token AND s.slice = drop_fence.slice;
+END
+$drop_fence$;

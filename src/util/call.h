@@ -1,0 +1,41 @@
+/*-------------------------------------------------------------------------
+ *
+ * call.h
+ *	  The frame in which every SQL entry point and every worker runs.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REHOME_CALL_H
+#define REHOME_CALL_H
+
+#include "fmgr.h"
+
+typedef struct RehomeCall
+{
+	bool		nonatomic;		/* may commit and go on in a new transaction */
+	Oid			caller;			/* who called */
+	Oid			saved_user;		/* restored by the end */
+	int			saved_context;
+	int			guc_level;
+	bool		pushed_snapshot;	/* there was none: we run outside a portal */
+	char	   *search_path;	/* the caller's, for expressions being defined */
+	MemoryContext context;		/* current before the frame, and inside it */
+} RehomeCall;
+
+/* A piece of work done as somebody else, inside a frame. */
+typedef struct RehomeAs
+{
+	Oid			user;
+	int			context;
+} RehomeAs;
+
+extern void rehome_call_begin(RehomeCall *call, FunctionCallInfo fcinfo);
+extern void rehome_call_commit(RehomeCall *call);
+extern void rehome_call_end(RehomeCall *call);
+extern void rehome_call_require_nonatomic(RehomeCall *call, const char *what);
+
+extern Oid	rehome_catalog_owner(void);
+extern void rehome_become(RehomeAs *as, Oid role);
+extern void rehome_become_self(RehomeAs *as);
+
+#endif							/* REHOME_CALL_H */

@@ -1,0 +1,14 @@
+/*-------------------------------------------------------------------------
+ *
+ * position.h
+ *	  Snapshot positions of this server.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REHOME_POSITION_H
+#define REHOME_POSITION_H
+
+extern char *rehome_position_of_active(void);
+extern char *rehome_position_now(void);
+
+#endif							/* REHOME_POSITION_H */

@@ -1,0 +1,162 @@
+/*-------------------------------------------------------------------------
+ *
+ * spi.c
+ *	  Running SQL on the local catalogs: parameters in, text out.
+ *
+ * Catalog rows are small and few, so results are handed over as text copied
+ * into the caller's memory context; user data never passes through here.
+ * The caller is inside a frame of util/call.h, which has SPI connected.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "lib/stringinfo.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+
+#define MAX_PARAMS 24
+
+/*
+ * run_sql executes one statement and copies its result into the memory
+ * context that was current when rehome_spi() was called.
+ */
+static RehomeRows *
+run_sql(const char *sql, bool read_only, const char *signature, va_list args)
+{
+	int			nargs = (int) strlen(signature);
+	Oid			types[MAX_PARAMS];
+	Datum		values[MAX_PARAMS];
+	char		nulls[MAX_PARAMS];
+	RehomeRows *rows = palloc0(sizeof(RehomeRows));
+	SPITupleTable *table;
+	int			rc;
+
+	Assert(nargs <= MAX_PARAMS);
+	for (int i = 0; i < nargs; i++)
+	{
+		nulls[i] = ' ';
+		switch (signature[i])
+		{
+			case 'i':
+				types[i] = INT4OID;
+				values[i] = Int32GetDatum(va_arg(args, int));
+				break;
+			case 'l':
+				types[i] = INT8OID;
+				values[i] = Int64GetDatum(va_arg(args, int64));
+				break;
+			case 'o':
+				types[i] = OIDOID;
+				values[i] = ObjectIdGetDatum(va_arg(args, Oid));
+				break;
+			case 'b':
+				types[i] = BOOLOID;
+				values[i] = BoolGetDatum(va_arg(args, int) != 0);
+				break;
+			case 't':
+				{
+					const char *text = va_arg(args, const char *);
+
+					types[i] = TEXTOID;
+					values[i] = text ? CStringGetTextDatum(text) : (Datum) 0;
+					if (text == NULL)
+						nulls[i] = 'n';
+					break;
+				}
+			default:
+				elog(ERROR, "unknown parameter letter \"%c\"", signature[i]);
+		}
+	}
+
+	rc = SPI_execute_with_args(sql, nargs, types, values, nulls, read_only, 0);
+	if (rc < 0)
+		elog(ERROR, "SPI failed on \"%s\": %s", sql, SPI_result_code_string(rc));
+
+	rows->processed = SPI_processed;
+	table = SPI_tuptable;
+	if (table != NULL)
+	{
+		rows->n = (int) table->numvals;
+		rows->nfields = table->tupdesc->natts;
+		rows->value = palloc(sizeof(char **) * Max(rows->n, 1));
+		for (int r = 0; r < rows->n; r++)
+		{
+			rows->value[r] = palloc(sizeof(char *) * rows->nfields);
+			for (int c = 0; c < rows->nfields; c++)
+				rows->value[r][c] = SPI_getvalue(table->vals[r], table->tupdesc, c + 1);
+		}
+		SPI_freetuptable(table);
+	}
+	return rows;
+}
+
+/*
+ * rehome_spi runs one statement that may write.
+ */
+RehomeRows *
+rehome_spi(const char *sql, const char *signature,...)
+{
+	va_list		args;
+	RehomeRows *rows;
+
+	va_start(args, signature);
+	rows = run_sql(sql, false, signature, args);
+	va_end(args);
+	return rows;
+}
+
+/*
+ * rehome_spi_read runs one query under the active snapshot, so that several
+ * of them see the same state.
+ */
+RehomeRows *
+rehome_spi_read(const char *sql, const char *signature,...)
+{
+	va_list		args;
+	RehomeRows *rows;
+
+	va_start(args, signature);
+	rows = run_sql(sql, true, signature, args);
+	va_end(args);
+	return rows;
+}
+
+/*
+ * rehome_spi_value runs one statement that must give exactly one row, and
+ * returns its first column as text, or NULL.
+ */
+char *
+rehome_spi_value(const char *sql, const char *signature,...)
+{
+	va_list		args;
+	RehomeRows *rows;
+
+	va_start(args, signature);
+	rows = run_sql(sql, false, signature, args);
+	va_end(args);
+	if (rows->n != 1)
+		elog(ERROR, "expected one row from \"%s\", got %d", sql, rows->n);
+	return rows->value[0][0];
+}
+
+/* Text of an integer as SPI gave it; NULL counts as 0. */
+int64
+rehome_int64(const char *text)
+{
+	return text == NULL ? 0 : pg_strtoint64(text);
+}
+
+int
+rehome_int(const char *text)
+{
+	return text == NULL ? 0 : pg_strtoint32(text);
+}
+
+/* Text of a boolean as the server prints it; NULL counts as false. */
+bool
+rehome_bool(const char *text)
+{
+	return text != NULL && text[0] == 't';
+}

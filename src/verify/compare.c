@@ -1,0 +1,405 @@
+/*-------------------------------------------------------------------------
+ *
+ * compare.c
+ *	  Comparing one table at the source with its target.
+ *
+ * Both sides hold still: the source in the transaction open on conn, the
+ * target under the active snapshot.
+ *
+ * hash: each side sums up 64-bit hashes of its rows' text, per bucket of the
+ * key's hash, in one scan each, at the same time.  Buckets that agree are
+ * equal; the rows of the others are compared one by one.  Buckets of a hash
+ * need no bounds, so no collation and no order is involved.  The text of a
+ * row is exact: session settings that change it are pinned on both sides, and
+ * enums appear as labels.  Where text could differ for equal values (another
+ * encoding, floats of a source before 12, money), or a column is computed, the
+ * rows are compared one by one right away.
+ *
+ * rows: the source's rows come through the compiled maps and are joined with
+ * the target's by key.  Two rows differ when both their stored bytes and
+ * their text do; so -0 and 0, 1.0 and 1.00, trailing blanks and microseconds
+ * are differences, and another internal form of the same value is not.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "apply/apply.h"
+#include "catalog/pg_type.h"
+#include "copy/stream.h"
+#include "guc.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "remote/query.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "verify/verify.h"
+
+#define BUCKETS 4096
+
+/* Sources from here on have hashtextextended(). */
+#define HASH_VERSION 110000
+/* Sources from here on print floats as we do. */
+#define FLOAT_VERSION 120000
+
+/*
+ * compared lists the columns to compare: all that are mapped, but once the
+ * target has authority only those whose changes can be carried back.
+ */
+static List *
+compared(RehomeSlice *slice, RehomeMapping *mapping)
+{
+	List	   *columns = NIL;
+
+	for (int c = 0; c < mapping->ncolumns; c++)
+	{
+		RehomeMappedColumn *column = &mapping->columns[c];
+
+		if (slice->state != REHOME_CUT_OVER || column->map->kind == REHOME_COPY ||
+			column->map->inverse != NULL)
+			columns = lappend(columns, column);
+	}
+	return columns;
+}
+
+static bool
+hashable(RehomeConn *conn, RehomeMapping *mapping, List *columns)
+{
+	ListCell   *lc;
+
+	if (conn == NULL || rehome_conn_version(conn) < HASH_VERSION ||
+		strcmp(rehome_conn_value(conn, "SELECT current_setting('server_encoding')", ""),
+			   GetDatabaseEncodingName()) != 0)
+		return false;
+	foreach(lc, columns)
+	{
+		RehomeMappedColumn *column = lfirst(lc);
+		Oid			type = getBaseType(column->type);
+
+		if (column->plain == 0 || type == MONEYOID ||
+			(rehome_conn_version(conn) < FLOAT_VERSION && type != TEXTOID &&
+			 type != INT4OID && type != INT8OID && type != INT2OID && type != VARCHAROID &&
+			 type != NUMERICOID && type != BOOLOID && type != BPCHAROID &&
+			 type != TIMESTAMPOID && type != TIMESTAMPTZOID && type != DATEOID &&
+			 type != UUIDOID && type != BYTEAOID))
+			return false;
+	}
+	for (int k = 0; k < mapping->nkey; k++)
+		if (mapping->key[k]->plain == 0)
+			return false;
+	return true;
+}
+
+/*
+ * column_names lists columns as one side calls them, after prefix.
+ */
+static char *
+column_names(RehomeMapping *mapping, List *columns, const char *prefix, bool source)
+{
+	StringInfoData buf;
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	foreach(lc, columns)
+	{
+		RehomeMappedColumn *column = lfirst(lc);
+		const char *name = source ?
+			NameStr(TupleDescAttr(mapping->source_desc, column->plain - 1)->attname) : column->name;
+
+		appendStringInfo(&buf, "%s%s%s", buf.len ? ", " : "", prefix, quote_identifier(name));
+	}
+	return buf.data;
+}
+
+static List *
+key_columns(RehomeMapping *mapping)
+{
+	List	   *columns = NIL;
+
+	for (int k = 0; k < mapping->nkey; k++)
+		columns = lappend(columns, mapping->key[k]);
+	return columns;
+}
+
+/*
+ * bucket_of returns the expression of a row's bucket.
+ */
+static char *
+bucket_of(RehomeMapping *mapping, const char *prefix, bool source)
+{
+	return psprintf("(hashtextextended(ROW(%s)::text, 0) & %d)",
+					column_names(mapping, key_columns(mapping), prefix, source), BUCKETS - 1);
+}
+
+static void
+append_source(StringInfo sql, RehomeMapping *mapping, const char *condition)
+{
+	RehomeTableMap *map = mapping->map;
+	const char *sep = " WHERE ";
+
+	rehome_remote_from(sql, rehome_remote_table(map->source), NULL, false);
+	if (map->filter != NULL)
+	{
+		appendStringInfo(sql, "%s(%s)", sep, map->filter);
+		sep = " AND ";
+	}
+	if (condition != NULL)
+		appendStringInfo(sql, "%s%s", sep, condition);
+}
+
+/*
+ * differing_buckets sums up both sides and returns the buckets that differ,
+ * as the text of an array, or NULL when there are none.  Fills in the row
+ * counts.
+ */
+static char *
+differing_buckets(RehomeConn *conn, RehomeMapping *mapping, List *columns,
+				  RehomeVerdict *verdict)
+{
+	char	   *sums[2][BUCKETS];
+	int64		counts[2][BUCKETS];
+	StringInfoData sql;
+	StringInfoData buckets;
+
+	memset(sums, 0, sizeof(sums));
+	memset(counts, 0, sizeof(counts));
+	for (int side = 0; side < 2; side++)
+	{
+		bool		source = side == 0;
+		const char *prefix = source ? "source." : "t.";
+
+		initStringInfo(&sql);
+		appendStringInfo(&sql, "SELECT %s, count(*), sum(hashtextextended(ROW(%s)::text, 0)) FROM ",
+						 bucket_of(mapping, prefix, source),
+						 column_names(mapping, columns, prefix, source));
+		if (source)
+		{
+			append_source(&sql, mapping, NULL);
+			appendStringInfoString(&sql, " GROUP BY 1");
+			rehome_conn_send(conn, sql.data);
+		}
+		else
+		{
+			RehomeRows *rows;
+
+			appendStringInfo(&sql, "%s AS t GROUP BY 1", rehome_target_name(mapping));
+			rows = rehome_spi_read(sql.data, "");
+			for (int pass = 0; pass < 2; pass++)
+			{
+				if (pass == 1)
+					rows = rehome_conn_receive(conn);
+				for (int i = 0; i < rows->n; i++)
+				{
+					int			bucket = rehome_int(rows->value[i][0]);
+
+					counts[pass][bucket] = rehome_int64(rows->value[i][1]);
+					sums[pass][bucket] = rows->value[i][2];
+				}
+			}
+		}
+	}
+
+	initStringInfo(&buckets);
+	for (int b = 0; b < BUCKETS; b++)
+	{
+		verdict->target_rows += counts[0][b];
+		verdict->source_rows += counts[1][b];
+		if (counts[0][b] != counts[1][b] ||
+			(sums[0][b] != NULL && strcmp(sums[0][b], sums[1][b]) != 0))
+			appendStringInfo(&buckets, "%s%d", buckets.len ? "," : "", b);
+	}
+	return buckets.len > 0 ? psprintf("{%s}", buckets.data) : NULL;
+}
+
+/*
+ * record stores one difference; v is a row of difference_query.
+ */
+static void
+record(RehomeSlice *slice, RehomeTableMap *map, const char *snapshot,
+	   HeapTuple tuple, TupleDesc desc)
+{
+	char	   *v[4];
+
+	for (int i = 0; i < 4; i++)
+		v[i] = SPI_getvalue(tuple, desc, i + 1);
+	rehome_spi("INSERT INTO rehome.discrepancy (migration, slice, target, kind, key, columns, source_row, target_row, snapshot)"
+			   " VALUES ($1::name, $2::name, $3, $4, $5::jsonb,"
+			   " (SELECT array_agg(coalesce(a.key, b.key)::name) FROM jsonb_each($6::jsonb) a"
+			   "  FULL JOIN jsonb_each($7::jsonb) b USING (key) WHERE a.value IS DISTINCT FROM b.value AND $4 = 'differing'),"
+			   " $6::jsonb, $7::jsonb, $8)", "ttottttt",
+			   slice->migration->name, slice->name, map->target, v[0], v[1], v[2], v[3], snapshot);
+}
+
+/*
+ * difference_query returns the SQL that joins the source's rows on hand with
+ * the target's and gives what differs: kind, key, source row, target row.
+ */
+static char *
+difference_query(RehomeMapping *mapping, List *columns, const char *buckets)
+{
+	StringInfoData sql;
+	StringInfoData key;
+	char	   *all_t = column_names(mapping, columns, "t.", false);
+	char	   *all_n = column_names(mapping, columns, "n.", false);
+
+	initStringInfo(&key);
+	for (int k = 0; k < mapping->nkey; k++)
+	{
+		const char *name = quote_identifier(mapping->key[k]->name);
+
+		appendStringInfo(&key, "%s%s, coalesce(n.%s, t.%s)", k > 0 ? ", " : "",
+						 quote_literal_cstr(mapping->key[k]->name), name, name);
+	}
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT CASE WHEN t.\"rehome there\" IS NULL THEN 'missing'"
+					 " WHEN n.\"rehome there\" IS NULL THEN 'extra' ELSE 'differing' END,"
+					 " jsonb_build_object(%s),"
+					 " CASE WHEN n.\"rehome there\" THEN to_jsonb(n) - 'rehome there' END,"
+					 " CASE WHEN t.\"rehome there\" THEN to_jsonb(t) - 'rehome there' END"
+					 " FROM (SELECT true AS \"rehome there\", %s FROM rehome_rows AS n) AS n"
+					 " FULL JOIN (SELECT true AS \"rehome there\", %s FROM %s AS t%s) AS t ON %s"
+					 " WHERE t.\"rehome there\" IS NULL OR n.\"rehome there\" IS NULL"
+					 " OR (ROW(%s) OPERATOR(pg_catalog.*<>) ROW(%s) AND ROW(%s)::text <> ROW(%s)::text)",
+					 key.data, all_n, all_t, rehome_target_name(mapping),
+					 buckets ? psprintf(" WHERE %s = ANY (%s::bigint[])", bucket_of(mapping, "t.", false),
+										quote_literal_cstr(buckets)) : "",
+					 rehome_key_condition(mapping, "t", "n"),
+					 all_t, all_n, all_t, all_n);
+	return sql.data;
+}
+
+/*
+ * compare_rows compares row by row, all of them or some buckets.
+ */
+static void
+compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List *columns,
+			 const char *buckets, const char *snapshot, RehomeVerdict *verdict)
+{
+	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
+	RehomeProjector *projector = rehome_projector_mapped(mapping);
+	RehomeAs	as;
+	StringInfoData sql;
+	Portal		cursor;
+	int64		n;
+	int64		recorded = 0;
+
+	initStringInfo(&sql);
+	rehome_become(&as, slice->migration->owner);
+	if (conn != NULL)
+	{
+		List	   *read = rehome_mapping_source_columns(mapping);
+
+		appendStringInfo(&sql, "SELECT %s FROM ", rehome_quote_list(read, "source."));
+		append_source(&sql, mapping, buckets ?
+					  psprintf("%s = ANY (%s::bigint[])", bucket_of(mapping, "source.", true),
+							   quote_literal_cstr(buckets)) : NULL);
+		n = rehome_stream(conn, sql.data, mapping, read, projector, rehome_receive_store, store, NULL);
+	}
+	else
+	{
+		RehomeTableMap *map = mapping->map;
+
+		appendStringInfo(&sql, "SELECT * FROM %s AS source%s",
+						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(map->source)),
+													get_rel_name(map->source)),
+						 map->filter ? psprintf(" WHERE (%s)", map->filter) : "");
+		n = rehome_stream_local(sql.data, mapping, projector, rehome_receive_store, store);
+	}
+	rehome_projector_end(projector);
+	if (buckets == NULL)
+		verdict->source_rows = n;
+
+	rehome_rows_register("rehome_rows", mapping->mapped_desc, store, n);
+	cursor = SPI_cursor_open_with_args(NULL, difference_query(mapping, columns, buckets),
+									   0, NULL, NULL, NULL, true, 0);
+	rehome_become_self(&as);
+	for (;;)
+	{
+		SPITupleTable *table;
+
+		SPI_cursor_fetch(cursor, true, 100);
+		table = SPI_tuptable;
+		if (table->numvals == 0)
+			break;
+		for (uint64 i = 0; i < table->numvals; i++)
+		{
+			char	   *kind = SPI_getvalue(table->vals[i], table->tupdesc, 1);
+
+			if (strcmp(kind, "missing") == 0)
+				verdict->missing++;
+			else if (strcmp(kind, "extra") == 0)
+				verdict->extra++;
+			else
+				verdict->differing++;
+			if (recorded++ < rehome_max_discrepancies)
+				record(slice, mapping->map, snapshot, table->vals[i], table->tupdesc);
+		}
+		SPI_freetuptable(table);
+	}
+	SPI_cursor_close(cursor);
+	rehome_rows_unregister("rehome_rows");
+	tuplestore_end(store);
+	if (buckets == NULL)
+		verdict->target_rows = verdict->source_rows - verdict->missing + verdict->extra;
+}
+
+static void
+compare_counts(RehomeConn *conn, RehomeMapping *mapping, RehomeVerdict *verdict)
+{
+	StringInfoData sql;
+	RehomeTableMap *map = mapping->map;
+
+	verdict->counted_only = true;
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT count(*) FROM ");
+	if (conn != NULL)
+	{
+		append_source(&sql, mapping, NULL);
+		rehome_conn_send(conn, sql.data);
+	}
+	else
+	{
+		appendStringInfo(&sql, "%s AS source%s",
+						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(map->source)),
+													get_rel_name(map->source)),
+						 map->filter ? psprintf(" WHERE (%s)", map->filter) : "");
+		verdict->source_rows = rehome_int64(rehome_spi_read(sql.data, "")->value[0][0]);
+	}
+	verdict->target_rows = rehome_int64(rehome_spi_read(psprintf("SELECT count(*) FROM %s",
+																 rehome_target_name(mapping)), "")->value[0][0]);
+	if (conn != NULL)
+		verdict->source_rows = rehome_int64(rehome_conn_receive(conn)->value[0][0]);
+}
+
+/*
+ * rehome_compare compares one table.  conn is NULL for a source this server
+ * reads itself.  Differences are recorded in rehome.discrepancy, and those
+ * recorded before are closed.
+ */
+void
+rehome_compare(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map,
+			   RehomeVerifyMode mode, const char *snapshot, RehomeVerdict *verdict)
+{
+	RehomeMapping *mapping = rehome_mapping_compile(map);
+	List	   *columns = compared(slice, mapping);
+
+	memset(verdict, 0, sizeof(*verdict));
+	if (mode == REHOME_VERIFY_COUNT)
+	{
+		compare_counts(conn, mapping, verdict);
+		return;
+	}
+	rehome_spi("UPDATE rehome.discrepancy SET resolved_at = clock_timestamp()"
+			   " WHERE migration = $1::name AND slice = $2::name AND target = $3 AND resolved_at IS NULL",
+			   "tto", slice->migration->name, slice->name, map->target);
+	if (mode == REHOME_VERIFY_HASH && hashable(conn, mapping, columns))
+	{
+		char	   *buckets = differing_buckets(conn, mapping, columns, verdict);
+
+		if (buckets != NULL)
+			compare_rows(conn, slice, mapping, columns, buckets, snapshot, verdict);
+	}
+	else
+		compare_rows(conn, slice, mapping, columns, NULL, snapshot, verdict);
+}

@@ -1,0 +1,166 @@
+/*-------------------------------------------------------------------------
+ *
+ * verify.c
+ *	  rehome.verify(): exact comparison on live data.
+ *
+ * While the source has authority, a batch is applied and its source
+ * transaction kept open: the target then equals, or should equal, that very
+ * snapshot, and nothing but this transaction can change it (guard and work
+ * lock).  While the target has authority it is the other way round: a batch
+ * back from a snapshot of the target, under which the target is then read,
+ * with the source behind its fence.  So a difference is never a matter of
+ * lag.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "apply/apply.h"
+#include "capture/capture.h"
+#include "errors.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "util/position.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "verify/verify.h"
+
+static RehomeVerifyMode
+parse_mode(const char *mode)
+{
+	if (strcmp(mode, "count") == 0)
+		return REHOME_VERIFY_COUNT;
+	if (strcmp(mode, "hash") == 0)
+		return REHOME_VERIFY_HASH;
+	if (strcmp(mode, "rows") == 0)
+		return REHOME_VERIFY_ROWS;
+	ereport(ERROR,
+			errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			errmsg("unknown verification mode \"%s\"", mode),
+			errhint("Modes are count, hash and rows."));
+}
+
+/*
+ * freeze_views brings both sides to one snapshot and pushes the local one.
+ * Returns the connection, NULL for a source this server reads itself, and
+ * the snapshot's text.
+ */
+static RehomeConn *
+freeze_views(RehomeSlice *slice, List *maps, char **snapshot)
+{
+	RehomeConn *conn;
+
+	if (!slice->migration->live)
+	{
+		rehome_slice_require(slice, "verify", REHOME_SYNCING, REHOME_SYNCING);
+		PushActiveSnapshot(GetLatestSnapshot());
+		*snapshot = rehome_position_of_active();
+		return NULL;
+	}
+	rehome_slice_require(slice, "verify", REHOME_SYNCING, REHOME_CUT_OVER);
+	conn = rehome_conn_open(slice->migration->serverid, slice->migration->owner,
+							psprintf("verify %s/%s", slice->migration->name, slice->name));
+	rehome_source_check_identity(conn, slice->migration);
+	if (slice->state == REHOME_SYNCING)
+	{
+		RehomeBatch *batch;
+
+		(void) rehome_forward_batch(conn, slice, maps, true, &batch);
+		*snapshot = batch->position;
+		CommandCounterIncrement();
+		PushActiveSnapshot(GetLatestSnapshot());
+	}
+	else
+	{
+		PushActiveSnapshot(GetLatestSnapshot());
+		*snapshot = rehome_position_of_active();
+		(void) rehome_reverse_batch(conn, slice, maps, GetActiveSnapshot(), true);
+	}
+	return conn;
+}
+
+/*
+ * verify_slice compares all tables of a slice and puts a row each.
+ */
+static void
+verify_slice(RehomeSlice *slice, RehomeVerifyMode mode, ReturnSetInfo *rsinfo)
+{
+	RehomeConn *conn;
+	List	   *maps;
+	char	   *snapshot;
+	int			failed = 0;
+	ListCell   *lc;
+
+	rehome_slice_work_lock(slice);
+	rehome_slice_require_running(slice);
+	maps = rehome_table_maps_get(slice);
+	conn = freeze_views(slice, maps, &snapshot);
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		TimestampTz began = GetCurrentTimestamp();
+		RehomeVerdict verdict;
+		Interval   *elapsed = palloc0(sizeof(Interval));
+		Datum		values[10];
+		bool		nulls[10] = {false};
+		bool		ok;
+
+		rehome_compare(conn, slice, map, mode, snapshot, &verdict);
+		ok = verdict.source_rows == verdict.target_rows && verdict.missing == 0 &&
+			verdict.extra == 0 && verdict.differing == 0;
+		if (!ok)
+			failed++;
+		elapsed->time = GetCurrentTimestamp() - began;
+		values[0] = DirectFunctionCall1(namein, CStringGetDatum(slice->name));
+		values[1] = ObjectIdGetDatum(map->target);
+		values[2] = Int64GetDatum(verdict.source_rows);
+		values[3] = Int64GetDatum(verdict.target_rows);
+		values[4] = Int64GetDatum(verdict.missing);
+		values[5] = Int64GetDatum(verdict.extra);
+		values[6] = Int64GetDatum(verdict.differing);
+		nulls[4] = nulls[5] = nulls[6] = verdict.counted_only;
+		values[7] = BoolGetDatum(ok);
+		values[8] = CStringGetTextDatum(snapshot);
+		values[9] = IntervalPGetDatum(elapsed);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	PopActiveSnapshot();
+	if (conn != NULL)
+	{
+		if (slice->state == REHOME_CUT_OVER)
+			rehome_conn_commit(conn);
+		rehome_conn_close(conn);
+	}
+	rehome_event(slice->migration->name, slice->name, "verified",
+				 failed == 0 ? psprintf("%d tables equal at %s", list_length(maps), snapshot) :
+				 psprintf("%d of %d tables differ at %s", failed, list_length(maps), snapshot), NULL);
+}
+
+PG_FUNCTION_INFO_V1(rehome_verify);
+
+/*
+ * rehome_verify(migration name, slice name, mode text)
+ */
+Datum
+rehome_verify(PG_FUNCTION_ARGS)
+{
+	RehomeCall	call;
+	RehomeVerifyMode mode;
+	ListCell   *lc;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(2))
+		ereport(ERROR,
+				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				errmsg("migration and mode must be given"));
+	mode = parse_mode(text_to_cstring(PG_GETARG_TEXT_PP(2)));
+	InitMaterializedSRF(fcinfo, 0);
+	rehome_call_begin(&call, fcinfo);
+	foreach(lc, rehome_slices_get(rehome_migration_get(NameStr(*PG_GETARG_NAME(0))),
+								  PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1))))
+		verify_slice(lfirst(lc), mode, (ReturnSetInfo *) fcinfo->resultinfo);
+	rehome_call_end(&call);
+	return (Datum) 0;
+}

@@ -1,0 +1,36 @@
+/*-------------------------------------------------------------------------
+ *
+ * verify.h
+ *	  Comparing source and target at one snapshot.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REHOME_VERIFY_H
+#define REHOME_VERIFY_H
+
+#include "catalog/migration.h"
+#include "remote/connection.h"
+
+typedef enum RehomeVerifyMode
+{
+	REHOME_VERIFY_COUNT,
+	REHOME_VERIFY_HASH,
+	REHOME_VERIFY_ROWS
+} RehomeVerifyMode;
+
+/* What comparing one table gave. */
+typedef struct RehomeVerdict
+{
+	int64		source_rows;
+	int64		target_rows;
+	bool		counted_only;	/* the following were not looked for */
+	int64		missing;
+	int64		extra;
+	int64		differing;
+} RehomeVerdict;
+
+extern void rehome_compare(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map,
+						   RehomeVerifyMode mode, const char *snapshot,
+						   RehomeVerdict *verdict);
+
+#endif							/* REHOME_VERIFY_H */

@@ -1,0 +1,164 @@
+/*-------------------------------------------------------------------------
+ *
+ * handlers.c
+ *	  What a sync worker does in each state of its slice.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "apply/apply.h"
+#include "copy/copy.h"
+#include "cutover/cutover.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "util/spi.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "worker/sync.h"
+
+/* How often change tables are pruned, and an unchanged position is stored. */
+#define PRUNE_INTERVAL 2000
+#define POSITION_INTERVAL 1000
+
+static bool
+older_than(TimestampTz since, int ms)
+{
+	return TimestampDifferenceExceeds(since, GetCurrentTimestamp(), ms);
+}
+
+/*
+ * get_ready connects, and reads the maps, unless that has been done.
+ */
+static void
+get_ready(RehomeWorkerState *worker, RehomeSlice *slice)
+{
+	if (worker->conn == NULL)
+		worker->conn = rehome_slice_connect(slice, "sync");
+	if (worker->maps == NIL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(worker->context);
+
+		worker->maps = rehome_table_maps_get(slice);
+		MemoryContextSwitchTo(old);
+	}
+}
+
+/*
+ * copy leads the copy, unless another session does.
+ */
+static long
+copy(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
+{
+	return rehome_copy_slice(call, slice) ? 0 : rehome_naptime;
+}
+
+/*
+ * forward applies one batch, and prunes what an earlier one has left, once
+ * that is on disk: batches commit without waiting for it.
+ */
+static long
+forward(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
+{
+	RehomeBatch *batch;
+	int64		n;
+
+	if (!rehome_slice_try_work_lock(slice->id))
+		return rehome_naptime;
+	rehome_slice_reread(slice);
+	if (slice->state != REHOME_SYNCING || slice->paused)
+		return 0;
+	get_ready(worker, slice);
+	if (worker->prune_position != NULL && worker->prune_lsn <= GetFlushRecPtr(NULL) &&
+		older_than(worker->pruned_at, PRUNE_INTERVAL))
+	{
+		rehome_forward_prune(worker->conn, slice, worker->maps, worker->prune_position);
+		worker->pruned_at = GetCurrentTimestamp();
+		pfree(worker->prune_position);
+		worker->prune_position = NULL;
+	}
+
+	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+	slice->lazy_position = !older_than(worker->positioned_at, POSITION_INTERVAL);
+	n = rehome_forward_batch(worker->conn, slice, worker->maps, false, &batch);
+	if (batch->changes != NIL || !slice->lazy_position)
+		worker->positioned_at = GetCurrentTimestamp();
+	rehome_call_commit(call);
+	if (batch->changes != NIL && worker->prune_position == NULL)
+	{
+		worker->prune_position = MemoryContextStrdup(worker->context, batch->position);
+		worker->prune_lsn = XactLastCommitEnd;
+	}
+	return n > 0 ? 0 : rehome_naptime;
+}
+
+/*
+ * reverse brings one batch back to the source.
+ */
+static long
+reverse(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
+{
+	int64		n;
+
+	if (!rehome_slice_try_work_lock(slice->id))
+		return rehome_naptime;
+	rehome_slice_reread(slice);
+	if (slice->state != REHOME_CUT_OVER || slice->paused)
+		return 0;
+	get_ready(worker, slice);
+	n = rehome_reverse_batch(worker->conn, slice, worker->maps, NULL, false);
+	if (n > 0 || older_than(worker->positioned_at, POSITION_INTERVAL))
+	{
+		rehome_spi("UPDATE rehome.slice SET position_at = clock_timestamp(), error = NULL, error_since = NULL,"
+				   " rows_applied = rows_applied + $2, batches = batches + 1 WHERE id = $1",
+				   "il", slice->id, n);
+		worker->positioned_at = GetCurrentTimestamp();
+	}
+	if (n > 0 && older_than(worker->pruned_at, PRUNE_INTERVAL))
+	{
+		char	   *reached;
+
+		rehome_conn_begin(worker->conn, "");
+		reached = rehome_reverse_position(worker->conn, slice);
+		rehome_conn_commit(worker->conn);
+		rehome_reverse_prune(slice, worker->maps, reached);
+		worker->pruned_at = GetCurrentTimestamp();
+	}
+	return n > 0 ? 0 : rehome_naptime;
+}
+
+/*
+ * recover ends what a crash has left between two commits.
+ */
+static long
+recover(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
+{
+	rehome_slice_work_lock(slice);
+	rehome_recover_slice(slice);
+	worker->in_doubt = false;
+	return 0;
+}
+
+static const RehomeHandler handlers[] = {
+	[REHOME_COPYING] = copy,
+	[REHOME_SYNCING] = forward,
+	[REHOME_CUTTING_OVER] = recover,
+	[REHOME_CUT_OVER] = reverse,
+	[REHOME_ROLLING_BACK] = recover,
+	[REHOME_CANCELLED] = NULL,
+};
+
+/*
+ * rehome_handler returns what a worker does in a state; NULL: nothing.
+ */
+RehomeHandler
+rehome_handler(RehomeState state, bool in_doubt)
+{
+	if (state >= lengthof(handlers) || handlers[state] == NULL)
+		return NULL;
+	return in_doubt ? recover : handlers[state];
+}

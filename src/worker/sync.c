@@ -1,0 +1,155 @@
+/*-------------------------------------------------------------------------
+ *
+ * sync.c
+ *	  The sync worker: one a slice, doing whatever its state asks for.
+ *
+ * Each round reads the slice, runs the handler of its state in a frame of its
+ * own, and commits.  An error ends the round, not the worker: it is recorded
+ * in the slice (rehome.status shows it, and since when), the connection to
+ * the source is gone with the abort, and the next round comes after a pause
+ * that doubles up to rehome.retry_max.
+ *
+ * The worker ends when the slice is gone, paused, or in a state without a
+ * handler.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "compat.h"
+#include "errors.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "util/spi.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "worker/sync.h"
+
+/*
+ * nap waits, looking around once a second.
+ */
+static void
+nap(long ms)
+{
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+
+	for (;;)
+	{
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+
+		if (left <= 0)
+			break;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 Min(left, 1000L), REHOME_WAIT_EVENT);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+	}
+	rehome_worker_yield_database();
+}
+
+/*
+ * forget drops what was kept, after an error or a change of state.
+ */
+static void
+forget(RehomeWorkerState *worker)
+{
+	MemoryContextReset(worker->context);
+	worker->maps = NIL;
+	worker->prune_position = NULL;
+	worker->prune_lsn = InvalidXLogRecPtr;
+	worker->positioned_at = 0;
+}
+
+/*
+ * one_round runs one step of the slice; returns the pause that follows, or
+ * -1 when there is nothing left to do for a worker.
+ */
+static long
+one_round(RehomeWorkerState *worker, int slice_id, MemoryContext round)
+{
+	RehomeCall	call;
+	RehomeSlice *slice;
+	RehomeHandler handler = NULL;
+	long		pause = -1;
+
+	StartTransactionCommand();
+	MemoryContextSwitchTo(round);
+	rehome_call_begin(&call, NULL);
+	slice = rehome_slice_by_id(slice_id);
+	if (slice != NULL && !slice->paused)
+		handler = rehome_handler(slice->state, worker->in_doubt);
+	if (handler != NULL)
+	{
+		if (slice->state != worker->state)
+			forget(worker);
+		worker->state = slice->state;
+		pause = handler(worker, &call, slice);
+	}
+	rehome_call_end(&call);
+	CommitTransactionCommand();
+	return pause;
+}
+
+/*
+ * rehome_sync_worker_main is the sync worker; its argument is the slice's id.
+ */
+void
+rehome_sync_worker_main(Datum arg)
+{
+	int			slice_id = DatumGetInt32(arg);
+	RehomeWorkerState worker = {0};
+	Oid			database;
+	MemoryContext context;
+	MemoryContext round;
+	long		backoff = 0;
+
+	memcpy(&database, MyBgworkerEntry->bgw_extra, sizeof(database));
+	context = rehome_worker_attach(database);
+	round = AllocSetContextCreate(context, "pg_rehome round", ALLOCSET_DEFAULT_SIZES);
+	worker.context = AllocSetContextCreate(context, "pg_rehome kept", ALLOCSET_DEFAULT_SIZES);
+	if (!rehome_worker_claim(slice_id))
+		proc_exit(0);
+
+	for (;;)
+	{
+		volatile long pause = 0;
+
+		MemoryContextReset(round);
+		PG_TRY();
+		{
+			pause = one_round(&worker, slice_id, round);
+			backoff = 0;
+		}
+		PG_CATCH();
+		{
+			worker.in_doubt = geterrcode() == ERRCODE_REHOME_IN_DOUBT && !worker.in_doubt;
+			rehome_worker_report(slice_id, context);
+			worker.conn = NULL;		/* closed by the abort */
+			forget(&worker);
+			backoff = backoff == 0 ? Min(500L, rehome_retry_max) : Min(backoff * 2, rehome_retry_max);
+			pause = worker.in_doubt ? 0 : backoff;
+		}
+		PG_END_TRY();
+		if (pause < 0)
+			break;
+		pgstat_report_activity(STATE_IDLE, NULL);
+		if (pause > 0)
+			nap(pause);
+		else
+			CHECK_FOR_INTERRUPTS();
+	}
+	proc_exit(0);
+}

@@ -1,0 +1,34 @@
+/*-------------------------------------------------------------------------
+ *
+ * sync.h
+ *	  The sync worker and the handlers it runs.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REHOME_SYNC_H
+#define REHOME_SYNC_H
+
+#include "access/xlogdefs.h"
+#include "remote/connection.h"
+#include "worker/worker.h"
+
+/* What a sync worker keeps between two steps. */
+struct RehomeWorkerState
+{
+	RehomeConn *conn;			/* to the source, or NULL */
+	List	   *maps;			/* the slice's table maps, in context */
+	MemoryContext context;
+	RehomeState state;			/* the maps were read in */
+	bool		in_doubt;		/* the sides disagree: recover first */
+	char	   *prune_position; /* applied, not yet known to be on disk */
+	XLogRecPtr	prune_lsn;
+	TimestampTz pruned_at;
+	TimestampTz positioned_at;
+};
+
+extern PGDLLEXPORT void rehome_sync_worker_main(Datum arg);
+
+/* handlers.c: by state; NULL where a worker has nothing to do. */
+extern RehomeHandler rehome_handler(RehomeState state, bool in_doubt);
+
+#endif							/* REHOME_SYNC_H */

@@ -1,0 +1,624 @@
+# RehomeTest: two clusters, a source and a target, for the TAP tests.
+#
+#   use RehomeTest;
+#   my $pair = new_pair(shop => 1);
+#   my ($source, $target) = ($pair->source, $pair->target);
+#   $pair->sql_target(q{SELECT rehome.create_migration('m', 'src', 'a test')});
+#   ok($pair->wait_for_state('m', 'syncing'), 'in sync');
+#   same_content($pair, $pair->shop_tables, 'all of the shop');
+#
+# The clusters are PostgreSQL::Test::Cluster objects and stay usable as such.
+# The functions that touch only one of them take it as their first argument.
+package RehomeTest;
+
+use strict;
+use warnings;
+
+use Carp;
+use Exporter 'import';
+use File::Basename;
+use IPC::Run;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time usleep);
+
+our @EXPORT = qw(
+  new_pair
+  wait_until
+  same_content
+  sqlstate_of
+  start_pgbench
+  pgbench_running
+  stop_pgbench
+  finish_pgbench
+  fixture
+);
+
+# The role that a pair connects to its source with, if one is asked for.
+my $source_role     = 'rehome_src';
+my $source_password = q{a password, with 'quotes' in it};
+
+# The advisory lock by which stop_pgbench ends a load: see start_pgbench.
+my $stop_lock = 7206553;
+
+my $writers = 0;
+
+=pod
+
+=head1 A pair
+
+=over
+
+=item new_pair(%options)
+
+Makes and starts both clusters, and on the target the extension, the foreign
+server C<src> and a user mapping for the current user. Options:
+
+  dbname        => 'postgres'  the database on both sides
+  prefix        => ''          put before the clusters' names, for a second pair
+  fsync         => 0           1 where the test crashes a machine, not a process
+  preload       => 0           1: shared_preload_libraries and rehome.databases on the target
+  role          => 0           1: a role without superuser rights, with a password, on the source
+  tcp           => 0           1: the source listens on 127.0.0.1 too and src connects to that
+  shop          => 0           1: test/fixtures/shop_*.sql, the schema on both sides, the data on the source
+  scale         => 1           of the shop's data
+  extension     => 1           0: no CREATE EXTENSION (and so no server)
+  server        => 'src'       undef: no server
+  server_options => {}         further options of it
+  source_conf, target_conf => ''   lines for postgresql.conf
+  init          => {}          further arguments of PostgreSQL::Test::Cluster's init
+
+=cut
+
+sub new_pair
+{
+	my (%given) = @_;
+	my %option = (
+		dbname         => 'postgres',
+		prefix         => '',
+		extension      => 1,
+		server         => 'src',
+		server_options => {},
+		source_conf    => '',
+		target_conf    => '',
+		scale          => 1,
+		init           => {},
+		map { $_ => 0 } qw(fsync preload role tcp shop));
+	for my $name (keys %given)
+	{
+		croak "new_pair has no option \"$name\"" unless exists $option{$name};
+		$option{$name} = $given{$name};
+	}
+
+	my $self = bless {%option}, __PACKAGE__;
+	my %conf = (
+		source => $option{source_conf},
+		target => $option{target_conf});
+	$conf{source} .= "\nlisten_addresses = '127.0.0.1'" if $option{tcp};
+	$conf{target} .=
+	  "\nshared_preload_libraries = 'pg_rehome'\nrehome.databases = '$option{dbname}'"
+	  if $option{preload};
+
+	for my $side (qw(source target))
+	{
+		my $node = PostgreSQL::Test::Cluster->new("$option{prefix}$side");
+		# Whatever the caller's locale: the fixtures need UTF-8.
+		$node->init(extra => [ '--no-locale', '-E', 'UTF8' ], %{ $option{init} });
+		$node->append_conf('postgresql.conf',
+			"log_statement = ddl\nautovacuum_naptime = 10s\n"
+			  . ($option{fsync} ? "fsync = on\n" : '')
+			  . $conf{$side});
+		$self->{$side} = $node;
+	}
+	$self->_ask_for_password if $option{role};
+
+	for my $side (qw(source target))
+	{
+		$self->{$side}->start;
+		$self->{$side}->safe_psql('postgres', "CREATE DATABASE $option{dbname}")
+		  if $option{dbname} ne 'postgres';
+	}
+	$self->load_shop if $option{shop};
+	$self->_create_source_role if $option{role};
+	if ($option{extension})
+	{
+		$self->sql_target('CREATE EXTENSION pg_rehome CASCADE');
+		$self->create_server($option{server}) if defined $option{server};
+	}
+	return $self;
+}
+
+sub source { return $_[0]{source} }
+sub target { return $_[0]{target} }
+sub dbname { return $_[0]{dbname} }
+
+=pod
+
+=item $pair->sql_source($sql), $pair->sql_target($sql)
+
+Run it there and return its output; an error is the end of the test.
+
+=cut
+
+sub sql_source { my ($self, $sql, %more) = @_; return $self->source->safe_psql($self->dbname, $sql, %more) }
+sub sql_target { my ($self, $sql, %more) = @_; return $self->target->safe_psql($self->dbname, $sql, %more) }
+
+# Whoever connects as the source role gives its password, by socket and by TCP;
+# the lines go before those that trust everyone.
+sub _ask_for_password
+{
+	my ($self) = @_;
+	my $file = $self->source->data_dir . '/pg_hba.conf';
+	my $rest = slurp_file($file);
+	open my $fh, '>', $file or die "cannot write $file: $!";
+	print $fh "local all $source_role scram-sha-256\n";
+	print $fh "host all $source_role 127.0.0.1/32 scram-sha-256\n";
+	print $fh $rest;
+	close $fh or die "cannot write $file: $!";
+	return;
+}
+
+sub _create_source_role
+{
+	my ($self) = @_;
+	my $password = _literal($source_password);
+	$self->sql_source("CREATE ROLE $source_role LOGIN PASSWORD $password");
+	$self->grant_source($_)
+	  for split /\n/, $self->sql_source(q{
+		SELECT nspname FROM pg_namespace
+		 WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'});
+	return;
+}
+
+=pod
+
+=item $pair->grant_source($schema, [$role])
+
+Gives the role what a migration of the schema needs on the source, and no more.
+
+=cut
+
+sub grant_source
+{
+	my ($self, $schema, $role) = @_;
+	$role //= $source_role;
+	$schema = _identifier($schema);
+	my $database = _identifier($self->dbname);
+	$self->sql_source(qq{
+		GRANT CREATE ON DATABASE $database TO $role;
+		GRANT USAGE ON SCHEMA $schema TO $role;
+		GRANT SELECT, INSERT, UPDATE, DELETE, TRIGGER ON ALL TABLES IN SCHEMA $schema TO $role;
+		GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA $schema TO $role;
+	});
+	return;
+}
+
+=pod
+
+=item $pair->create_server($name)
+
+A foreign server on the target that leads to the source, with the user mapping.
+
+=cut
+
+sub create_server
+{
+	my ($self, $name) = @_;
+	my %server = (
+		host   => $self->{tcp} ? '127.0.0.1' : $self->source->host,
+		port   => $self->source->port,
+		dbname => $self->dbname,
+		%{ $self->{server_options} });
+	my %user = $self->{role}
+	  ? (user => $source_role, password => $source_password)
+	  : (user => $self->sql_source('SELECT current_user'));
+	$name = _identifier($name);
+	$self->sql_target(
+		"CREATE SERVER $name FOREIGN DATA WRAPPER postgres_fdw OPTIONS (" . _options(%server) . ");\n"
+		  . "CREATE USER MAPPING FOR CURRENT_USER SERVER $name OPTIONS (" . _options(%user) . ")");
+	return;
+}
+
+=pod
+
+=item $pair->import_foreign_schema($remote, $local, [@tables])
+
+IMPORT FOREIGN SCHEMA into a schema that is made for it.
+
+=cut
+
+sub import_foreign_schema
+{
+	my ($self, $remote, $local, @tables) = @_;
+	my $limit = @tables ? ' LIMIT TO (' . join(', ', map { _identifier($_) } @tables) . ')' : '';
+	$self->sql_target(sprintf 'CREATE SCHEMA IF NOT EXISTS %2$s; IMPORT FOREIGN SCHEMA %1$s%4$s FROM SERVER %3$s INTO %2$s',
+		_identifier($remote), _identifier($local), _identifier($self->{server}), $limit);
+	return;
+}
+
+=pod
+
+=item $pair->wait_for_state($migration, $state, [$slice])
+
+Waits until rehome.status shows the state, of every slice unless one is named.
+
+=cut
+
+sub wait_for_state
+{
+	my ($self, $migration, $state, $slice) = @_;
+	my $where = 'migration = ' . _literal($migration);
+	$where .= ' AND slice = ' . _literal($slice) if defined $slice;
+	$state = _literal($state);
+	my $reached = wait_until($self->target,
+		"SELECT coalesce(bool_and(state::text = $state), false) FROM rehome.status WHERE $where",
+		undef, $self->dbname);
+	if (!$reached)
+	{
+		my (undef, $status) = $self->target->psql($self->dbname,
+			"SELECT s FROM rehome.status s WHERE $where", timeout => 10);
+		diag("rehome.status: $status");
+	}
+	return $reached;
+}
+
+=pod
+
+=item $pair->load_shop, $pair->shop_tables
+
+Loads test/fixtures/shop_*.sql; the pairs of its tables, for same_content. A
+partitioned table stands for its partitions.
+
+=cut
+
+sub load_shop
+{
+	my ($self) = @_;
+	for my $side (qw(source target))
+	{
+		_load($self->{$side}, $self->dbname, fixture('shop_schema.sql'));
+	}
+	_load($self->source, $self->dbname, fixture('shop_data.sql'), '-v', "scale=$self->{scale}");
+	return;
+}
+
+sub shop_tables
+{
+	my ($self) = @_;
+	return [
+		split /\n/,
+		$self->sql_source(q{
+			SELECT format('%I.%I', n.nspname, c.relname)
+			  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+			 WHERE n.nspname = 'shop' AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+			 ORDER BY 1})
+	];
+}
+
+sub _load
+{
+	my ($node, $dbname, $file, @more) = @_;
+	$node->run_log([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', @more, '-d', $node->connstr($dbname), '-f', $file ])
+	  or croak "cannot load $file, see the log";
+	return;
+}
+
+=pod
+
+=back
+
+=head1 Functions
+
+=over
+
+=item fixture($name)
+
+The path of a file of test/fixtures.
+
+=cut
+
+sub fixture
+{
+	my ($name) = @_;
+	my $path = dirname(__FILE__) . "/../../fixtures/$name";
+	croak "there is no fixture $name" unless -e $path;
+	return $path;
+}
+
+=pod
+
+=item wait_until($node, $sql, [$timeout], [$dbname])
+
+Polls until the query gives true. Returns 1; or 0 after the timeout (seconds),
+with the last answer as a diagnosis. A server that is down is waited for too.
+
+=cut
+
+sub wait_until
+{
+	my ($node, $sql, $timeout, $dbname) = @_;
+	$timeout //= $PostgreSQL::Test::Utils::timeout_default;
+	$dbname  //= 'postgres';
+	my $until = time + $timeout;
+	my ($status, $stdout, $stderr);
+	while (1)
+	{
+		($status, $stdout, $stderr) = $node->psql($dbname, $sql, timeout => $timeout + 10);
+		return 1 if $status == 0 && $stdout eq 't';
+		last if time > $until;
+		# There is nothing to wait on: what changes is in another process.
+		usleep(50_000);
+	}
+	diag("still not true after $timeout s: $sql\nlast answer: $stdout\n$stderr");
+	return 0;
+}
+
+=pod
+
+=item sqlstate_of($node, $sql, [$dbname], %psql_arguments)
+
+Runs it and returns (SQLSTATE, message, detail, hint) of the error that ended it,
+or ('00000', '', '', '').
+
+=cut
+
+sub sqlstate_of
+{
+	my ($node, $sql, $dbname, %more) = @_;
+	my ($status, undef, $stderr) =
+	  $node->psql($dbname // 'postgres', "\\set VERBOSITY verbose\n$sql", %more);
+	return ('00000', '', '', '') if $status == 0;
+
+	my ($sqlstate, %part);
+	my $current;
+	for my $line (split /\n/, $stderr)
+	{
+		if ($line =~ /^(?:psql:[^:]*:\d+: )?(?:ERROR|FATAL|PANIC):  ([0-9A-Z]{5}): (.*)/)
+		{
+			($sqlstate, $current) = ($1, 'message');
+			%part = (message => $2);
+		}
+		elsif (defined $sqlstate && $line =~ /^(DETAIL|HINT|CONTEXT|QUERY|LINE \d+|LOCATION|SCHEMA NAME|TABLE NAME|COLUMN NAME|CONSTRAINT NAME|DATATYPE NAME): +(.*)/)
+		{
+			$current = lc $1;
+			$part{$current} = $2;
+		}
+		elsif ($line =~ /^(?:psql:[^:]*:\d+: )?(?:WARNING|NOTICE|INFO|LOG|DEBUG):  /)
+		{
+			$current = undef;
+		}
+		elsif (defined $current)
+		{
+			$part{$current} .= "\n$line";
+		}
+	}
+	# Without a word from the server, the connection was lost.
+	return ('08006', $stderr, '', '') unless defined $sqlstate;
+	return ($sqlstate, map { $part{$_} // '' } qw(message detail hint));
+}
+
+=pod
+
+=item same_content($pair, $tables, [$name])
+
+One test: each table has the same rows on both sides, all tables of a side read
+at one snapshot. A table is a name, quoted as in SQL, or a hash {source => name,
+target => name} in which each may be a query in parentheses, to compare a mapped
+table with what it should be. On failure the rows that differ are shown.
+
+=cut
+
+sub same_content
+{
+	my ($pair, $tables, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my @pairs = map { ref $_ ? $_ : { source => $_, target => $_ } } @$tables;
+	$name //= 'the same content on both sides';
+
+	my %digest;
+	for my $side (qw(source target))
+	{
+		my @found = split /\n/, _all_at_once($pair, $side, map {
+			"SELECT count(*) || ' rows, ' || coalesce(md5(string_agg(r, E'\\n' ORDER BY r COLLATE \"C\")), 'none')"
+			  . " FROM (SELECT t::text AS r FROM $_->{$side} AS t) AS s"
+		} @pairs);
+		$digest{$side} = \@found;
+	}
+
+	my @different = grep { $digest{source}[$_] ne $digest{target}[$_] } 0 .. $#pairs;
+	return ok(@pairs > 0, $name) unless @different;
+	ok(0, $name);
+	for my $i (@different)
+	{
+		diag("$pairs[$i]{source}: source has $digest{source}[$i]");
+		diag("$pairs[$i]{target}: target has $digest{target}[$i]");
+		_show_difference($pair, $pairs[$i]);
+	}
+	return 0;
+}
+
+sub _all_at_once
+{
+	my ($pair, $side, @queries) = @_;
+	return $pair->{$side}->safe_psql($pair->dbname,
+		join(";\n", 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY', @queries, 'COMMIT;'));
+}
+
+# Both sides' rows by their digests, so that rows with line feeds stay whole.
+sub _show_difference
+{
+	my ($pair, $table) = @_;
+	my (%rows, %times);
+	for my $side (qw(source target))
+	{
+		for (split /\n/, _all_at_once($pair, $side,
+			"SELECT md5(r) || ' ' || left(replace(r, E'\\n', '\\n'), 300) FROM (SELECT t::text AS r FROM $table->{$side} AS t) AS s ORDER BY r COLLATE \"C\""))
+		{
+			my ($digest, $row) = split / /, $_, 2;
+			$rows{$digest} = $row;
+			$times{$digest}{$side}++;
+		}
+	}
+	my @lines;
+	for my $digest (sort { $rows{$a} cmp $rows{$b} } keys %rows)
+	{
+		my ($at_source, $at_target) = map { $times{$digest}{$_} // 0 } qw(source target);
+		next if $at_source == $at_target;
+		push @lines, "  source $at_source times, target $at_target times: $rows{$digest}";
+	}
+	my $more = @lines - 20;
+	splice @lines, 20 if $more > 0;
+	diag($_) for @lines;
+	diag("  and $more more") if $more > 0;
+	return;
+}
+
+=pod
+
+=item start_pgbench($node, $script, %options)
+
+Starts pgbench in the background with the script (SQL text, or the path of a
+file) and returns a handle. Options: clients (2), time (600 seconds, a limit
+only), rate (transactions per second, all clients together), dbname, protocol,
+args (further arguments), vars ({name => value}).
+
+A pgbench that is killed reports nothing. So the script is run with a line before
+it that ends the client, between two transactions, once stop_pgbench has taken an
+advisory lock on that server: what pgbench then reports as processed is what it
+saw committed.
+
+=cut
+
+sub start_pgbench
+{
+	my ($node, $script, %option) = @_;
+	my $dbname = $option{dbname} // 'postgres';
+	my $clients = $option{clients} // 2;
+	$script = slurp_file($script) if $script !~ /\n/ && -e $script;
+
+	my $file = $node->basedir . '/writer_' . ++$writers . '.sql';
+	append_to_file($file, <<"EOS");
+SELECT pg_try_advisory_xact_lock_shared($stop_lock)::int AS rehome_go \\gset
+\\if :rehome_go
+\\else
+\\set rehome_stopped 1 / 0
+\\endif
+$script
+EOS
+	my @command = (
+		$node->installed_command('pgbench'), '-n', '-f', $file,
+		'-c', $clients, '-j', 1, '-T', $option{time} // 600,
+		'-M', $option{protocol} // 'simple');
+	push @command, '-R', $option{rate} if $option{rate};
+	push @command, map { ('-D', "$_=$option{vars}{$_}") } sort keys %{ $option{vars} // {} };
+	push @command, @{ $option{args} // [] };
+	push @command, $node->connstr($dbname);
+
+	my $writer = { node => $node, dbname => $dbname, stdout => '', stderr => '' };
+	print '# starting: ' . join(' ', @command) . "\n";
+	$writer->{run} = IPC::Run::start(\@command, '<', \undef, '>', \$writer->{stdout}, '2>', \$writer->{stderr});
+	return $writer;
+}
+
+=pod
+
+=item stop_pgbench($writer)
+
+Ends the load as described above and returns the result of finish_pgbench. If the
+server is down, pgbench ends by itself.
+
+=cut
+
+sub stop_pgbench
+{
+	my ($writer) = @_;
+	my $node = $writer->{node};
+	$writer->{run}->pump_nb;
+	if ($writer->{run}->pumpable)
+	{
+		my $stopper = $node->background_psql($writer->{dbname}, on_error_stop => 0);
+		$stopper->query_safe("SELECT pg_advisory_lock($stop_lock)");
+		my $result = finish_pgbench($writer);
+		$stopper->quit;
+		return $result;
+	}
+	return finish_pgbench($writer);
+}
+
+=pod
+
+=item finish_pgbench($writer)
+
+Waits for the end and returns {committed, tps, errors, stdout, stderr}: what was
+committed, and every message but that of our own stop.
+
+=cut
+
+sub finish_pgbench
+{
+	my ($writer) = @_;
+	my $limit = time + $PostgreSQL::Test::Utils::timeout_default;
+	while ($writer->{run}->pumpable)
+	{
+		$writer->{run}->pump_nb;
+		if (time > $limit)
+		{
+			$writer->{run}->kill_kill;
+			die "pgbench did not end: $writer->{stderr}";
+		}
+		# It is another process: nothing to wait on but its end.
+		usleep(20_000);
+	}
+	$writer->{run}->finish;
+	my ($committed) = $writer->{stdout} =~ /^number of transactions actually processed: (\d+)/m;
+	my ($tps)       = $writer->{stdout} =~ /^tps = ([0-9.]+)/m;
+	my @errors = grep {
+		/error|fatal|aborted|lost/i && !/division by zero|evaluation of meta-command|Run was aborted|results are incomplete/
+		  && !/^pgbench: error: client \d+ aborted in command \d+ \(set\)/
+	} split /\n/, $writer->{stderr};
+	return {
+		committed => $committed // 0,
+		tps       => $tps       // 0,
+		errors    => \@errors,
+		stdout    => $writer->{stdout},
+		stderr    => $writer->{stderr}
+	};
+}
+
+=pod
+
+=item pgbench_running($writer)
+
+True as long as the load runs.
+
+=back
+
+=cut
+
+sub pgbench_running
+{
+	my ($writer) = @_;
+	$writer->{run}->pump_nb if $writer->{run}->pumpable;
+	return $writer->{run}->pumpable ? 1 : 0;
+}
+
+sub _identifier
+{
+	my ($name) = @_;
+	return '"' . $name =~ s/"/""/gr . '"';
+}
+
+sub _literal
+{
+	my ($text) = @_;
+	return "'" . $text =~ s/'/''/gr . "'";
+}
+
+sub _options
+{
+	my (%options) = @_;
+	return join ', ', map { "$_ " . _literal($options{$_}) } sort keys %options;
+}
+
+1;
