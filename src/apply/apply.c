@@ -67,6 +67,7 @@ void
 rehome_rows_register(const char *name, TupleDesc desc, Tuplestorestate *store, int64 n)
 {
 	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
+	MemoryContext context = CurrentMemoryContext;
 	int			rc;
 
 	enr->md.name = pstrdup(name);
@@ -76,6 +77,7 @@ rehome_rows_register(const char *name, TupleDesc desc, Tuplestorestate *store, i
 	enr->md.enrtuples = (double) n;
 	enr->reldata = store;
 	rc = SPI_register_relation(enr);
+	MemoryContextSwitchTo(context);
 	if (rc != SPI_OK_REL_REGISTER)
 		elog(ERROR, "could not register \"%s\": %s", name, SPI_result_code_string(rc));
 }
@@ -83,8 +85,10 @@ rehome_rows_register(const char *name, TupleDesc desc, Tuplestorestate *store, i
 void
 rehome_rows_unregister(const char *name)
 {
+	MemoryContext context = CurrentMemoryContext;
 	int			rc = SPI_unregister_relation(name);
 
+	MemoryContextSwitchTo(context);
 	if (rc != SPI_OK_REL_UNREGISTER)
 		elog(ERROR, "could not unregister \"%s\": %s", name, SPI_result_code_string(rc));
 }
@@ -237,7 +241,7 @@ delete_fragile(RehomeMapping *mapping)
 	if (fragile == NIL)
 		return 0;
 	return rehome_spi(psprintf("DELETE FROM %s AS t USING rehome_rows AS n WHERE %s"
-							   " AND ROW(%s) OPERATOR(pg_catalog.*<>) ROW(%s)",
+							   " AND ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record",
 							   rehome_target_name(mapping),
 							   rehome_key_condition(mapping, "t", "n"),
 							   rehome_quote_list(fragile, "t."),
@@ -261,7 +265,7 @@ update_differing(RehomeMapping *mapping)
 	if (set.len == 0)
 		return 0;
 	return rehome_spi(psprintf("UPDATE %s AS t SET %s FROM rehome_rows AS n WHERE %s"
-							   " AND ROW(%s) OPERATOR(pg_catalog.*<>) ROW(%s)",
+							   " AND ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record",
 							   rehome_target_name(mapping), set.data,
 							   rehome_key_condition(mapping, "t", "n"),
 							   rehome_mapped_list(mapping, "t."),

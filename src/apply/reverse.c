@@ -38,6 +38,9 @@
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
+/* Rows fetched at once from a local cursor. */
+#define FETCH_ROWS 1000
+
 /* One table's part of a batch back. */
 typedef struct Return
 {
@@ -86,21 +89,16 @@ static int64
 send_rows(RehomeConn *conn, const char *select, Oid owner)
 {
 	Portal		cursor;
+	SPITupleTable *table;
 	StringInfoData line;
 	RehomeAs	as;
 	int64		n = 0;
 
 	initStringInfo(&line);
 	rehome_become(&as, owner);
-	cursor = SPI_cursor_open_with_args(NULL, select, 0, NULL, NULL, NULL, true, 0);
-	for (;;)
+	cursor = rehome_cursor_open(select);
+	while ((table = rehome_cursor_fetch(cursor, FETCH_ROWS)) != NULL)
 	{
-		SPITupleTable *table;
-
-		SPI_cursor_fetch(cursor, true, 1000);
-		table = SPI_tuptable;
-		if (table->numvals == 0)
-			break;
 		for (uint64 i = 0; i < table->numvals; i++)
 		{
 			resetStringInfo(&line);
@@ -139,8 +137,9 @@ static void
 changed_keys(RehomeTableMap *map, const char *since)
 {
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
-	TupleDesc	desc = NULL;
+	TupleDesc	desc;
 	Portal		cursor;
+	SPITupleTable *table;
 	StringInfoData sql;
 	int64		n = 0;
 	ListCell   *lc;
@@ -153,18 +152,14 @@ changed_keys(RehomeTableMap *map, const char *since)
 	appendStringInfo(&sql, " FROM rehome_change.%s WHERE %s AND op <> 't'",
 					 quote_identifier(rehome_target_change_table(map)),
 					 rehome_position_unseen(since));
-	cursor = SPI_cursor_open_with_args(NULL, sql.data, 0, NULL, NULL, NULL, true, 0);
-	for (;;)
+	cursor = rehome_cursor_open(sql.data);
+	desc = CreateTupleDescCopy(cursor->tupDesc);
+	while ((table = rehome_cursor_fetch(cursor, FETCH_ROWS)) != NULL)
 	{
-		SPI_cursor_fetch(cursor, true, 1000);
-		if (desc == NULL)
-			desc = CreateTupleDescCopy(SPI_tuptable->tupdesc);
-		if (SPI_tuptable->numvals == 0)
-			break;
-		for (uint64 i = 0; i < SPI_tuptable->numvals; i++)
-			tuplestore_puttuple(store, SPI_tuptable->vals[i]);
-		n += SPI_tuptable->numvals;
-		SPI_freetuptable(SPI_tuptable);
+		for (uint64 i = 0; i < table->numvals; i++)
+			tuplestore_puttuple(store, table->vals[i]);
+		n += table->numvals;
+		SPI_freetuptable(table);
 	}
 	SPI_cursor_close(cursor);
 	rehome_rows_register("rehome_keys", desc, store, n);
@@ -237,11 +232,11 @@ compose(RehomeConn *conn, RehomeSlice *slice, Return *ret)
 							 quote_identifier(inverse->columns[i].remote));
 	fragile = inverse->fragile;
 	if (fragile != NIL && inverse->complete)
-		ret->upsert[0] = psprintf("DELETE FROM %s r USING %s s WHERE s.rehome_op = 'u' AND %s AND ROW(%s) *<> ROW(%s)",
+		ret->upsert[0] = psprintf("DELETE FROM %s r USING %s s WHERE s.rehome_op = 'u' AND %s AND ROW(%s)::record *<> ROW(%s)::record",
 								  ret->relation, ret->stage, ret->join,
 								  rehome_quote_list(fragile, "r."), rehome_quote_list(fragile, "s."));
 	if (set.len > 0)
-		ret->upsert[1] = psprintf("UPDATE %s r SET %s FROM %s s WHERE s.rehome_op = 'u' AND %s AND ROW(%s) *<> ROW(%s)",
+		ret->upsert[1] = psprintf("UPDATE %s r SET %s FROM %s s WHERE s.rehome_op = 'u' AND %s AND ROW(%s)::record *<> ROW(%s)::record",
 								  ret->relation, set.data, ret->stage, ret->join,
 								  rehome_inverse_columns(inverse, "r.", false),
 								  rehome_inverse_columns(inverse, "s.", false));

@@ -426,10 +426,11 @@ rehome_slice_require_running(RehomeSlice *slice)
 
 /*
  * rehome_slice_set_state moves a slice along an edge of the table in state.c
- * and logs it.  detail is the text of a jsonb object or NULL.
+ * and logs it as an event of the kind given: the call that moved it.  detail
+ * is the text of a jsonb object or NULL.
  */
 void
-rehome_slice_set_state(RehomeSlice *slice, RehomeState state,
+rehome_slice_set_state(RehomeSlice *slice, RehomeState state, const char *kind,
 					   const char *message, const char *detail)
 {
 	if (!rehome_state_may(slice->state, state))
@@ -442,8 +443,7 @@ rehome_slice_set_state(RehomeSlice *slice, RehomeState state,
 			   rehome_authority_name(rehome_state_authority(state)));
 	slice->state = state;
 	slice->authority = rehome_state_authority(state);
-	rehome_event(slice->migration->name, slice->name, rehome_state_name(state),
-				 message, detail);
+	rehome_event(slice->migration->name, slice->name, kind, message, detail);
 }
 
 /*

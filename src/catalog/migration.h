@@ -92,7 +92,7 @@ extern void rehome_slice_reread(RehomeSlice *slice);
 extern void rehome_slice_require(RehomeSlice *slice, const char *call,
 								 RehomeState a, RehomeState b);
 extern void rehome_slice_require_running(RehomeSlice *slice);
-extern void rehome_slice_set_state(RehomeSlice *slice, RehomeState state,
+extern void rehome_slice_set_state(RehomeSlice *slice, RehomeState state, const char *kind,
 								   const char *message, const char *detail);
 extern void rehome_slice_set_position(RehomeSlice *slice, const char *position,
 									  int64 rows, int64 pending);

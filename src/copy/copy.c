@@ -87,7 +87,7 @@ rehome_copy_begin(RehomeCall *call, RehomeSlice *slice)
 		rehome_target_install(slice, maps);
 		rehome_saved_take(slice, maps);
 	}
-	rehome_slice_set_state(slice, REHOME_COPYING,
+	rehome_slice_set_state(slice, REHOME_COPYING, "copy",
 						   psprintf("copy of %d tables begins", list_length(maps)), NULL);
 }
 
@@ -104,7 +104,7 @@ report_done(RehomeSlice *slice, TimestampTz began)
 					  " FROM rehome.table_map t LEFT JOIN rehome.chunk c ON c.table_map_id = t.id"
 					  " WHERE t.slice_id = $1", "i", slice->id);
 	rehome_spi("UPDATE rehome.table_map SET copied_at = clock_timestamp() WHERE slice_id = $1", "i", slice->id);
-	rehome_slice_set_state(slice, REHOME_SYNCING,
+	rehome_slice_set_state(slice, REHOME_SYNCING, "copied",
 						   psprintf("copied %s rows of %s tables in %.1f s",
 									sums->value[0][0], sums->value[0][2], seconds),
 						   psprintf("{\"rows\": %s, \"bytes\": %s, \"seconds\": %.3f}",

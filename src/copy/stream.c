@@ -17,10 +17,10 @@
 #include "access/table.h"
 #include "commands/copy.h"
 #include "copy/stream.h"
-#include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "util/spi.h"
 #include "utils/memutils.h"
 
 /* Rows fetched at once from a local cursor. */
@@ -109,17 +109,12 @@ int64
 rehome_stream_local(const char *select, RehomeMapping *mapping,
 					RehomeProjector *projector, RehomeReceive receive, void *arg)
 {
-	Portal		cursor = SPI_cursor_open_with_args(NULL, select, 0, NULL, NULL, NULL, true, 0);
+	Portal		cursor = rehome_cursor_open(select);
+	SPITupleTable *table;
 	int64		n = 0;
 
-	for (;;)
+	while ((table = rehome_cursor_fetch(cursor, FETCH_ROWS)) != NULL)
 	{
-		SPITupleTable *table;
-
-		SPI_cursor_fetch(cursor, true, FETCH_ROWS);
-		table = SPI_tuptable;
-		if (table->numvals == 0)
-			break;
 		for (uint64 i = 0; i < table->numvals; i++)
 		{
 			MemoryContext old;

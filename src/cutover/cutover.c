@@ -227,7 +227,7 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 	rehome_conn_query(conn, "UPDATE rehome_source.slice SET reverse_position = $3 WHERE token = $1 AND slice = $2::int",
 					  "tit", migration->token, slice->id, rehome_position_now());
 	rehome_target_switch(maps, false, true);
-	rehome_slice_set_state(slice, REHOME_CUT_OVER, "authority is with the target",
+	rehome_slice_set_state(slice, REHOME_CUT_OVER, "cutover", "authority is with the target",
 						   rehome_freeze_detail(&freeze, batch->nrows));
 	freeze.event = rehome_last_event();
 	rehome_worker_request(slice);

@@ -67,7 +67,7 @@ rehome_complete_slice(RehomeCall *call, RehomeSlice *slice)
 			rehome_conn_close(conn);
 			rehome_target_remove(maps);
 		}
-		rehome_slice_set_state(slice, REHOME_COMPLETED, "the migration is complete", NULL);
+		rehome_slice_set_state(slice, REHOME_COMPLETED, "complete", "the migration is complete", NULL);
 		rehome_call_commit(call);
 	}
 	clean_source(slice, maps, true);
@@ -109,7 +109,7 @@ rehome_cancel_slice(RehomeCall *call, RehomeSlice *slice)
 
 		if (slice->state != REHOME_PLANNED)
 			rehome_slice_require(slice, "cancel", REHOME_COPYING, REHOME_SYNCING);
-		rehome_slice_set_state(slice, REHOME_CANCELLED, unfinished ?
+		rehome_slice_set_state(slice, REHOME_CANCELLED, "cancel", unfinished ?
 							   "cancelled; the rows copied so far are removed" : "cancelled", NULL);
 		if (unfinished)
 			empty_targets(slice, maps);

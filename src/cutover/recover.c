@@ -70,11 +70,11 @@ static void
 undo_cutover(RehomeConn *conn, RehomeSlice *slice)
 {
 	if (slice->state == REHOME_SYNCING)
-		rehome_slice_set_state(slice, REHOME_CUTTING_OVER,
+		rehome_slice_set_state(slice, REHOME_CUTTING_OVER, "recover",
 							   "the source has given up authority, but the target has not taken it", NULL);
 	rehome_conn_query(conn, "SELECT rehome_source.set_fence($1, $2::int, false, '')", "ti",
 					  slice->migration->token, slice->id);
-	rehome_slice_set_state(slice, REHOME_SYNCING, "recovered: the interrupted cutover is undone", NULL);
+	rehome_slice_set_state(slice, REHOME_SYNCING, "recover", "recovered: the interrupted cutover is undone", NULL);
 }
 
 static void
@@ -89,7 +89,7 @@ finish_rollback(RehomeConn *conn, RehomeSlice *slice, const char *authority)
 		rehome_conn_commit(conn);
 		rehome_debug_point("given-back");
 	}
-	rehome_slice_set_state(slice, REHOME_SYNCING, "authority is back with the source", NULL);
+	rehome_slice_set_state(slice, REHOME_SYNCING, "recover", "authority is back with the source", NULL);
 }
 
 /*
@@ -120,7 +120,7 @@ rehome_recover_slice(RehomeSlice *slice)
 			if (strcmp(authority, "target") == 0)
 				undo_cutover(conn, slice);
 			else if (slice->state == REHOME_CUTTING_OVER)
-				rehome_slice_set_state(slice, REHOME_SYNCING, "recovered: the source has authority", NULL);
+				rehome_slice_set_state(slice, REHOME_SYNCING, "recover", "recovered: the source has authority", NULL);
 			break;
 		case REHOME_ROLLING_BACK:
 			finish_rollback(conn, slice, authority);

@@ -102,7 +102,7 @@ rehome_rollback_slice(RehomeCall *call, RehomeSlice *slice)
 	rehome_freeze_check(&freeze, "the final batch");
 
 	rehome_target_switch(maps, true, false);
-	rehome_slice_set_state(slice, REHOME_ROLLING_BACK, "authority has left the target",
+	rehome_slice_set_state(slice, REHOME_ROLLING_BACK, "rollback", "authority has left the target",
 						   rehome_freeze_detail(&freeze, 0));
 	freeze.event = rehome_last_event();
 	rehome_worker_request(slice);

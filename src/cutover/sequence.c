@@ -70,7 +70,9 @@ pairs(RehomeConn *conn, List *maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
 		RehomeRemoteTable *table = rehome_remote_table(map->source);
-		RehomeRows *here = rehome_spi(COLUMN_SEQUENCES, "t", psprintf("%u", map->target));
+		RehomeRows *here = rehome_spi(COLUMN_SEQUENCES, "t",
+									  quote_qualified_identifier(get_namespace_name(get_rel_namespace(map->target)),
+																 get_rel_name(map->target)));
 		RehomeRows *there;
 
 		if (here->n == 0)

@@ -30,6 +30,7 @@ run_sql(const char *sql, bool read_only, const char *signature, va_list args)
 	Datum		values[MAX_PARAMS];
 	char		nulls[MAX_PARAMS];
 	RehomeRows *rows = palloc0(sizeof(RehomeRows));
+	MemoryContext context = CurrentMemoryContext;
 	SPITupleTable *table;
 	int			rc;
 
@@ -71,6 +72,7 @@ run_sql(const char *sql, bool read_only, const char *signature, va_list args)
 	}
 
 	rc = SPI_execute_with_args(sql, nargs, types, values, nulls, read_only, 0);
+	MemoryContextSwitchTo(context);	/* SPI leaves us in its own */
 	if (rc < 0)
 		elog(ERROR, "SPI failed on \"%s\": %s", sql, SPI_result_code_string(rc));
 
@@ -139,6 +141,36 @@ rehome_spi_value(const char *sql, const char *signature,...)
 	if (rows->n != 1)
 		elog(ERROR, "expected one row from \"%s\", got %d", sql, rows->n);
 	return rows->value[0][0];
+}
+
+/*
+ * rehome_cursor_open opens a cursor for a query under the active snapshot.
+ */
+Portal
+rehome_cursor_open(const char *sql)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Portal		cursor = SPI_cursor_open_with_args(NULL, sql, 0, NULL, NULL, NULL, true, 0);
+
+	MemoryContextSwitchTo(context);
+	return cursor;
+}
+
+/*
+ * rehome_cursor_fetch fetches the next rows, for the caller to free with
+ * SPI_freetuptable(); NULL at the end.
+ */
+SPITupleTable *
+rehome_cursor_fetch(Portal cursor, long n)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	SPI_cursor_fetch(cursor, true, n);
+	MemoryContextSwitchTo(context);
+	if (SPI_tuptable->numvals > 0)
+		return SPI_tuptable;
+	SPI_freetuptable(SPI_tuptable);
+	return NULL;
 }
 
 /* Text of an integer as SPI gave it; NULL counts as 0. */

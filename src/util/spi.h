@@ -26,6 +26,9 @@ extern RehomeRows *rehome_spi(const char *sql, const char *signature,...);
 extern RehomeRows *rehome_spi_read(const char *sql, const char *signature,...);
 extern char *rehome_spi_value(const char *sql, const char *signature,...);
 
+extern Portal rehome_cursor_open(const char *sql);
+extern SPITupleTable *rehome_cursor_fetch(Portal cursor, long n);
+
 extern int64 rehome_int64(const char *text);
 extern int	rehome_int(const char *text);
 extern bool rehome_bool(const char *text);

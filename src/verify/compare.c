@@ -260,7 +260,7 @@ difference_query(RehomeMapping *mapping, List *columns, const char *buckets)
 					 " FROM (SELECT true AS \"rehome there\", %s FROM rehome_rows AS n) AS n"
 					 " FULL JOIN (SELECT true AS \"rehome there\", %s FROM %s AS t%s) AS t ON %s"
 					 " WHERE t.\"rehome there\" IS NULL OR n.\"rehome there\" IS NULL"
-					 " OR (ROW(%s) OPERATOR(pg_catalog.*<>) ROW(%s) AND ROW(%s)::text <> ROW(%s)::text)",
+					 " OR (ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record AND ROW(%s)::text <> ROW(%s)::text)",
 					 key.data, all_n, all_t, rehome_target_name(mapping),
 					 buckets ? psprintf(" WHERE %s = ANY (%s::bigint[])", bucket_of(mapping, "t.", false),
 										quote_literal_cstr(buckets)) : "",
@@ -281,6 +281,7 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 	RehomeAs	as;
 	StringInfoData sql;
 	Portal		cursor;
+	SPITupleTable *table;
 	int64		n;
 	int64		recorded = 0;
 
@@ -311,17 +312,10 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 		verdict->source_rows = n;
 
 	rehome_rows_register("rehome_rows", mapping->mapped_desc, store, n);
-	cursor = SPI_cursor_open_with_args(NULL, difference_query(mapping, columns, buckets),
-									   0, NULL, NULL, NULL, true, 0);
+	cursor = rehome_cursor_open(difference_query(mapping, columns, buckets));
 	rehome_become_self(&as);
-	for (;;)
+	while ((table = rehome_cursor_fetch(cursor, 100)) != NULL)
 	{
-		SPITupleTable *table;
-
-		SPI_cursor_fetch(cursor, true, 100);
-		table = SPI_tuptable;
-		if (table->numvals == 0)
-			break;
 		for (uint64 i = 0; i < table->numvals; i++)
 		{
 			char	   *kind = SPI_getvalue(table->vals[i], table->tupdesc, 1);
