@@ -149,7 +149,12 @@ rehome_sync(PG_FUNCTION_ARGS)
 		maps = rehome_table_maps_get(slice);
 		conn = rehome_slice_connect(slice, "sync");
 		if (slice->state == REHOME_SYNCING)
-			n = rehome_forward_batch(conn, slice, maps, false, NULL);
+		{
+			RehomeBatch batch;
+
+			rehome_forward_batch(conn, slice, maps, false, &batch);
+			n = batch.nrows;
+		}
 		else
 			n = rehome_reverse_batch(conn, slice, maps, NULL, false);
 		if (call.nonatomic)

@@ -36,6 +36,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/queryenvironment.h"
 
 /*
@@ -66,10 +67,13 @@ rehome_applying_end(RehomeApplying *applying)
 void
 rehome_rows_register(const char *name, TupleDesc desc, Tuplestorestate *store, int64 n)
 {
-	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
+	EphemeralNamedRelation enr;
 	MemoryContext context = CurrentMemoryContext;
 	int			rc;
 
+	/* SPI makes its list of relations in the current memory context */
+	MemoryContextSwitchTo(PortalContext);
+	enr = palloc0(sizeof(EphemeralNamedRelationData));
 	enr->md.name = pstrdup(name);
 	enr->md.reliddesc = InvalidOid;
 	enr->md.tupdesc = desc;

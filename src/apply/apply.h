@@ -49,20 +49,20 @@ typedef struct RehomeChange
 	int64		nrows;
 } RehomeChange;
 
-/* A batch: how the tables changed between two snapshots of the source. */
+/* A batch: what it took to get from one snapshot of the source to another. */
 typedef struct RehomeBatch
 {
 	char	   *position;		/* the later snapshot */
-	List	   *changes;		/* RehomeChange * */
-	int64		nrows;
-	bool		retry;			/* a table was truncated meanwhile: read again */
+	int			ntables;		/* tables that had changed */
+	int64		nrows;			/* rows read */
+	int64		touched;		/* rows changed at the target */
 } RehomeBatch;
 
 /* Forward: source to target. */
-extern RehomeBatch *rehome_forward_read(RehomeConn *conn, RehomeSlice *slice, List *maps);
-extern int64 rehome_forward_apply(RehomeSlice *slice, RehomeBatch *batch);
-extern int64 rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
-								  bool keep_open, RehomeBatch **batch);
+extern bool rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps,
+							   RehomeBatch *batch);
+extern void rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
+								 bool keep_open, RehomeBatch *batch);
 extern void rehome_forward_prune(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								 const char *position);
 

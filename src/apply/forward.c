@@ -18,10 +18,20 @@
  * changes makes that harmless.  If it dies after, the batch is done.  Change
  * rows are pruned only up to a position the target has flushed to disk.
  *
+ * The tables are read and applied one after the other, so that what is on
+ * hand at any time is one table's part of the batch.
+ *
  * TRUNCATE is not MVCC-safe: a table truncated after S1 was taken, but before
- * it was read, reads as empty although S1 still has its rows.  Reading holds
- * ACCESS SHARE, so it suffices to compare afterwards the files the tables
- * have now with those they had in S1, and to read again if they differ.
+ * it was read, reads as empty although S1 still has its rows.  So is changing
+ * the set of a table's partitions.  Reading holds ACCESS SHARE, so it
+ * suffices to compare afterwards the files the table has now with those it
+ * had in S1; if they differ the batch begins again, with a new S1.  What was
+ * applied of it does no harm: rows are compared with what is there.
+ *
+ * A partition that is attached brings rows, one that is detached takes rows
+ * away, and no trigger tells.  So the position includes which partitions
+ * there were (rehome.table_map.source_parts), and when they are others, the
+ * table is read as a whole, as after a TRUNCATE.
  *
  * The work lock of the slice is held.
  *
@@ -38,11 +48,14 @@
 #include "util/debug_point.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 
 /*
  * poll_query returns the SQL that tells, in one round trip, the snapshot, who
  * has authority, how far the log was pruned, and which tables changed since
- * the position: a character each, '-' unchanged, 'c' changed, 't' truncated.
+ * the position: a character each, '-' unchanged, 'c' changed, 't' to be read
+ * as a whole.  Parameters: token, slice, xmax and xip of the position, and
+ * the partitions of each table, an empty string where there are none.
  */
 static char *
 poll_query(RehomeSlice *slice, List *maps)
@@ -54,14 +67,39 @@ poll_query(RehomeSlice *slice, List *maps)
 	appendStringInfoString(&sql, "SELECT txid_current_snapshot(), s.authority, s.pruned, array_to_string(ARRAY[");
 	foreach(lc, maps)
 	{
-		char	   *change = rehome_change_table(slice->migration, lfirst(lc));
+		RehomeTableMap *map = lfirst(lc);
+		char	   *change = rehome_change_table(slice->migration, map);
 
-		appendStringInfo(&sql, "%sCASE WHEN NOT EXISTS (SELECT FROM %s WHERE xid >= $3 OR xid = ANY ($4)) THEN '-'"
+		appendStringInfoString(&sql, foreach_current_index(lc) > 0 ? ",\n CASE " : "CASE ");
+		if (map->source_parts != NULL)
+			appendStringInfo(&sql, "WHEN rehome_source.partitions(%s) <> ($5::text[])[%d] THEN 't' ",
+							 quote_literal_cstr(rehome_remote_relation(rehome_remote_table(map->source))),
+							 foreach_current_index(lc) + 1);
+		appendStringInfo(&sql, "WHEN NOT EXISTS (SELECT FROM %s WHERE xid >= $3 OR xid = ANY ($4)) THEN '-'"
 						 " WHEN EXISTS (SELECT FROM %s WHERE (xid >= $3 OR xid = ANY ($4)) AND op = 't') THEN 't'"
-						 " ELSE 'c' END", foreach_current_index(lc) > 0 ? ",\n" : "", change, change);
+						 " ELSE 'c' END", change, change);
 	}
-	appendStringInfoString(&sql, "]::text[], '') FROM rehome_source.slice s WHERE s.token = $1 AND s.slice = $2");
+	appendStringInfoString(&sql, "]::text[], '') FROM rehome_source.slice s"
+						   " WHERE s.token = $1 AND s.slice = $2 AND coalesce($5::text[], '{}') IS NOT NULL");
 	return sql.data;
+}
+
+/*
+ * known_parts returns poll_query's last parameter.
+ */
+static char *
+known_parts(List *maps)
+{
+	List	   *parts = NIL;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		parts = lappend(parts, map->source_parts ? map->source_parts : "");
+	}
+	return rehome_name_array(parts);
 }
 
 /*
@@ -166,151 +204,172 @@ read_rows(RehomeConn *conn, RehomeSlice *slice, RehomeChange *change)
 }
 
 /*
- * truncated_meanwhile compares the files of the changed tables with those
- * they had in the snapshot.
+ * changed_meanwhile compares the files of a table, and of its partitions,
+ * with those it had in the snapshot.
  */
 static bool
-truncated_meanwhile(RehomeConn *conn, List *changes)
+changed_meanwhile(RehomeConn *conn, RehomeTableMap *map)
 {
-	StringInfoData names;
-	ListCell   *lc;
-
-	if (changes == NIL)
-		return false;
-	initStringInfo(&names);
-	foreach(lc, changes)
-	{
-		RehomeChange *change = lfirst(lc);
-
-		appendStringInfo(&names, "%s%s::regclass", names.len ? ", " : "",
-						 quote_literal_cstr(rehome_remote_relation(rehome_remote_table(change->mapping->map->source))));
-	}
-	return rehome_bool(rehome_conn_value(conn,
-										 psprintf("SELECT EXISTS (SELECT FROM unnest(ARRAY[%s]) AS r,"
-												  " rehome_source.partition_tree(r) AS p JOIN pg_class c ON c.oid = p"
-												  " WHERE c.relkind = 'r' AND pg_relation_filenode(c.oid) IS DISTINCT FROM c.relfilenode)",
-												  names.data), ""));
+	return rehome_bool(rehome_conn_value(conn, "SELECT rehome_source.changed_since_snapshot($1::regclass)",
+										 "t", rehome_remote_relation(rehome_remote_table(map->source))));
 }
 
 /*
- * rehome_forward_read reads a batch in the REPEATABLE READ transaction that
- * is open on the connection.  Everything it returns is in the current memory
- * context.
+ * record_parts stores which partitions the table had in the snapshot, and has
+ * new ones covered with triggers once the batch is done.
  */
-RehomeBatch *
-rehome_forward_read(RehomeConn *conn, RehomeSlice *slice, List *maps)
+static void
+record_parts(RehomeConn *conn, RehomeTableMap *map)
 {
-	RehomeBatch *batch = palloc0(sizeof(RehomeBatch));
-	char	   *xip = strrchr(slice->position, ':') + 1;
-	RehomeRows *poll;
-	RehomeAs	as;
-	ListCell   *lc;
+	char	   *parts;
 
-	poll = rehome_conn_query_prepared(conn, poll_query(slice, maps), "tilt",
-									  slice->migration->token, slice->id,
-									  rehome_position_xmax(slice->position),
-									  psprintf("{%s}", xip));
-	check_source(slice, poll);
-	batch->position = poll->value[0][0];
-	foreach(lc, maps)
-	{
-		char		flag = poll->value[0][3][foreach_current_index(lc)];
-		RehomeChange *change;
-
-		if (flag == '-')
-			continue;
-		change = palloc0(sizeof(RehomeChange));
-		change->mapping = rehome_mapping_compile(lfirst(lc));
-		change->everything = flag == 't';
-		change->gone = tuplestore_begin_heap(false, false, work_mem);
-		change->rows = tuplestore_begin_heap(false, false, work_mem);
-		rehome_become(&as, slice->migration->owner);
-		if (!change->everything)
-			read_gone(conn, slice, change);
-		read_rows(conn, slice, change);
-		rehome_become_self(&as);
-		batch->changes = lappend(batch->changes, change);
-		batch->nrows += change->ngone + change->nrows;
-	}
-	rehome_debug_point("batch-read");
-	batch->retry = truncated_meanwhile(conn, batch->changes);
-	return batch;
+	if (map->source_parts == NULL)
+		return;
+	parts = rehome_conn_value(conn, "SELECT rehome_source.partitions($1::regclass)", "t",
+							  rehome_remote_relation(rehome_remote_table(map->source)));
+	if (strcmp(parts, map->source_parts) == 0)
+		return;
+	rehome_spi("UPDATE rehome.table_map SET source_parts = $2 WHERE id = $1", "it", map->id, parts);
+	map->source_parts = MemoryContextStrdup(GetMemoryChunkContext(map), parts);
 }
 
 /*
- * rehome_forward_apply applies a batch to the target and moves the position.
- * Returns the rows touched.
+ * apply_change applies one table's part of the batch.  Returns the rows
+ * touched.
  */
-int64
-rehome_forward_apply(RehomeSlice *slice, RehomeBatch *batch)
+static int64
+apply_change(RehomeSlice *slice, RehomeChange *change)
 {
 	RehomeApplying applying;
-	int64		touched = 0;
-	ListCell   *lc;
+	int64		touched;
 
-	if (batch->changes == NIL && slice->lazy_position)
-		return 0;
 	rehome_applying_begin(&applying, slice->migration->owner);
-	foreach(lc, batch->changes)
-	{
-		RehomeChange *change = lfirst(lc);
-
-		if (change->everything)
-		{
-			touched += rehome_apply_delete_all(change->mapping);
-			touched += rehome_apply_insert(change->mapping, change->rows, change->nrows);
-		}
-		else
-		{
-			touched += rehome_apply_gone(change->mapping, change->gone, change->ngone);
-			touched += rehome_apply_rows(change->mapping, change->rows, change->nrows);
-		}
-		tuplestore_end(change->gone);
-		tuplestore_end(change->rows);
-	}
+	if (change->everything)
+		touched = rehome_apply_delete_all(change->mapping) +
+			rehome_apply_insert(change->mapping, change->rows, change->nrows);
+	else
+		touched = rehome_apply_gone(change->mapping, change->gone, change->ngone) +
+			rehome_apply_rows(change->mapping, change->rows, change->nrows);
 	rehome_applying_end(&applying);
-	rehome_slice_set_position(slice, batch->position, touched, 0);
-	rehome_debug_point("batch-applied");
 	return touched;
 }
 
 /*
- * rehome_forward_batch reads and applies one batch.  With keep_open the
- * source transaction stays open on the batch's snapshot.  *result, if given,
- * is the batch (its stores are used up).  Returns the rows read.
+ * move_table reads one table's part of the batch and applies it; false when
+ * the table was truncated meanwhile.
  */
-int64
-rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
-					 bool keep_open, RehomeBatch **result)
+static bool
+move_table(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, bool everything,
+		   RehomeBatch *batch)
 {
-	RehomeBatch *batch;
+	RehomeChange change = {0};
+	RehomeAs	as;
+	bool		valid;
 
+	change.mapping = rehome_mapping_compile(map, slice->migration->owner);
+	change.everything = everything;
+	change.gone = tuplestore_begin_heap(false, false, work_mem);
+	change.rows = tuplestore_begin_heap(false, false, work_mem);
+	rehome_become(&as, slice->migration->owner);
+	if (!everything)
+		read_gone(conn, slice, &change);
+	read_rows(conn, slice, &change);
+	rehome_become_self(&as);
+	rehome_debug_point("batch-read");
+
+	valid = !changed_meanwhile(conn, map);
+	if (valid)
+	{
+		batch->touched += apply_change(slice, &change);
+		batch->nrows += change.ngone + change.nrows;
+		record_parts(conn, map);
+	}
+	tuplestore_end(change.gone);
+	tuplestore_end(change.rows);
+	return valid;
+}
+
+/*
+ * rehome_forward_try reads and applies a batch in the REPEATABLE READ
+ * transaction that is open on the connection, and moves the position; false
+ * when it has to begin again.
+ */
+bool
+rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeBatch *batch)
+{
+	char	   *xip = strrchr(slice->position, ':') + 1;
+	RehomeRows *poll;
+	MemoryContext context;
+	MemoryContext old;
+	ListCell   *lc;
+
+	memset(batch, 0, sizeof(*batch));
+	poll = rehome_conn_query_prepared(conn, poll_query(slice, maps), "tiltt",
+									  slice->migration->token, slice->id,
+									  rehome_position_xmax(slice->position),
+									  psprintf("{%s}", xip), known_parts(maps));
+	check_source(slice, poll);
+	batch->position = poll->value[0][0];
+	context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome batch table",
+									ALLOCSET_DEFAULT_SIZES);
+	foreach(lc, maps)
+	{
+		char		flag = poll->value[0][3][foreach_current_index(lc)];
+		bool		moved;
+
+		if (flag == '-')
+			continue;
+		batch->ntables++;
+		MemoryContextReset(context);
+		old = MemoryContextSwitchTo(context);
+		moved = move_table(conn, slice, lfirst(lc), flag == 't', batch);
+		MemoryContextSwitchTo(old);
+		if (!moved)
+			return false;
+	}
+	MemoryContextDelete(context);
+	if (batch->ntables > 0 || !slice->lazy_position)
+		rehome_slice_set_position(slice, batch->position, batch->touched, batch->nrows);
+	rehome_debug_point("batch-applied");
+	return true;
+}
+
+/*
+ * rehome_forward_batch reads and applies one batch.  With keep_open the
+ * source transaction stays open on the batch's snapshot.
+ */
+void
+rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
+					 bool keep_open, RehomeBatch *batch)
+{
 	for (;;)
 	{
 		rehome_conn_begin(conn, "ISOLATION LEVEL REPEATABLE READ, READ ONLY");
-		batch = rehome_forward_read(conn, slice, maps);
-		if (!batch->retry)
+		if (rehome_forward_try(conn, slice, maps, batch))
 			break;
 		rehome_conn_rollback(conn);
 		CHECK_FOR_INTERRUPTS();
 	}
 	if (!keep_open)
 		rehome_conn_commit(conn);
-	(void) rehome_forward_apply(slice, batch);
-	if (result != NULL)
-		*result = batch;
-	return batch->nrows;
 }
 
 /*
  * rehome_forward_prune deletes change rows that no position will ask for
- * again.  position must be on disk at the target.
+ * again, and sees to new partitions.  position must be on disk at the target.
  */
 void
 rehome_forward_prune(RehomeConn *conn, RehomeSlice *slice, List *maps, const char *position)
 {
 	ListCell   *lc;
 
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		if (map->source_parts != NULL)
+			rehome_source_cover(conn, slice, map);
+	}
 	rehome_conn_begin(conn, "");
 	rehome_conn_query(conn, "UPDATE rehome_source.slice SET pruned = $3 WHERE token = $1 AND slice = $2::int",
 					  "tit", slice->migration->token, slice->id, position);

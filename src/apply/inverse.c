@@ -79,12 +79,14 @@ restore(RehomeMapping *mapping, RehomeInverseColumn *column, AttrNumber attnum, 
  * rehome_inverse_compile works out the way back of a table map.
  */
 RehomeInverse *
-rehome_inverse_compile(RehomeTableMap *map)
+rehome_inverse_compile(RehomeTableMap *map, Oid owner)
 {
 	RehomeInverse *inverse = palloc0(sizeof(RehomeInverse));
 	Relation	target = table_open(map->target, AccessShareLock);
+	RehomeAs	as;
 
-	inverse->mapping = rehome_mapping_compile(map);
+	rehome_become(&as, owner);
+	inverse->mapping = rehome_mapping_compile(map, owner);
 	inverse->table = rehome_remote_table(map->source);
 	inverse->columns = palloc0(sizeof(RehomeInverseColumn) * inverse->table->natts);
 	for (int i = 0; i < inverse->table->natts; i++)
@@ -102,6 +104,7 @@ rehome_inverse_compile(RehomeTableMap *map)
 		restore(inverse->mapping, column, i + 1, target);
 		inverse->ncolumns++;
 	}
+	rehome_become_self(&as);
 	table_close(target, AccessShareLock);
 	return inverse;
 }

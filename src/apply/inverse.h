@@ -32,7 +32,7 @@ typedef struct RehomeInverse
 	bool		complete;		/* every column the source stores is carried */
 } RehomeInverse;
 
-extern RehomeInverse *rehome_inverse_compile(RehomeTableMap *map);
+extern RehomeInverse *rehome_inverse_compile(RehomeTableMap *map, Oid owner);
 extern void rehome_inverse_describe(RehomeConn *conn, RehomeInverse *inverse);
 extern bool rehome_inverse_may_bypass(RehomeConn *conn);
 

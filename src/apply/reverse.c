@@ -399,7 +399,7 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		if (!rehome_bool(poll->value[0][0]))
 			continue;
 		ret = palloc0(sizeof(Return));
-		ret->inverse = rehome_inverse_compile(map);
+		ret->inverse = rehome_inverse_compile(map, slice->migration->owner);
 		ret->everything = rehome_bool(poll->value[0][1]);
 		compose(conn, slice, ret);
 		returns = lappend(returns, ret);

@@ -227,10 +227,29 @@ rehome_source_install(RehomeConn *conn, RehomeSlice *slice, List *maps)
 					   list_make1(map));
 		operators = rehome_conn_value(conn, "SELECT rehome_source.key_operators($1::regclass, $2::name[])",
 									  "tt", relation, key);
-		rehome_spi("UPDATE rehome.table_map SET source_equal = $2::text[] WHERE id = $1",
-				   "it", map->id, operators);
+		map->source_parts = rehome_conn_value(conn, "SELECT rehome_source.partitions($1::regclass)",
+											  "t", relation);
+		rehome_spi("UPDATE rehome.table_map SET source_equal = $2::text[],"
+				   " source_parts = CASE WHEN position IS NULL THEN $3 ELSE source_parts END"
+				   " FROM rehome.slice s WHERE s.id = slice_id AND table_map.id = $1",
+				   "itt", map->id, operators, map->source_parts);
 		map->source_equal = rehome_name_list(operators);
 	}
+}
+
+/*
+ * rehome_source_cover gives partitions that have been added the triggers
+ * that do not come by themselves.
+ */
+void
+rehome_source_cover(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
+{
+	char	   *args = psprintf("%s, %d, %d, %s", quote_literal_cstr(slice->migration->token),
+								slice->id, map->id,
+								quote_literal_cstr(rehome_remote_relation(rehome_remote_table(map->source))));
+
+	if (!rehome_bool(rehome_conn_value(conn, psprintf("SELECT rehome_source.is_covered(%s)", args), "")))
+		run_with_locks(conn, psprintf("SELECT rehome_source.cover_partitions(%s)", args), list_make1(map));
 }
 
 /*

@@ -180,13 +180,6 @@ rehome_target_switch(List *maps, bool guard, bool capture)
 		alter_trigger(map->target, "rehome_capture", capture);
 		foreach(lc2, find_all_inheritors(map->target, NoLock, NULL))
 		{
-			/* a partition made since then gets its triggers now */
-			if (!OidIsValid(get_trigger_oid(lfirst_oid(lc2), "rehome_guard_truncate", true)))
-				ereport(ERROR,
-						errcode(ERRCODE_UNDEFINED_OBJECT),
-						errmsg("trigger \"rehome_guard_truncate\" on \"%s\" does not exist",
-							   get_rel_name(lfirst_oid(lc2))),
-						errhint("The partition was added after the copy began: CALL rehome.sync() adds its triggers."));
 			alter_trigger(lfirst_oid(lc2), "rehome_guard_truncate", guard);
 			alter_trigger(lfirst_oid(lc2), "rehome_capture_truncate", capture);
 		}

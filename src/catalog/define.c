@@ -471,8 +471,12 @@ rehome_map_column(PG_FUNCTION_ARGS)
 				errhint("Map it to an expression, give it a default, or drop its NOT NULL."));
 	if (expression != NULL)
 	{
-		Node	   *expr = parse_as_caller(&call, expression, source, "source");
+		RehomeAs	as;
+		Node	   *expr;
 
+		/* parsing and planning run functions of the expression already */
+		rehome_become(&as, migration->owner);
+		expr = parse_as_caller(&call, expression, source, "source");
 		(void) rehome_expression_coerce(expr, target, attnum);
 		expression = rehome_expression_deparse(expr, source, "source");
 		kind = IsA(expr, Var) ? "copy" : "expression";
@@ -487,6 +491,7 @@ rehome_map_column(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					errmsg("inverse_column needs an inverse"));
+		rehome_become_self(&as);
 	}
 	rehome_spi("UPDATE rehome.column_map SET kind = $3, expression = $4, inverse = $5,"
 			   " inverse_column = $6::name, note = $7 WHERE table_map_id = $1 AND \"column\" = $2::name",

@@ -206,14 +206,18 @@ check_key(Relation target, List *key, RehomeProblems *problems)
  * its normalized text.
  */
 static char *
-check_filter(RehomeCall *call, const char *filter, Relation source)
+check_filter(RehomeCall *call, Oid owner, const char *filter, Relation source)
 {
 	int			level = NewGUCNestLevel();
+	RehomeAs	as;
 	Node	   *expr;
+
+	rehome_become(&as, owner);
 
 	(void) set_config_option("search_path", call->search_path, PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 	expr = rehome_expression_parse(filter, source, "source");
+	rehome_become_self(&as);
 	AtEOXact_GUC(true, level);
 	if (exprType(expr) != BOOLOID)
 		ereport(ERROR,
@@ -338,7 +342,7 @@ rehome_define_table(RehomeCall *call, RehomeSlice *slice, Oid source_oid, Oid ta
 		key = find_key(target);
 	check_key(target, key, &problems);
 	if (filter != NULL && problems.n == 0)
-		filter = check_filter(call, filter, source);
+		filter = check_filter(call, migration->owner, filter, source);
 
 	map_id = problems.n > 0 ? 0 :
 		rehome_int(rehome_spi_value("INSERT INTO rehome.table_map (slice_id, source, target, key, source_key, filter, imported)"

@@ -53,7 +53,7 @@ static int64 last_event = 0;
 
 #define TABLE_MAP_COLUMNS \
 	"SELECT t.id, t.slice_id, t.source::oid, t.target::oid, t.key, t.source_key," \
-	" t.source_equal, t.filter FROM rehome.table_map t "
+	" t.source_equal, t.filter, t.source_parts FROM rehome.table_map t "
 
 /*
  * rehome_name_list splits the text of a name[] or text[] into a List of
@@ -260,6 +260,7 @@ table_map_from_row(char **v)
 	map->source_key = rehome_name_list(v[5]);
 	map->source_equal = rehome_name_list(v[6]);
 	map->filter = v[7];
+	map->source_parts = v[8];
 	read_columns(map);
 	return map;
 }

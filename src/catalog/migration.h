@@ -66,6 +66,7 @@ typedef struct RehomeTableMap
 	List	   *key;			/* char *, target columns */
 	List	   *source_key;		/* char *, source columns, local names */
 	List	   *source_equal;	/* char *, operators at the source; NIL before capture */
+	char	   *source_parts;	/* partitions at the position; NULL: a plain table */
 	char	   *filter;
 	List	   *columns;		/* RehomeColumnMap * */
 } RehomeTableMap;

@@ -126,7 +126,7 @@ copy_once(RehomeSlice *slice, TimestampTz began)
 	foreach(lc, rehome_table_maps_get(slice))
 	{
 		RehomeTableMap *map = lfirst(lc);
-		int64		n = rehome_load_local(slice, rehome_mapping_compile(map));
+		int64		n = rehome_load_local(slice, rehome_mapping_compile(map, slice->migration->owner));
 
 		rehome_spi("INSERT INTO rehome.chunk (table_map_id, part_schema, part_table, part_filenode, rows, done_at)"
 				   " SELECT $1, n.nspname, c.relname, 0, $3, clock_timestamp() FROM pg_class c"

@@ -143,7 +143,7 @@ copy_one_chunk(RehomeConn *conn, RehomeSlice *slice, bool resumed)
 					  " ORDER BY c.id LIMIT 1 FOR UPDATE OF c SKIP LOCKED", "i", slice->id);
 	if (rows->n == 0)
 		return false;
-	mapping = rehome_mapping_compile(rehome_table_map_by_id(rehome_int(rows->value[0][1])));
+	mapping = rehome_mapping_compile(rehome_table_map_by_id(rehome_int(rows->value[0][1])), slice->migration->owner);
 	columns = rehome_mapping_source_columns(mapping);
 	n = rehome_load_chunk(conn, slice, mapping,
 						  chunk_select(slice, mapping, columns, rows->value[0], resumed),

@@ -125,15 +125,16 @@ drain(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps)
 {
 	for (int i = 0; i < MAX_DRAINS; i++)
 	{
-		int64		n = rehome_forward_batch(conn, slice, maps, false, NULL);
+		RehomeBatch batch;
 
+		rehome_forward_batch(conn, slice, maps, false, &batch);
 		if (call->nonatomic)
 		{
 			rehome_call_commit(call);
 			rehome_slice_work_lock(slice);
 			rehome_slice_require(slice, "cut over", REHOME_SYNCING, REHOME_SYNCING);
 		}
-		if (n <= rehome_cutover_backlog)
+		if (batch.nrows <= rehome_cutover_backlog)
 			break;
 	}
 }
@@ -146,6 +147,7 @@ static void
 freeze_source(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeFreeze *freeze)
 {
 	char	   *blockers = NULL;
+	RehomeBatch batch;
 
 	for (int attempt = 0;; attempt++)
 	{
@@ -163,7 +165,7 @@ freeze_source(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeFreeze *fr
 				errmsg("could not lock the source's tables within %d ms, trying again", rehome_lock_timeout),
 				blockers ? errdetail_internal("%s", blockers) : 0);
 		rehome_source_retry(attempt);
-		(void) rehome_forward_batch(conn, slice, maps, false, NULL);
+		rehome_forward_batch(conn, slice, maps, false, &batch);
 	}
 	rehome_freeze_begin(freeze);
 
@@ -184,7 +186,7 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 	RehomeMigration *migration = slice->migration;
 	RehomeFreeze freeze;
 	RehomeConn *conn;
-	RehomeBatch *batch;
+	RehomeBatch batch;
 	List	   *maps;
 	char	   *blockers = NULL;
 
@@ -206,6 +208,7 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 	conn = rehome_slice_connect(slice, "cutover");
 
 	ereport(NOTICE, errmsg("slice \"%s\": draining", slice->name));
+	rehome_target_install(slice, maps);	/* for partitions added since */
 	drain(call, conn, slice, maps);
 	check_gates(conn, slice, maps, one_way);
 	if (!rehome_targets_locked(maps, &blockers))
@@ -216,8 +219,8 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 
 	freeze_source(conn, slice, maps, &freeze);
 	rehome_debug_point("frozen");
-	batch = rehome_forward_read(conn, slice, maps);
-	(void) rehome_forward_apply(slice, batch);
+	if (!rehome_forward_try(conn, slice, maps, &batch))
+		elog(ERROR, "a locked table was truncated");
 	rehome_freeze_check(&freeze, "the final batch");
 	rehome_sequences_to_target(conn, slice, maps);
 	rehome_freeze_check(&freeze, "the sequences");
@@ -228,7 +231,7 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 					  "tit", migration->token, slice->id, rehome_position_now());
 	rehome_target_switch(maps, false, true);
 	rehome_slice_set_state(slice, REHOME_CUT_OVER, "cutover", "authority is with the target",
-						   rehome_freeze_detail(&freeze, batch->nrows));
+						   rehome_freeze_detail(&freeze, batch.nrows));
 	freeze.event = rehome_last_event();
 	rehome_worker_request(slice);
 	rehome_freeze_check(&freeze, "the switch");

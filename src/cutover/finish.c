@@ -85,7 +85,7 @@ empty_targets(RehomeSlice *slice, List *maps)
 
 	rehome_applying_begin(&applying, slice->migration->owner);
 	foreach(lc, maps)
-		(void) rehome_apply_delete_all(rehome_mapping_compile(lfirst(lc)));
+		(void) rehome_apply_delete_all(rehome_mapping_compile(lfirst(lc), slice->migration->owner));
 	rehome_applying_end(&applying);
 }
 

@@ -60,6 +60,7 @@ CREATE TABLE rehome.table_map (
     key             name[] NOT NULL,
     source_key      name[] NOT NULL,
     source_equal    text[],
+    source_parts    text,
     filter          text,
     imported        boolean NOT NULL DEFAULT false,
     copied_at       timestamptz
@@ -72,6 +73,8 @@ COMMENT ON COLUMN rehome.table_map.source_key IS
     'columns of the source (as named by the foreign table) the key is computed from';
 COMMENT ON COLUMN rehome.table_map.source_equal IS
     'equality operator of each source key column, as the source names it';
+COMMENT ON COLUMN rehome.table_map.source_parts IS
+    'partitions of a partitioned source table at the position; null: a plain table';
 COMMENT ON COLUMN rehome.table_map.imported IS 'the foreign table was made by add_schema and goes with the map';
 
 CREATE TABLE rehome.column_map (

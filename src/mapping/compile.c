@@ -263,18 +263,21 @@ compile_column(RehomeMapping *mapping, RehomeMappedColumn *column,
 }
 
 /*
- * rehome_mapping_compile compiles a table map, in the current memory context.
- * Raises when the map no longer fits the tables.
+ * rehome_mapping_compile compiles a table map, in the current memory context,
+ * as the migration's owner: the planner evaluates what is constant in an
+ * expression.  Raises when the map no longer fits the tables.
  */
 RehomeMapping *
-rehome_mapping_compile(RehomeTableMap *map)
+rehome_mapping_compile(RehomeTableMap *map, Oid owner)
 {
 	RehomeMapping *mapping = palloc0(sizeof(RehomeMapping));
 	Relation	source = table_open(map->source, AccessShareLock);
 	Relation	target = table_open(map->target, AccessShareLock);
 	RehomeMappedColumn **all;
+	RehomeAs	as;
 	ListCell   *lc;
 
+	rehome_become(&as, owner);
 	mapping->map = map;
 	mapping->source_desc = CreateTupleDescCopy(RelationGetDescr(source));
 	mapping->columns = palloc0(sizeof(RehomeMappedColumn) * Max(list_length(map->columns), 1));
@@ -302,6 +305,7 @@ rehome_mapping_compile(RehomeTableMap *map)
 	mapping->key_desc = describe(mapping->key, mapping->nkey);
 	table_close(target, AccessShareLock);
 	table_close(source, AccessShareLock);
+	rehome_become_self(&as);
 	return mapping;
 }
 

@@ -55,7 +55,7 @@ typedef struct RehomeProjector
 	ProjectionInfo *projection;
 } RehomeProjector;
 
-extern RehomeMapping *rehome_mapping_compile(RehomeTableMap *map);
+extern RehomeMapping *rehome_mapping_compile(RehomeTableMap *map, Oid owner);
 extern List *rehome_mapping_source_columns(RehomeMapping *mapping);
 extern Node *rehome_expression_parse(const char *text, Relation rel, const char *alias);
 extern char *rehome_expression_deparse(Node *expr, Relation rel, const char *alias);

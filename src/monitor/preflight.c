@@ -273,9 +273,9 @@ has_errors(List *findings)
  * carried back.
  */
 static List *
-check_reverse(List *findings, RehomeConn *conn, RehomeTableMap *map)
+check_reverse(List *findings, RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
 {
-	RehomeInverse *inverse = rehome_inverse_compile(map);
+	RehomeInverse *inverse = rehome_inverse_compile(map, slice->migration->owner);
 	char	   *name = rehome_remote_relation(inverse->table);
 	RehomeRows *rows;
 
@@ -382,7 +382,7 @@ rehome_preflight_switch(RehomeConn *conn, RehomeSlice *slice, List *maps)
 			findings = finding(findings, "privilege", "error", name,
 							   psprintf("role %s may not lock it for the switch, nor bring changes back", role),
 							   psprintf("GRANT INSERT, UPDATE, DELETE ON TABLE %s TO %s;", name, role));
-		findings = check_reverse(findings, conn, map);
+		findings = check_reverse(findings, conn, slice, map);
 	}
 	findings = check_sequences(findings, conn, maps, role);
 	foreach(lc, findings)

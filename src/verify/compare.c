@@ -375,7 +375,7 @@ void
 rehome_compare(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map,
 			   RehomeVerifyMode mode, const char *snapshot, RehomeVerdict *verdict)
 {
-	RehomeMapping *mapping = rehome_mapping_compile(map);
+	RehomeMapping *mapping = rehome_mapping_compile(map, slice->migration->owner);
 	List	   *columns = compared(slice, mapping);
 
 	memset(verdict, 0, sizeof(*verdict));

@@ -66,10 +66,10 @@ freeze_views(RehomeSlice *slice, List *maps, char **snapshot)
 	rehome_source_check_identity(conn, slice->migration);
 	if (slice->state == REHOME_SYNCING)
 	{
-		RehomeBatch *batch;
+		RehomeBatch batch;
 
-		(void) rehome_forward_batch(conn, slice, maps, true, &batch);
-		*snapshot = batch->position;
+		rehome_forward_batch(conn, slice, maps, true, &batch);
+		*snapshot = batch.position;
 		CommandCounterIncrement();
 		PushActiveSnapshot(GetLatestSnapshot());
 	}

@@ -63,8 +63,7 @@ copy(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 static long
 forward(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 {
-	RehomeBatch *batch;
-	int64		n;
+	RehomeBatch batch;
 
 	if (!rehome_slice_try_work_lock(slice->id))
 		return rehome_naptime;
@@ -84,16 +83,16 @@ forward(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
 	slice->lazy_position = !older_than(worker->positioned_at, POSITION_INTERVAL);
-	n = rehome_forward_batch(worker->conn, slice, worker->maps, false, &batch);
-	if (batch->changes != NIL || !slice->lazy_position)
+	rehome_forward_batch(worker->conn, slice, worker->maps, false, &batch);
+	if (batch.ntables > 0 || !slice->lazy_position)
 		worker->positioned_at = GetCurrentTimestamp();
 	rehome_call_commit(call);
-	if (batch->changes != NIL && worker->prune_position == NULL)
+	if (batch.ntables > 0 && worker->prune_position == NULL)
 	{
-		worker->prune_position = MemoryContextStrdup(worker->context, batch->position);
+		worker->prune_position = MemoryContextStrdup(worker->context, batch.position);
 		worker->prune_lsn = XactLastCommitEnd;
 	}
-	return n > 0 ? 0 : rehome_naptime;
+	return batch.nrows > 0 ? 0 : rehome_naptime;
 }
 
 /*

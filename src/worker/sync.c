@@ -120,6 +120,7 @@ rehome_sync_worker_main(Datum arg)
 	context = rehome_worker_attach(database);
 	round = AllocSetContextCreate(context, "pg_rehome round", ALLOCSET_DEFAULT_SIZES);
 	worker.context = AllocSetContextCreate(context, "pg_rehome kept", ALLOCSET_DEFAULT_SIZES);
+	PortalContext = round;
 	if (!rehome_worker_claim(slice_id))
 		proc_exit(0);
 

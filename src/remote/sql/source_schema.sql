@@ -54,6 +54,39 @@ RETURNS SETOF regclass LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     SELECT relid::regclass FROM tree
 $partition_tree$;
 
+-- Which partitions a table has, as text; null for a table without.
+CREATE OR REPLACE FUNCTION rehome_source.partitions(relation regclass)
+RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $partitions$
+    SELECT coalesce(string_agg(p.oid::text, ',' ORDER BY p.oid), 'none')
+      FROM pg_class c
+      LEFT JOIN rehome_source.partition_tree(relation) AS p(oid) ON p.oid <> c.oid
+     WHERE c.oid = relation AND c.relkind = 'p'
+     GROUP BY c.oid
+$partitions$;
+
+-- Whether the table's files or partitions are others now than in the
+-- transaction's snapshot.  The catalogs read here are those of the snapshot;
+-- pg_relation_filenode() and pg_partition_tree() look at the current ones.
+CREATE OR REPLACE FUNCTION rehome_source.changed_since_snapshot(relation regclass)
+RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $changed_since_snapshot$
+DECLARE
+    parts   text := rehome_source.partitions(relation);
+    now     text;
+BEGIN
+    IF EXISTS (SELECT FROM rehome_source.partition_tree(relation) AS p(oid)
+                 JOIN pg_class c ON c.oid = p.oid
+                WHERE c.relkind = 'r' AND pg_relation_filenode(c.oid) IS DISTINCT FROM c.relfilenode) THEN
+        RETURN true;
+    END IF;
+    IF parts IS NULL OR current_setting('server_version_num')::int < 120000 THEN
+        RETURN false;
+    END IF;
+    EXECUTE $now$SELECT coalesce(string_agg(relid::oid::text, ',' ORDER BY relid::oid), 'none')
+                   FROM pg_partition_tree($1) WHERE relid <> $1$now$ INTO now USING relation;
+    RETURN now <> parts;
+END
+$changed_since_snapshot$;
+
 -- TRUNCATE of a partition fires that partition's triggers only: every
 -- partition gets the two TRUNCATE triggers.  Called again when partitions
 -- have been added.
@@ -83,6 +116,17 @@ BEGIN
     END LOOP;
 END
 $cover_partitions$;
+
+-- Whether every partition has its triggers.
+CREATE OR REPLACE FUNCTION rehome_source.is_covered(token text, slice int, map int, relation regclass)
+RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $is_covered$
+    SELECT NOT EXISTS (
+        SELECT FROM rehome_source.partition_tree(relation) AS p(oid)
+         WHERE 2 > (SELECT count(*) FROM pg_trigger t
+                     WHERE t.tgrelid = p.oid
+                       AND t.tgname IN (format('rehome_fence_%s_%s_truncate', token, map),
+                                        format('rehome_capture_%s_%s_truncate', token, map))))
+$is_covered$;
 
 -- Triggers fire in replica role too, where the role may say so.
 CREATE OR REPLACE FUNCTION rehome_source.enable_always(relation regclass, name text)
@@ -184,6 +228,15 @@ BEGIN
            string_agg(format('key%s', k.ord), ', ' ORDER BY k.ord)
       INTO columns, new_key, old_key, plain_key, change_key
       FROM key_type k JOIN pg_type t ON t.oid = k.typid AND t.typtype <> 'd';
+
+    -- Writers do not mind this lock, but autovacuum gives way to whoever waits
+    -- for it; the one that CREATE TRIGGER takes must not wait that long.
+    IF has_table_privilege(relation, 'UPDATE') THEN
+        name := current_setting('lock_timeout');
+        PERFORM set_config('lock_timeout', '10s', true);
+        EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', relation);
+        PERFORM set_config('lock_timeout', name, true);
+    END IF;
 
     EXECUTE format('CREATE TABLE %s (xid bigint NOT NULL DEFAULT txid_current(), op "char" NOT NULL, %s)', change, columns);
     EXECUTE format('CREATE INDEX ON %s (xid)', change);
