@@ -267,7 +267,7 @@ rehome_recover(PG_FUNCTION_ARGS)
 		if (slice->restored)
 			rehome_slice_require_running(slice);
 		rehome_recover_slice(slice);
-		if (slice->migration->live && !slice->paused)
+		if (slice->continuous && !slice->paused)
 			rehome_worker_request(slice);
 		ereport(NOTICE,
 				errmsg("slice \"%s\" of migration \"%s\" is %s, authority is with: %s", slice->name,
@@ -333,7 +333,7 @@ rehome_resume(PG_FUNCTION_ARGS)
 			rehome_event(slice->migration->name, slice->name, "resumed", slice->restored ?
 						 "resumed in a restored database" : "resumed", NULL);
 		}
-		if (active && slice->migration->live)
+		if (active && slice->continuous)
 			rehome_worker_request(slice);
 	}
 	rehome_call_end(&call);

@@ -10,6 +10,7 @@
 
 #include "catalog/migration.h"
 #include "remote/connection.h"
+#include "storage/lockdefs.h"
 
 /* At the source. */
 extern void rehome_source_install(RehomeConn *conn, RehomeSlice *slice, List *maps);
@@ -22,7 +23,11 @@ extern bool rehome_source_locked(RehomeConn *conn, RehomeSlice *slice, List *map
 								 char **blockers);
 extern void rehome_source_retry(int attempt);
 
+/* How long to wait for autovacuum to give way; writers are not affected. */
+#define REHOME_AUTOVACUUM_TIMEOUT 10000
+
 /* At the target. */
+extern void rehome_targets_lock(List *maps, LOCKMODE mode);
 extern void rehome_target_install(RehomeSlice *slice, List *maps);
 extern void rehome_target_remove(List *maps);
 extern void rehome_target_switch(List *maps, bool guard, bool capture);

@@ -25,9 +25,6 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-/* How long to wait for autovacuum to give way; writers are not affected. */
-#define AUTOVACUUM_TIMEOUT 10000
-
 /* Serializes the creation of schema rehome_source. */
 #define SCHEMA_LOCK "SELECT pg_advisory_xact_lock(5391175)"
 
@@ -295,7 +292,7 @@ rehome_source_locked(RehomeConn *conn, RehomeSlice *slice, List *maps, char **wh
 	char	   *sql = psprintf("LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE", relation_list(maps));
 
 	/* autovacuum gives way to the first lock, which writers do not feel */
-	rehome_conn_exec(conn, psprintf("SET LOCAL statement_timeout = %d", AUTOVACUUM_TIMEOUT));
+	rehome_conn_exec(conn, psprintf("SET LOCAL statement_timeout = %d", REHOME_AUTOVACUUM_TIMEOUT));
 	if (rehome_conn_try(conn, gentle, &error) &&
 		rehome_conn_try(conn, psprintf("SET LOCAL lock_timeout = %d; SET LOCAL statement_timeout = %d",
 									   rehome_lock_timeout, rehome_lock_timeout), &error) &&

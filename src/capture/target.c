@@ -18,10 +18,12 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "capture/capture.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "commands/trigger.h"
+#include "errors.h"
 #include "guc.h"
 #include "remote/query.h"
 #include "storage/lmgr.h"
@@ -29,6 +31,8 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/resowner.h"
+#include "utils/timestamp.h"
 
 /*
  * rehome_target_change_table returns the unqualified name of a map's change
@@ -108,27 +112,138 @@ make_change_table(RehomeTableMap *map)
 }
 
 /*
- * with_lock_timeout makes local lock requests obey rehome.lock_timeout until
- * AtEOXact_GUC() with the level returned.
+ * lock_all locks the tables and their partitions within what is left of ms.
  */
-static int
-with_lock_timeout(void)
+static void
+lock_all(List *maps, LOCKMODE mode, int ms)
 {
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
 	int			level = NewGUCNestLevel();
+	ListCell   *lc;
 
-	(void) set_config_option("lock_timeout", psprintf("%d", rehome_lock_timeout),
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	return level;
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		ListCell   *lc2;
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+
+		(void) set_config_option("lock_timeout", psprintf("%ld", Max(left, 1)), PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+		LockRelationOid(map->target, mode);
+		foreach(lc2, find_all_inheritors(map->target, NoLock, NULL))
+			LockRelationOid(lfirst_oid(lc2), mode);
+	}
+	AtEOXact_GUC(true, level);
+}
+
+/*
+ * local_blockers describes who holds locks on the targets that keep us out.
+ */
+static char *
+local_blockers(List *maps, LOCKMODE mode)
+{
+	List	   *oids = NIL;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		ListCell   *lc2;
+
+		foreach(lc2, find_all_inheritors(((RehomeTableMap *) lfirst(lc))->target, NoLock, NULL))
+			oids = lappend(oids, psprintf("%u", lfirst_oid(lc2)));
+	}
+	return rehome_spi_value("SELECT string_agg(format('pid %s (%s) holds %s on %s%s: %s', l.pid,"
+							" coalesce(a.usename, a.backend_type), l.mode, l.relation::regclass,"
+							" coalesce(', in a transaction for ' || date_trunc('milliseconds', clock_timestamp() - a.xact_start), ''),"
+							" coalesce(nullif(left(a.query, 200), ''), '?')), E'\\n')"
+							" FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
+							" WHERE l.granted AND l.locktype = 'relation' AND l.pid <> pg_backend_pid()"
+							" AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+							" AND ($2 OR l.mode NOT IN ('AccessShareLock', 'RowShareLock'))"
+							" AND l.relation = ANY ($1::oid[])", "tb", rehome_name_array(oids),
+							mode == AccessExclusiveLock);
+}
+
+/*
+ * locked tries once to lock the targets, to the end of the transaction,
+ * waiting no longer than rehome.lock_timeout in all.  On failure none is
+ * locked.
+ */
+static bool
+locked(List *maps, LOCKMODE mode)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool done = true;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		lock_all(maps, ShareUpdateExclusiveLock, REHOME_AUTOVACUUM_TIMEOUT);
+		lock_all(maps, mode, rehome_lock_timeout);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
+			error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED)
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		FreeErrorData(error);
+		done = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return done;
+}
+
+/*
+ * rehome_targets_lock locks the targets and their partitions to the end of
+ * the transaction, trying again as rehome.lock_retries allows, and raises,
+ * naming who is in the way, when it cannot have them.
+ *
+ * First comes SHARE UPDATE EXCLUSIVE.  Writers do not mind it, neither held
+ * nor waited for, but autovacuum does: a wait of deadlock_timeout makes it
+ * give way.  Otherwise it would be in the way of the real lock, which never
+ * waits that long.
+ */
+void
+rehome_targets_lock(List *maps, LOCKMODE mode)
+{
+	for (int attempt = 0; !locked(maps, mode); attempt++)
+	{
+		char	   *blockers = local_blockers(maps, mode);
+
+		if (blockers == NULL)
+			blockers = "Whoever held the lock has gone meanwhile.";
+		if (attempt >= rehome_lock_retries)
+			ereport(ERROR,
+					errcode(ERRCODE_REHOME_LOCK_TIMEOUT),
+					errmsg("could not lock the target tables within %d ms in %d tries",
+						   rehome_lock_timeout, attempt + 1),
+					errdetail_internal("%s", blockers),
+					errhint("Nothing has changed. Try again when that transaction has ended, or raise rehome.lock_timeout or rehome.lock_retries."));
+		ereport(NOTICE,
+				errmsg("could not lock the target tables within %d ms, trying again", rehome_lock_timeout),
+				errdetail_internal("%s", blockers));
+		rehome_source_retry(attempt);
+	}
 }
 
 /*
  * rehome_target_install puts guard (on) and capture (off) on the targets of
- * a slice.  A second call adds what is missing.
+ * a slice, which the caller has locked.  A second call adds what is missing.
  */
 void
 rehome_target_install(RehomeSlice *slice, List *maps)
 {
-	int			level = with_lock_timeout();
 	char	   *guard = psprintf("guard(%s)", quote_literal_cstr(slice->migration->name));
 	ListCell   *lc;
 
@@ -152,7 +267,6 @@ rehome_target_install(RehomeSlice *slice, List *maps)
 						 "STATEMENT", capture, false);
 		}
 	}
-	AtEOXact_GUC(true, level);
 }
 
 static void
@@ -163,8 +277,8 @@ alter_trigger(Oid relid, const char *name, bool enabled)
 }
 
 /*
- * rehome_target_switch turns guard and capture of the targets on or off.
- * Takes SHARE ROW EXCLUSIVE on each.
+ * rehome_target_switch turns guard and capture of the targets on or off.  The
+ * caller holds SHARE ROW EXCLUSIVE on each.
  */
 void
 rehome_target_switch(List *maps, bool guard, bool capture)
@@ -188,7 +302,7 @@ rehome_target_switch(List *maps, bool guard, bool capture)
 
 /*
  * rehome_target_remove takes triggers and change tables away; what is not
- * there is fine.  DROP TRIGGER takes ACCESS EXCLUSIVE, under lock_timeout.
+ * there is fine.  The caller holds ACCESS EXCLUSIVE on each.
  */
 void
 rehome_target_remove(List *maps)
@@ -196,7 +310,6 @@ rehome_target_remove(List *maps)
 	static const char *const names[] = {
 		"rehome_guard", "rehome_capture", "rehome_guard_truncate", "rehome_capture_truncate"
 	};
-	int			level = with_lock_timeout();
 	ListCell   *lc;
 
 	foreach(lc, maps)
@@ -220,5 +333,4 @@ rehome_target_remove(List *maps)
 		rehome_spi(psprintf("DROP TABLE IF EXISTS %s",
 							quote_qualified_identifier("rehome_change", rehome_target_change_table(map))), "");
 	}
-	AtEOXact_GUC(true, level);
 }

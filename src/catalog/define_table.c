@@ -30,7 +30,9 @@
 #include "mapping/mapping.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
 #include "parser/parse_coerce.h"
+#include "remote/query.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -77,6 +79,33 @@ check_source(RehomeMigration *migration, Relation source, RehomeProblems *proble
 			 kind != RELKIND_VIEW && kind != RELKIND_MATVIEW && kind != RELKIND_FOREIGN_TABLE)
 		rehome_problem(problems, ERRCODE_WRONG_OBJECT_TYPE, NULL,
 					   "\"%s\" is not a table or view.", RelationGetRelationName(source));
+}
+
+/*
+ * check_source_once refuses a source table that another map moves already:
+ * authority is held per table, and cannot go two ways.
+ */
+static void
+check_source_once(RehomeMigration *migration, Relation source, RehomeProblems *problems)
+{
+	RehomeRows *rows;
+	char	   *mine;
+
+	if (!migration->live || source->rd_rel->relkind != RELKIND_FOREIGN_TABLE)
+		return;
+	mine = rehome_remote_relation(rehome_remote_table(RelationGetRelid(source)));
+	rows = rehome_spi("SELECT t.source::oid, t.target, s.name, m.name FROM rehome.table_map t"
+					  " JOIN rehome.slice s ON s.id = t.slice_id"
+					  " JOIN rehome.migration m ON m.id = s.migration_id"
+					  " JOIN pg_foreign_table f ON f.ftrelid = t.source::oid"
+					  " WHERE m.server = $1::name AND s.state NOT IN ('completed', 'cancelled')",
+					  "t", migration->server);
+	for (int i = 0; i < rows->n; i++)
+		if (strcmp(mine, rehome_remote_relation(rehome_remote_table((Oid) rehome_int64(rows->value[i][0])))) == 0)
+			rehome_problem(problems, ERRCODE_DUPLICATE_OBJECT,
+						   "Authority is held per source table: map it once.",
+						   "Source table %s is already moved to \"%s\" by slice \"%s\" of migration \"%s\".",
+						   mine, rows->value[i][1], rows->value[i][2], rows->value[i][3]);
 }
 
 static void
@@ -224,6 +253,12 @@ check_filter(RehomeCall *call, Oid owner, const char *filter, Relation source)
 				errcode(ERRCODE_DATATYPE_MISMATCH),
 				errmsg("filter \"%s\" is of type %s, not boolean", filter,
 					   format_type_be(exprType(expr))));
+	if (contain_mutable_functions(expr))
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+				errmsg("filter \"%s\" is not immutable", filter),
+				errdetail("Rows would enter and leave it without being written, and nothing would tell."),
+				errhint("Use immutable functions and constants only."));
 	return rehome_expression_deparse(expr, source, "source");
 }
 
@@ -327,17 +362,23 @@ rehome_define_table(RehomeCall *call, RehomeSlice *slice, Oid source_oid, Oid ta
 		rehome_problem(&problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL,
 					   "\"%s\" cannot be its own source.", RelationGetRelationName(target));
 	check_source(migration, source, &problems);
+	check_source_once(migration, source, &problems);
 	check_target(migration, target, &problems);
 
-	rows = rehome_spi("SELECT m.name, s.name FROM rehome.table_map t"
+	rows = rehome_spi("SELECT m.name, s.name, t.target, t.target = $1 FROM rehome.table_map t"
 					  " JOIN rehome.slice s ON s.id = t.slice_id"
 					  " JOIN rehome.migration m ON m.id = s.migration_id"
-					  " WHERE t.target = $1 AND s.state NOT IN ('completed', 'cancelled')",
+					  " WHERE s.state NOT IN ('completed', 'cancelled')"
+					  " AND (t.target = $1 OR t.target IN (SELECT relid FROM pg_partition_ancestors($1))"
+					  "  OR t.target IN (SELECT relid FROM pg_partition_tree($1)))",
 					  "o", target_oid);
-	if (rows->n > 0)
+	for (int i = 0; i < rows->n; i++)
 		rehome_problem(&problems, ERRCODE_DUPLICATE_OBJECT, NULL,
-					   "\"%s\" is already a target of slice \"%s\" of migration \"%s\".",
-					   RelationGetRelationName(target), rows->value[0][1], rows->value[0][0]);
+					   rehome_bool(rows->value[i][3]) ?
+					   "\"%s\" is already a target of slice \"%s\" of migration \"%s\"." :
+					   "\"%s\" shares rows with a target of slice \"%s\" of migration \"%s\": \"%s\".",
+					   RelationGetRelationName(target), rows->value[i][1], rows->value[i][0],
+					   rows->value[i][2]);
 	if (key == NIL)
 		key = find_key(target);
 	check_key(target, key, &problems);

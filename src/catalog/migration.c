@@ -48,7 +48,7 @@ static int64 last_event = 0;
 
 #define SLICE_COLUMNS \
 	"SELECT s.id, s.name, s.state, s.authority, s.paused, s.reason, s.position, s.error," \
-	" s.database_id <> rehome.database_identity(), s.migration_id" \
+	" s.database_id <> rehome.database_identity(), s.migration_id, s.continuous" \
 	" FROM rehome.slice s "
 
 #define TABLE_MAP_COLUMNS \
@@ -165,6 +165,7 @@ slice_from_row(RehomeSlice *s, char **v)
 	s->reason = v[5];
 	s->position = v[6];
 	s->error = v[7];
+	s->continuous = rehome_bool(v[10]);
 }
 
 /*

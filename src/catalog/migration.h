@@ -33,6 +33,7 @@ typedef struct RehomeSlice
 	RehomeMigration *migration;
 	RehomeState state;
 	RehomeAuthority authority;
+	bool		continuous;		/* a sync worker should be running */
 	bool		paused;			/* by somebody, or because it was restored */
 	bool		restored;		/* this database is not where it last ran */
 	char	   *reason;

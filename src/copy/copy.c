@@ -41,7 +41,7 @@
 #include "utils/timestamp.h"
 
 /*
- * require_empty raises when targets have rows.
+ * require_empty raises when targets, which are locked, have rows.
  */
 static void
 require_empty(RehomeSlice *slice, List *maps)
@@ -56,7 +56,6 @@ require_empty(RehomeSlice *slice, List *maps)
 		char	   *name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(map->target)),
 													  get_rel_name(map->target));
 
-		rehome_spi(psprintf("LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE", name), "");
 		if (rehome_spi(psprintf("SELECT 1 FROM %s LIMIT 1", name), "")->n > 0)
 			rehome_problem(&problems, ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
 						   "TRUNCATE them, or leave them out of the migration.",
@@ -81,6 +80,7 @@ rehome_copy_begin(RehomeCall *call, RehomeSlice *slice)
 					   slice->name, slice->migration->name),
 				errhint("SELECT rehome.add_table(%s, '<source>', '<target>');",
 						quote_literal_cstr(slice->migration->name)));
+	rehome_targets_lock(maps, AccessExclusiveLock);
 	require_empty(slice, maps);
 	if (slice->migration->live)
 	{

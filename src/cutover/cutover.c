@@ -188,7 +188,6 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 	RehomeConn *conn;
 	RehomeBatch batch;
 	List	   *maps;
-	char	   *blockers = NULL;
 
 	rehome_slice_work_lock(slice);
 	if (slice->state == REHOME_CUT_OVER)
@@ -208,14 +207,10 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 	conn = rehome_slice_connect(slice, "cutover");
 
 	ereport(NOTICE, errmsg("slice \"%s\": draining", slice->name));
-	rehome_target_install(slice, maps);	/* for partitions added since */
 	drain(call, conn, slice, maps);
 	check_gates(conn, slice, maps, one_way);
-	if (!rehome_targets_locked(maps, &blockers))
-		ereport(ERROR,
-				errcode(ERRCODE_REHOME_LOCK_TIMEOUT),
-				errmsg("could not lock the target tables within %d ms", rehome_lock_timeout),
-				errdetail_internal("%s", blockers ? blockers : "Whoever held the lock has gone meanwhile."));
+	rehome_targets_lock(maps, ShareRowExclusiveLock);
+	rehome_target_install(slice, maps); /* for partitions added since */
 
 	freeze_source(conn, slice, maps, &freeze);
 	rehome_debug_point("frozen");

@@ -65,6 +65,7 @@ rehome_complete_slice(RehomeCall *call, RehomeSlice *slice)
 
 			(void) rehome_reverse_batch(conn, slice, maps, NULL, false);
 			rehome_conn_close(conn);
+			rehome_targets_lock(maps, AccessExclusiveLock);
 			rehome_target_remove(maps);
 		}
 		rehome_slice_set_state(slice, REHOME_COMPLETED, "complete", "the migration is complete", NULL);
@@ -109,6 +110,8 @@ rehome_cancel_slice(RehomeCall *call, RehomeSlice *slice)
 
 		if (slice->state != REHOME_PLANNED)
 			rehome_slice_require(slice, "cancel", REHOME_COPYING, REHOME_SYNCING);
+		if (slice->state != REHOME_PLANNED)
+			rehome_targets_lock(maps, AccessExclusiveLock);
 		rehome_slice_set_state(slice, REHOME_CANCELLED, "cancel", unfinished ?
 							   "cancelled; the rows copied so far are removed" : "cancelled", NULL);
 		if (unfinished)

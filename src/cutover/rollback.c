@@ -53,28 +53,6 @@ drain(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps)
 	}
 }
 
-static void
-freeze_target(List *maps, RehomeFreeze *freeze)
-{
-	char	   *blockers = NULL;
-
-	for (int attempt = 0; !rehome_targets_locked(maps, &blockers); attempt++)
-	{
-		if (attempt >= rehome_lock_retries)
-			ereport(ERROR,
-					errcode(ERRCODE_REHOME_LOCK_TIMEOUT),
-					errmsg("could not lock the target tables within %d ms in %d tries",
-						   rehome_lock_timeout, attempt + 1),
-					errdetail_internal("%s", blockers ? blockers : "Whoever held the lock has gone meanwhile."),
-					errhint("Nothing has changed. Try again when that transaction has ended, or raise rehome.lock_timeout or rehome.lock_retries."));
-		ereport(NOTICE,
-				errmsg("could not lock the target tables within %d ms, trying again", rehome_lock_timeout),
-				blockers ? errdetail_internal("%s", blockers) : 0);
-		rehome_source_retry(attempt);
-	}
-	rehome_freeze_begin(freeze);
-}
-
 /*
  * rehome_rollback_slice rolls a slice back.  When the frame may commit, it is
  * syncing again when this returns; else the worker completes it after the
@@ -96,7 +74,8 @@ rehome_rollback_slice(RehomeCall *call, RehomeSlice *slice)
 
 	ereport(NOTICE, errmsg("slice \"%s\": draining back to the source", slice->name));
 	drain(call, conn, slice, maps);
-	freeze_target(maps, &freeze);
+	rehome_targets_lock(maps, ShareRowExclusiveLock);
+	rehome_freeze_begin(&freeze);
 	rehome_debug_point("frozen");
 	rehome_give_back(conn, slice, maps, &tail);
 	rehome_freeze_check(&freeze, "the final batch");

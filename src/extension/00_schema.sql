@@ -33,6 +33,7 @@ CREATE TABLE rehome.slice (
     authority       text NOT NULL DEFAULT 'source'
                     CHECK (authority IN ('source', 'target', 'none')),
     database_id     text NOT NULL DEFAULT rehome.database_identity(),
+    continuous      boolean NOT NULL DEFAULT false,
     paused          boolean NOT NULL DEFAULT false,
     reason          text,
     error           text,
@@ -48,6 +49,7 @@ CREATE TABLE rehome.slice (
 COMMENT ON TABLE rehome.slice IS 'what is moved, cut over and rolled back as one';
 COMMENT ON COLUMN rehome.slice.position IS
     'snapshot position: the source state (txid_snapshot) this slice''s target tables equal';
+COMMENT ON COLUMN rehome.slice.continuous IS 'a sync worker should be running: since start or cutover';
 COMMENT ON COLUMN rehome.slice.position_at IS 'when the position was taken, by this server''s clock';
 COMMENT ON COLUMN rehome.slice.database_id IS
     'the database the slice was last run in; elsewhere (after a restore) it is paused';

@@ -38,6 +38,36 @@
 #include "utils/typcache.h"
 
 /*
+ * show_expression makes the position of an error one in the expression, not
+ * in whatever statement the session is running.
+ */
+static void
+show_expression(void *text)
+{
+	int			position = geterrposition();
+
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery((const char *) text);
+	}
+}
+
+/*
+ * is_star tells whether a parse node stands for several columns.
+ */
+static bool
+is_star(Node *node)
+{
+	if (IsA(node, ColumnRef))
+		return IsA(llast(((ColumnRef *) node)->fields), A_Star);
+	if (IsA(node, A_Indirection))
+		return IsA(llast(((A_Indirection *) node)->indirection), A_Star);
+	return false;
+}
+
+/*
  * rehome_expression_parse parses one expression over the columns of rel.
  * Raises on anything but a single, set-free, subquery-free expression.  The
  * result is not yet coerced.
@@ -51,7 +81,10 @@ rehome_expression_parse(const char *text, Relation rel, const char *alias)
 	SelectStmt *select;
 	ResTarget  *target;
 	Node	   *expr;
+	Bitmapset  *attnos = NULL;
+	ErrorContextCallback callback = {error_context_stack, show_expression, unconstify(char *, text)};
 
+	error_context_stack = &callback;
 	raw = raw_parser(text, RAW_PARSE_PLPGSQL_EXPR);
 	select = (SelectStmt *) linitial_node(RawStmt, raw)->stmt;
 	if (list_length(raw) != 1 || !IsA(select, SelectStmt) ||
@@ -60,7 +93,8 @@ rehome_expression_parse(const char *text, Relation rel, const char *alias)
 		select->havingClause != NULL || select->windowClause != NIL ||
 		select->sortClause != NIL || select->limitCount != NULL ||
 		select->limitOffset != NULL || select->lockingClause != NIL ||
-		select->distinctClause != NIL || select->op != SETOP_NONE)
+		select->distinctClause != NIL || select->op != SETOP_NONE ||
+		is_star(linitial_node(ResTarget, select->targetList)->val))
 		ereport(ERROR,
 				errcode(ERRCODE_SYNTAX_ERROR),
 				errmsg("\"%s\" is not a single expression", text),
@@ -75,7 +109,15 @@ rehome_expression_parse(const char *text, Relation rel, const char *alias)
 	expr = transformExpr(pstate, target->val, EXPR_KIND_GENERATED_COLUMN);
 	assign_expr_collations(pstate, expr);
 	free_parsestate(pstate);
+	error_context_stack = callback.previous;
 
+	pull_varattnos(expr, 1, &attnos);
+	if (bms_next_member(attnos, -1) >= 0 &&
+		bms_next_member(attnos, -1) + FirstLowInvalidHeapAttributeNumber < 0)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+				errmsg("expression \"%s\" reads a system column", text),
+				errdetail("Rows are moved without their system columns."));
 	if (contain_volatile_functions(expr))
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_OBJECT_DEFINITION),

@@ -34,7 +34,7 @@ enum
 {
 	FACT_N, FACT_OID, FACT_KIND, FACT_PERSISTENCE, FACT_OWNED, FACT_SELECT, FACT_TRIGGER,
 	FACT_WRITE, FACT_ROW_SECURITY, FACT_CHILDREN, FACT_KEY_UNIQUE, FACT_TRIGGERS,
-	FACT_UNREADABLE_PARTS
+	FACT_UNREADABLE_PARTS, FACT_MAPPED_PARENT
 };
 
 static List *
@@ -135,6 +135,10 @@ check_source_table(List *findings, RehomeTableMap *map, char **fact, const char 
 						   "ALTER TABLE ... SET LOGGED, or verify after a crash.");
 	if (rehome_bool(fact[FACT_CHILDREN]))
 		findings = finding(findings, "source", "error", name, "has inheritance children", "Map each table by itself.");
+	if (fact[FACT_MAPPED_PARENT] != NULL)
+		findings = finding(findings, "source", "error", name,
+						   psprintf("is a partition of %s, which is mapped too", fact[FACT_MAPPED_PARENT]),
+						   "Map one or the other.");
 	if (!rehome_bool(fact[FACT_SELECT]))
 		findings = finding(findings, "privilege", "error", name, psprintf("role %s may not read it", role),
 						   psprintf("GRANT SELECT ON TABLE %s TO %s;", name, role));
@@ -143,7 +147,7 @@ check_source_table(List *findings, RehomeTableMap *map, char **fact, const char 
 						   psprintf("GRANT TRIGGER ON TABLE %s TO %s;", name, role));
 	if (fact[FACT_UNREADABLE_PARTS] != NULL)
 		findings = finding(findings, "privilege", "error", name,
-						   psprintf("role %s may not read the partitions %s", role, fact[FACT_UNREADABLE_PARTS]),
+						   psprintf("role %s may not read, or create triggers on, the partitions %s", role, fact[FACT_UNREADABLE_PARTS]),
 						   psprintf("GRANT SELECT, TRIGGER, INSERT, UPDATE, DELETE ON TABLE %s TO %s;",
 									fact[FACT_UNREADABLE_PARTS], role));
 	if (rehome_bool(fact[FACT_ROW_SECURITY]))
@@ -202,6 +206,29 @@ check_source_columns(List *findings, RehomeConn *conn, RehomeTableMap *map)
 							   "Import the foreign table again.");
 	}
 	table_close(rel, AccessShareLock);
+	return findings;
+}
+
+/*
+ * check_filter lets the source parse a row filter, which it will evaluate.
+ */
+static List *
+check_filter(List *findings, RehomeConn *conn, RehomeTableMap *map)
+{
+	RehomeRemoteTable *table = rehome_remote_table(map->source);
+	StringInfoData sql;
+	RehomeRemoteError error;
+
+	if (map->filter == NULL)
+		return findings;
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT 1 FROM ");
+	rehome_remote_from(&sql, table, NULL, false);
+	appendStringInfo(&sql, " WHERE (%s) LIMIT 0", map->filter);
+	if (!rehome_conn_try(conn, sql.data, &error))
+		findings = finding(findings, "mapping", "error", rehome_remote_relation(table),
+						   psprintf("the source cannot evaluate the filter: %s", error.message),
+						   "Use functions, operators and types that the source has.");
 	return findings;
 }
 
@@ -422,7 +449,7 @@ rehome_preflight_slice(RehomeSlice *slice)
 									  role, rehome_conn_version(conn));
 	foreach(lc, maps)
 		if (facts->value[foreach_current_index(lc)][FACT_OID] != NULL)
-			findings = check_source_columns(findings, conn, lfirst(lc));
+			findings = check_filter(check_source_columns(findings, conn, lfirst(lc)), conn, lfirst(lc));
 	if (!has_errors(findings))
 		findings = list_concat(findings, rehome_preflight_switch(conn, slice, maps));
 	rehome_conn_close(conn);

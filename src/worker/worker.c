@@ -188,8 +188,8 @@ rehome_worker_start(Oid database, int slice_id, const char *name)
 }
 
 /*
- * rehome_worker_request has the slice's sync worker started when the current
- * transaction commits.
+ * rehome_worker_request notes that the slice is to have a sync worker, and
+ * has one started when the current transaction commits.
  */
 void
 rehome_worker_request(RehomeSlice *slice)
@@ -197,6 +197,8 @@ rehome_worker_request(RehomeSlice *slice)
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 	Request    *request = palloc(sizeof(Request));
 
+	rehome_spi("UPDATE rehome.slice SET continuous = true WHERE id = $1 AND NOT continuous", "i", slice->id);
+	slice->continuous = true;
 	request->slice_id = slice->id;
 	request->name = psprintf("pg_rehome sync %s/%s", slice->migration->name, slice->name);
 	requests = lappend(requests, request);

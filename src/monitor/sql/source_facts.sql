@@ -25,7 +25,13 @@ SELECT t.n - 1 AS n,
                              SELECT c.oid UNION ALL
                              SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.relid)
                          SELECT relid FROM tree)
-           AND NOT has_table_privilege(p.oid, 'SELECT')) AS unreadable_parts
+           AND NOT (has_table_privilege(p.oid, 'SELECT') AND has_table_privilege(p.oid, 'TRIGGER'))) AS unreadable_parts,
+       (WITH RECURSIVE up(relid) AS (
+            SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = c.oid
+            UNION ALL
+            SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.relid)
+        SELECT up.relid::regclass::text FROM up
+         WHERE up.relid IN (SELECT to_regclass(m) FROM unnest($1::text[]) AS m) LIMIT 1) AS mapped_parent
   FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t(name, key, n)
   LEFT JOIN pg_class c ON c.oid = to_regclass(t.name)
  ORDER BY t.n
