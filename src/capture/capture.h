@@ -15,7 +15,7 @@
 /* At the source. */
 extern void rehome_source_install(RehomeConn *conn, RehomeSlice *slice, List *maps);
 extern void rehome_source_cover(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map);
-extern void rehome_source_remove(RehomeConn *conn, RehomeSlice *slice, List *maps,
+extern bool rehome_source_remove(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								 bool keep_fence);
 extern char *rehome_source_identity(RehomeConn *conn);
 extern void rehome_source_check_identity(RehomeConn *conn, RehomeMigration *migration);

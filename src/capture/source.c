@@ -252,15 +252,19 @@ rehome_source_cover(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
 /*
  * rehome_source_remove takes away what rehome_source_install made; with
  * keep_fence the (closed) fence stays.  The schema goes with its last slice.
+ * False when there was nothing to remove.
  */
-void
+bool
 rehome_source_remove(RehomeConn *conn, RehomeSlice *slice, List *maps, bool keep_fence)
 {
 	char	   *token = quote_literal_cstr(slice->migration->token);
 	ListCell   *lc;
 
-	if (rehome_conn_query(conn, "SELECT 1 FROM pg_namespace WHERE nspname = 'rehome_source'", "")->n == 0)
-		return;
+	if (rehome_conn_query(conn, "SELECT 1 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
+						  " WHERE n.nspname = 'rehome_source'"
+						  " AND (p.proname LIKE 'capture\\_' || $1 || '\\_%' OR (NOT $2 AND p.proname = 'fence_' || $1 || '_' || $3::text))",
+						  "tbi", slice->migration->token, keep_fence, slice->id)->n == 0)
+		return false;
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
@@ -269,13 +273,14 @@ rehome_source_remove(RehomeConn *conn, RehomeSlice *slice, List *maps, bool keep
 					   list_make1(map));
 	}
 	if (keep_fence)
-		return;
+		return true;
 	run_with_locks(conn, psprintf("SELECT rehome_source.drop_fence(%s, %d)", token, slice->id), maps);
 	rehome_conn_begin(conn, "");
 	rehome_conn_exec(conn, SCHEMA_LOCK);
 	if (rehome_conn_query(conn, "SELECT 1 FROM rehome_source.slice LIMIT 1", "")->n == 0)
 		rehome_conn_exec(conn, "DROP SCHEMA rehome_source CASCADE");
 	rehome_conn_commit(conn);
+	return true;
 }
 
 /*

@@ -519,6 +519,7 @@ rehome_drop_migration(PG_FUNCTION_ARGS)
 	char	   *name = required_name(fcinfo, 0, "the migration's name");
 	RehomeMigration *migration;
 	RehomeRows *schemas;
+	int			level;
 	ListCell   *lc;
 
 	rehome_call_begin(&call, fcinfo);
@@ -537,8 +538,12 @@ rehome_drop_migration(PG_FUNCTION_ARGS)
 						 " JOIN pg_class c ON c.oid = t.source::oid"
 						 " JOIN pg_namespace n ON n.oid = c.relnamespace"
 						 " WHERE s.migration_id = $1 AND t.imported", "i", migration->id);
+	level = NewGUCNestLevel();
+	(void) set_config_option("client_min_messages", "warning", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 	for (int i = 0; i < schemas->n; i++)
 		rehome_spi(psprintf("DROP SCHEMA %s CASCADE", quote_identifier(schemas->value[i][0])), "");
+	AtEOXact_GUC(true, level);
 	rehome_spi("DELETE FROM rehome.migration WHERE id = $1", "i", migration->id);
 	rehome_event(name, NULL, "dropped", "migration dropped", NULL);
 	rehome_call_end(&call);

@@ -403,7 +403,7 @@ rehome_slice_require(RehomeSlice *slice, const char *call,
 			errmsg("cannot %s slice \"%s\" of migration \"%s\" while it is %s",
 				   call, slice->name, slice->migration->name,
 				   rehome_state_name(slice->state)),
-			errhint("Legal now: %s.", rehome_state_calls(slice->state)));
+			errhint("Legal now: %s.", rehome_state_calls(slice->state, slice->migration->live)));
 }
 
 /*

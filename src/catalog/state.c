@@ -55,22 +55,26 @@ typedef struct Transition
 	RehomeState from;
 	RehomeState to;
 	const char *call;			/* what moves a slice along this edge */
+	enum
+	{
+		ANY_SOURCE, LIVE_SOURCE, ONCE_SOURCE
+	}			source;			/* which kind of source it is for */
 } Transition;
 
 static const Transition transitions[] = {
-	{REHOME_PLANNED, REHOME_COPYING, "start"},
-	{REHOME_PLANNED, REHOME_COPYING, "copy"},
-	{REHOME_PLANNED, REHOME_CANCELLED, "cancel"},
-	{REHOME_COPYING, REHOME_SYNCING, "copy"},
-	{REHOME_COPYING, REHOME_CANCELLED, "cancel"},
-	{REHOME_SYNCING, REHOME_CUTTING_OVER, "recover"},
-	{REHOME_SYNCING, REHOME_CUT_OVER, "cutover"},
-	{REHOME_SYNCING, REHOME_COMPLETED, "complete"}, /* a source copied once */
-	{REHOME_SYNCING, REHOME_CANCELLED, "cancel"},
-	{REHOME_CUTTING_OVER, REHOME_SYNCING, "recover"},
-	{REHOME_CUT_OVER, REHOME_ROLLING_BACK, "rollback"},
-	{REHOME_CUT_OVER, REHOME_COMPLETED, "complete"},
-	{REHOME_ROLLING_BACK, REHOME_SYNCING, "recover"},
+	{REHOME_PLANNED, REHOME_COPYING, "start", LIVE_SOURCE},
+	{REHOME_PLANNED, REHOME_COPYING, "copy", ANY_SOURCE},
+	{REHOME_PLANNED, REHOME_CANCELLED, "cancel", ANY_SOURCE},
+	{REHOME_COPYING, REHOME_SYNCING, "copy", ANY_SOURCE},
+	{REHOME_COPYING, REHOME_CANCELLED, "cancel", ANY_SOURCE},
+	{REHOME_SYNCING, REHOME_CUTTING_OVER, "recover", LIVE_SOURCE},
+	{REHOME_SYNCING, REHOME_CUT_OVER, "cutover", LIVE_SOURCE},
+	{REHOME_SYNCING, REHOME_COMPLETED, "complete", ONCE_SOURCE},
+	{REHOME_SYNCING, REHOME_CANCELLED, "cancel", ANY_SOURCE},
+	{REHOME_CUTTING_OVER, REHOME_SYNCING, "recover", LIVE_SOURCE},
+	{REHOME_CUT_OVER, REHOME_ROLLING_BACK, "rollback", LIVE_SOURCE},
+	{REHOME_CUT_OVER, REHOME_COMPLETED, "complete", LIVE_SOURCE},
+	{REHOME_ROLLING_BACK, REHOME_SYNCING, "recover", LIVE_SOURCE},
 };
 
 const char *
@@ -128,21 +132,27 @@ rehome_state_authority(RehomeState state)
  * rehome_state_calls lists the calls that are legal in a state, for hints.
  */
 char *
-rehome_state_calls(RehomeState from)
+rehome_state_calls(RehomeState from, bool live)
 {
 	StringInfoData buf;
 	const char *last = "";
 
 	initStringInfo(&buf);
 	for (int i = 0; i < lengthof(transitions); i++)
-		if (transitions[i].from == from && strcmp(transitions[i].call, last) != 0)
+	{
+		const Transition *t = &transitions[i];
+
+		if (t->from == from && strcmp(t->call, last) != 0 &&
+			t->source != (live ? ONCE_SOURCE : LIVE_SOURCE) &&
+			!(from == REHOME_SYNCING && strcmp(t->call, "recover") == 0))
 		{
 			appendStringInfo(&buf, "%srehome.%s()", buf.len ? ", " : "",
 							 transitions[i].call);
 			last = transitions[i].call;
 		}
+	}
 	if (from == REHOME_SYNCING || from == REHOME_CUT_OVER)
-		appendStringInfoString(&buf, ", rehome.sync(), rehome.verify()");
+		appendStringInfoString(&buf, live ? ", rehome.sync(), rehome.verify()" : ", rehome.verify()");
 	if (from == REHOME_PLANNED || from == REHOME_COMPLETED || from == REHOME_CANCELLED)
 		appendStringInfo(&buf, "%srehome.drop_migration()", buf.len ? ", " : "");
 	return buf.data;

@@ -34,6 +34,6 @@ extern RehomeAuthority rehome_authority_parse(const char *name);
 
 extern bool rehome_state_may(RehomeState from, RehomeState to);
 extern RehomeAuthority rehome_state_authority(RehomeState state);
-extern char *rehome_state_calls(RehomeState from);
+extern char *rehome_state_calls(RehomeState from, bool live);
 
 #endif							/* REHOME_STATE_H */

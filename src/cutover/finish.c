@@ -30,12 +30,15 @@ static void
 clean_source(RehomeSlice *slice, List *maps, bool keep_fence)
 {
 	RehomeConn *conn;
+	bool		removed;
 
 	if (!slice->migration->live || slice->migration->source_id == NULL)
 		return;
 	conn = rehome_slice_connect(slice, "cleanup");
-	rehome_source_remove(conn, slice, maps, keep_fence);
+	removed = rehome_source_remove(conn, slice, maps, keep_fence);
 	rehome_conn_close(conn);
+	if (!removed)
+		return;
 	rehome_event(slice->migration->name, slice->name, "cleanup",
 				 keep_fence ? "change capture removed from the source; its fence stays closed" :
 				 "capture and fence removed from the source", NULL);

@@ -38,6 +38,11 @@
 
 #define BUCKETS 4096
 
+/* Names in difference_query() that no column has. */
+#define THERE "\"rehome there\""
+#define THERE_N "\"rehome source\""
+#define THERE_T "\"rehome target\""
+
 /* Sources from here on have hashtextextended(). */
 #define HASH_VERSION 110000
 /* Sources from here on print floats as we do. */
@@ -240,31 +245,31 @@ difference_query(RehomeMapping *mapping, List *columns, const char *buckets)
 {
 	StringInfoData sql;
 	StringInfoData key;
-	char	   *all_t = column_names(mapping, columns, "t.", false);
-	char	   *all_n = column_names(mapping, columns, "n.", false);
+	char	   *all_t = column_names(mapping, columns, THERE_T ".", false);
+	char	   *all_n = column_names(mapping, columns, THERE_N ".", false);
 
 	initStringInfo(&key);
 	for (int k = 0; k < mapping->nkey; k++)
 	{
 		const char *name = quote_identifier(mapping->key[k]->name);
 
-		appendStringInfo(&key, "%s%s, coalesce(n.%s, t.%s)", k > 0 ? ", " : "",
+		appendStringInfo(&key, "%s%s, coalesce(" THERE_N ".%s, " THERE_T ".%s)", k > 0 ? ", " : "",
 						 quote_literal_cstr(mapping->key[k]->name), name, name);
 	}
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT CASE WHEN t.\"rehome there\" IS NULL THEN 'missing'"
-					 " WHEN n.\"rehome there\" IS NULL THEN 'extra' ELSE 'differing' END,"
+	appendStringInfo(&sql, "SELECT CASE WHEN " THERE_T "." THERE " IS NULL THEN 'missing'"
+					 " WHEN " THERE_N "." THERE " IS NULL THEN 'extra' ELSE 'differing' END,"
 					 " jsonb_build_object(%s),"
-					 " CASE WHEN n.\"rehome there\" THEN to_jsonb(n) - 'rehome there' END,"
-					 " CASE WHEN t.\"rehome there\" THEN to_jsonb(t) - 'rehome there' END"
-					 " FROM (SELECT true AS \"rehome there\", %s FROM rehome_rows AS n) AS n"
-					 " FULL JOIN (SELECT true AS \"rehome there\", %s FROM %s AS t%s) AS t ON %s"
-					 " WHERE t.\"rehome there\" IS NULL OR n.\"rehome there\" IS NULL"
+					 " CASE WHEN " THERE_N "." THERE " THEN to_jsonb(" THERE_N ") - 'rehome there' END,"
+					 " CASE WHEN " THERE_T "." THERE " THEN to_jsonb(" THERE_T ") - 'rehome there' END"
+					 " FROM (SELECT true AS " THERE ", %s FROM rehome_rows AS " THERE_N ") AS " THERE_N
+					 " FULL JOIN (SELECT true AS " THERE ", %s FROM %s AS " THERE_T "%s) AS " THERE_T " ON %s"
+					 " WHERE " THERE_T "." THERE " IS NULL OR " THERE_N "." THERE " IS NULL"
 					 " OR (ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record AND ROW(%s)::text <> ROW(%s)::text)",
 					 key.data, all_n, all_t, rehome_target_name(mapping),
-					 buckets ? psprintf(" WHERE %s = ANY (%s::bigint[])", bucket_of(mapping, "t.", false),
+					 buckets ? psprintf(" WHERE %s = ANY (%s::bigint[])", bucket_of(mapping, THERE_T ".", false),
 										quote_literal_cstr(buckets)) : "",
-					 rehome_key_condition(mapping, "t", "n"),
+					 rehome_key_condition(mapping, THERE_T, THERE_N),
 					 all_t, all_n, all_t, all_n);
 	return sql.data;
 }
