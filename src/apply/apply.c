@@ -253,10 +253,24 @@ delete_fragile(RehomeMapping *mapping)
 }
 
 /*
- * update_differing is step 3.
+ * has_rules tells whether statements on the target are rewritten, which MERGE
+ * does not do.
  */
-static int64
-update_differing(RehomeMapping *mapping)
+static bool
+has_rules(RehomeMapping *mapping)
+{
+	Relation	rel = table_open(mapping->map->target, AccessShareLock);
+	bool		rules = rel->rd_rules != NULL;
+
+	table_close(rel, AccessShareLock);
+	return rules;
+}
+
+/*
+ * assignments returns "c = n.c, ..." for the columns an UPDATE may set.
+ */
+static char *
+assignments(RehomeMapping *mapping)
 {
 	StringInfoData set;
 
@@ -266,14 +280,36 @@ update_differing(RehomeMapping *mapping)
 			appendStringInfo(&set, "%s%s = n.%s", set.len ? ", " : "",
 							 quote_identifier(mapping->columns[i].name),
 							 quote_identifier(mapping->columns[i].name));
-	if (set.len == 0)
-		return 0;
-	return rehome_spi(psprintf("UPDATE %s AS t SET %s FROM rehome_rows AS n WHERE %s"
-							   " AND ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record",
-							   rehome_target_name(mapping), set.data,
-							   rehome_key_condition(mapping, "t", "n"),
-							   rehome_mapped_list(mapping, "t."),
-							   rehome_mapped_list(mapping, "n.")), "")->processed;
+	return set.data;
+}
+
+/*
+ * upsert is steps 3 and 4, in one pass where MERGE can do it.
+ */
+static int64
+upsert(RehomeMapping *mapping)
+{
+	char	   *target = rehome_target_name(mapping);
+	char	   *join = rehome_key_condition(mapping, "t", "n");
+	char	   *set = assignments(mapping);
+	char	   *columns = rehome_mapped_list(mapping, "");
+	char	   *values = rehome_mapped_list(mapping, "n.");
+	char	   *differs = psprintf("ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record",
+								   rehome_mapped_list(mapping, "t."), values);
+	int64		touched = 0;
+
+	if (!has_rules(mapping))
+		return (int64) rehome_spi(psprintf("MERGE INTO %s AS t USING rehome_rows AS n ON %s"
+										   "%s WHEN NOT MATCHED THEN INSERT (%s) OVERRIDING SYSTEM VALUE VALUES (%s)",
+										   target, join, set[0] == '\0' ? "" :
+										   psprintf(" WHEN MATCHED AND %s THEN UPDATE SET %s", differs, set),
+										   columns, values), "")->processed;
+	if (set[0] != '\0')
+		touched = (int64) rehome_spi(psprintf("UPDATE %s AS t SET %s FROM rehome_rows AS n WHERE %s AND %s",
+											  target, set, join, differs), "")->processed;
+	return touched + (int64) rehome_spi(psprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM rehome_rows AS n"
+												 " WHERE NOT EXISTS (SELECT FROM %s AS t WHERE %s)",
+												 target, columns, values, target, join), "")->processed;
 }
 
 /*
@@ -287,16 +323,7 @@ rehome_apply_rows(RehomeMapping *mapping, Tuplestorestate *rows, int64 n)
 	if (n == 0)
 		return 0;
 	rehome_rows_register("rehome_rows", mapping->mapped_desc, rows, n);
-	touched = delete_fragile(mapping);
-	touched += update_differing(mapping);
-	touched += rehome_spi(psprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE"
-								   " SELECT %s FROM rehome_rows AS n"
-								   " WHERE NOT EXISTS (SELECT FROM %s AS t WHERE %s)",
-								   rehome_target_name(mapping),
-								   rehome_mapped_list(mapping, ""),
-								   rehome_mapped_list(mapping, "n."),
-								   rehome_target_name(mapping),
-								   rehome_key_condition(mapping, "t", "n")), "")->processed;
+	touched = delete_fragile(mapping) + upsert(mapping);
 	rehome_rows_unregister("rehome_rows");
 	return touched;
 }

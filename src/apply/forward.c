@@ -162,7 +162,7 @@ read_gone(RehomeConn *conn, RehomeSlice *slice, RehomeChange *change)
 	for (int k = 1; k <= n; k++)
 		appendStringInfo(&sql, "%sk.key%d", k > 1 ? ", " : "", k);
 	appendStringInfoString(&sql, " FROM ");
-	rehome_changed_keys(&sql, slice->migration, map, slice->position);
+	rehome_changed_keys(&sql, slice->migration, map, slice->position, map->filter == NULL);
 	appendStringInfoString(&sql, " AS k WHERE NOT EXISTS (SELECT FROM ");
 	rehome_remote_from(&sql, rehome_remote_table(map->source), NULL, false);
 	appendStringInfoString(&sql, " WHERE ");
@@ -192,7 +192,7 @@ read_rows(RehomeConn *conn, RehomeSlice *slice, RehomeChange *change)
 	if (!change->everything)
 	{
 		appendStringInfoString(&sql, " JOIN ");
-		rehome_changed_keys(&sql, slice->migration, map, slice->position);
+		rehome_changed_keys(&sql, slice->migration, map, slice->position, false);
 		appendStringInfoString(&sql, " AS k ON ");
 		rehome_join_key(&sql, map, "source", "k");
 	}

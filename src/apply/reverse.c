@@ -128,13 +128,14 @@ send_rows(RehomeConn *conn, const char *select, Oid owner)
 }
 
 /*
- * changed_keys makes the target keys changed since a position visible to SQL
- * as rehome_keys, under the target's column names.  They are read here, as
+ * changed_keys makes the target keys changed since a position (with gone_only
+ * those that may be without a row) visible to SQL as rehome_keys, under the
+ * target's column names.  They are read here, as
  * the extension's owner, so that the migration's owner, who runs the inverse
  * expressions, needs no rights on the change table.
  */
 static void
-changed_keys(RehomeTableMap *map, const char *since)
+changed_keys(RehomeTableMap *map, const char *since, bool gone_only)
 {
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
 	TupleDesc	desc;
@@ -149,9 +150,9 @@ changed_keys(RehomeTableMap *map, const char *since)
 	foreach(lc, map->key)
 		appendStringInfo(&sql, "%skey%d AS %s", foreach_current_index(lc) > 0 ? ", " : "",
 						 foreach_current_index(lc) + 1, quote_identifier(lfirst(lc)));
-	appendStringInfo(&sql, " FROM rehome_change.%s WHERE %s AND op <> 't'",
+	appendStringInfo(&sql, " FROM rehome_change.%s WHERE %s AND op %s",
 					 quote_identifier(rehome_target_change_table(map)),
-					 rehome_position_unseen(since));
+					 rehome_position_unseen(since), gone_only ? "= 'd'" : "<> 't'");
 	cursor = rehome_cursor_open(sql.data);
 	desc = CreateTupleDescCopy(cursor->tupDesc);
 	while ((table = rehome_cursor_fetch(cursor, FETCH_ROWS)) != NULL)
@@ -183,7 +184,7 @@ stage_changes(RehomeConn *conn, Return *ret, const char *since, Oid owner)
 					 rehome_inverse_expressions(inverse, false), target);
 	if (!ret->everything)
 	{
-		changed_keys(mapping->map, since);
+		changed_keys(mapping->map, since, false);
 		appendStringInfo(&sql, " WHERE EXISTS (SELECT FROM rehome_keys AS k WHERE %s)",
 						 rehome_key_condition(mapping, "target", "k"));
 	}
@@ -194,6 +195,8 @@ stage_changes(RehomeConn *conn, Return *ret, const char *since, Oid owner)
 
 	if (!ret->everything)
 	{
+		rehome_rows_unregister("rehome_keys");
+		changed_keys(mapping->map, since, true);
 		resetStringInfo(&sql);
 		appendStringInfo(&sql, "SELECT 'd', %s FROM rehome_keys AS target"
 						 " WHERE NOT EXISTS (SELECT FROM %s AS t WHERE %s)",

@@ -263,7 +263,7 @@ rehome_capture(PG_FUNCTION_ARGS)
 	{
 		log_key(&change, 'u', trigger, trigger->tg_newtuple);
 		if (key_changed(trigger))
-			log_key(&change, 'u', trigger, trigger->tg_trigtuple);
+			log_key(&change, 'd', trigger, trigger->tg_trigtuple);
 	}
 	close_change_table(&change);
 	PopActiveSnapshot();

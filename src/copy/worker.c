@@ -117,7 +117,7 @@ chunk_select(RehomeSlice *slice, RehomeMapping *mapping, List *columns, char **c
 	if (resumed)
 	{
 		appendStringInfo(&sql, "%sNOT EXISTS (SELECT FROM ", sep);
-		rehome_changed_keys(&sql, slice->migration, map, slice->position);
+		rehome_changed_keys(&sql, slice->migration, map, slice->position, false);
 		appendStringInfoString(&sql, " AS k WHERE ");
 		rehome_join_key(&sql, map, "source", "k");
 		appendStringInfoChar(&sql, ')');

@@ -1,6 +1,8 @@
 -- The catalog: what a migration is made of.  One row each; history in event.
 \echo Use "CREATE EXTENSION pg_rehome CASCADE" to load this file. \quit
 
+COMMENT ON SCHEMA rehome IS 'pg_rehome: migrations into this database';
+
 CREATE FUNCTION rehome.database_identity() RETURNS text
     LANGUAGE c STABLE PARALLEL SAFE
     AS 'MODULE_PATHNAME', 'rehome_database_identity';

@@ -5,6 +5,8 @@ CREATE FUNCTION rehome.state_transitions(OUT from_state text, OUT call text, OUT
     RETURNS SETOF record LANGUAGE c STABLE
     AS 'MODULE_PATHNAME', 'rehome_state_transitions';
 
+COMMENT ON FUNCTION rehome.state_transitions() IS 'the table behind rehome.state_transition';
+
 CREATE VIEW rehome.state_transition AS
     SELECT * FROM rehome.state_transitions();
 COMMENT ON VIEW rehome.state_transition IS 'the states of a slice and what moves it between them';

@@ -3,11 +3,15 @@
 
 DO $roles$
 DECLARE
-    role name;
+    role    name;
+    does    text;
 BEGIN
-    FOREACH role IN ARRAY ARRAY['rehome_reader', 'rehome_operator', 'rehome_admin'] LOOP
+    FOR role, does IN VALUES ('rehome_reader', 'reads the views'),
+                             ('rehome_operator', 'moves and verifies'),
+                             ('rehome_admin', 'defines, cuts over, rolls back') LOOP
         IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = role) THEN
             EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role);
+            EXECUTE pg_catalog.format('COMMENT ON ROLE %I IS %L', role, 'pg_rehome: ' || does);
         END IF;
     END LOOP;
 END

@@ -48,6 +48,7 @@ static const char *const session_settings =
 "SET row_security = off;"
 "SET synchronous_commit = on;"
 "SET client_min_messages = error;"
+"SET random_page_cost = 1.1;"
 "SET statement_timeout = 0;"
 "SET idle_in_transaction_session_timeout = 0";
 
@@ -184,6 +185,8 @@ rehome_conn_open(Oid serverid, Oid roleid, const char *purpose)
 				errhint("Target server's authentication method must be changed or password_required=false set in the user mapping attributes."));
 	}
 	rehome_conn_exec(conn, session_settings);
+	if (PQserverVersion(pg) >= 110000)
+		rehome_conn_exec(conn, "SET jit = off");
 	return conn;
 }
 

@@ -153,18 +153,19 @@ rehome_stage_table(RehomeMigration *migration, RehomeTableMap *map)
 
 /*
  * rehome_changed_keys appends a subquery of the distinct keys changed since
- * a position, as key1, key2, ...
+ * a position, as key1, key2, ...; with gone_only those that may be without a
+ * row.
  */
 void
 rehome_changed_keys(StringInfo sql, RehomeMigration *migration,
-					RehomeTableMap *map, const char *since)
+					RehomeTableMap *map, const char *since, bool gone_only)
 {
 	appendStringInfoString(sql, "(SELECT DISTINCT ");
 	for (int i = 1; i <= list_length(map->source_key); i++)
 		appendStringInfo(sql, "%skey%d", i > 1 ? ", " : "", i);
-	appendStringInfo(sql, " FROM %s WHERE %s AND op <> 't')",
+	appendStringInfo(sql, " FROM %s WHERE %s AND op %s)",
 					 rehome_change_table(migration, map),
-					 rehome_position_unseen(since));
+					 rehome_position_unseen(since), gone_only ? "= 'd'" : "<> 't'");
 }
 
 /*

@@ -33,7 +33,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-/* Settings pinned in every frame; the remote session pins the same. */
+/* Settings pinned in every frame; remote/connection.c pins the same. */
 static const struct
 {
 	const char *name;
@@ -47,6 +47,9 @@ static const struct
 	{"bytea_output", "hex"},
 	{"TimeZone", "UTC"},
 	{"row_security", "off"},
+	/* keys are looked up in tables that are in use, hence in memory */
+	{"random_page_cost", "1.1"},
+	{"jit", "off"},
 };
 
 /*

@@ -173,6 +173,9 @@ END
 $set_fence$;
 
 -- Change table, staging table, capture and fence triggers of one table map.
+-- A change row is one of 'i', 'u', 'd' with a key, or 't' without; an update
+-- that changes the key is a 'u' of the new and a 'd' of the old one, so that
+-- only keys with a 'd' can be without a row.
 -- Returns the equality operators of the key.  Takes SHARE ROW EXCLUSIVE on
 -- the table, so that when this commits every older writer is finished.
 CREATE OR REPLACE FUNCTION rehome_source.create_capture(token text, slice int, map int, relation regclass, key name[])
@@ -253,7 +256,7 @@ BEGIN
     ELSE
         INSERT INTO %1$s (op, %2$s) VALUES ('u', %3$s);
         IF ROW(%4$s) IS DISTINCT FROM ROW(%3$s) THEN
-            INSERT INTO %1$s (op, %2$s) VALUES ('u', %4$s);
+            INSERT INTO %1$s (op, %2$s) VALUES ('d', %4$s);
         END IF;
     END IF;$body$, change, change_key, new_key, old_key);
     ELSE
@@ -266,7 +269,9 @@ BEGIN
         INSERT INTO %1$s (op, %2$s) SELECT 'd', %3$s FROM old_rows;
     ELSE
         INSERT INTO %1$s (op, %2$s)
-        SELECT 'u'::"char", %3$s FROM new_rows UNION SELECT 'u'::"char", %3$s FROM old_rows;
+        SELECT 'u'::"char", %3$s FROM new_rows
+        UNION ALL
+        SELECT 'd'::"char", %3$s FROM (SELECT %3$s FROM old_rows EXCEPT SELECT %3$s FROM new_rows) AS moved;
     END IF;$body$, change, change_key, plain_key);
     END IF;
     EXECUTE format($function$
