@@ -32,6 +32,7 @@
 #include "catalog/pg_inherits.h"
 #include "optimizer/optimizer.h"
 #include "remote/query.h"
+#include "util/name.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -105,8 +106,7 @@ rehome_target_name(RehomeMapping *mapping)
 {
 	Oid			relid = mapping->map->target;
 
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-									  get_rel_name(relid));
+	return rehome_relation_name(relid);
 }
 
 /*

@@ -21,7 +21,6 @@ extern char *rehome_source_identity(RehomeConn *conn);
 extern void rehome_source_check_identity(RehomeConn *conn, RehomeMigration *migration);
 extern bool rehome_source_locked(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								 char **blockers);
-extern void rehome_source_retry(int attempt);
 
 /* How long to wait for autovacuum to give way; writers are not affected. */
 #define REHOME_AUTOVACUUM_TIMEOUT 10000

@@ -14,16 +14,13 @@
 #include "postgres.h"
 
 #include "capture/capture.h"
-#include "compat.h"
 #include "errors.h"
 #include "guc.h"
-#include "miscadmin.h"
 #include "remote/query.h"
 #include "remote/sql/source_schema.sql.h"
-#include "storage/latch.h"
 #include "util/spi.h"
+#include "util/wait.h"
 #include "utils/builtins.h"
-#include "utils/timestamp.h"
 
 /* Serializes the creation of schema rehome_source. */
 #define SCHEMA_LOCK "SELECT pg_advisory_xact_lock(5391175)"
@@ -62,29 +59,6 @@ rehome_source_check_identity(RehomeConn *conn, RehomeMigration *migration)
 }
 
 /*
- * rehome_source_retry waits before the next attempt at a lock: longer each
- * time, at most a second, interruptibly.
- */
-void
-rehome_source_retry(int attempt)
-{
-	long		ms = Min(1000L, 20L << Min(attempt, 6));
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
-
-	for (;;)
-	{
-		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
-
-		if (left <= 0)
-			break;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 left, REHOME_WAIT_EVENT);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
-}
-
-/*
  * is_lock_failure tells a lock that was not had in time from other errors.
  */
 static bool
@@ -95,43 +69,12 @@ is_lock_failure(const RehomeRemoteError *error)
 }
 
 /*
- * relation_list returns the source's names of the maps' tables.
- */
-static char *
-relation_list(List *maps)
-{
-	StringInfoData buf;
-	ListCell   *lc;
-
-	initStringInfo(&buf);
-	foreach(lc, maps)
-	{
-		RehomeTableMap *map = lfirst(lc);
-
-		appendStringInfo(&buf, "%s%s", buf.len ? ", " : "",
-						 rehome_remote_relation(rehome_remote_table(map->source)));
-	}
-	return buf.data;
-}
-
-/*
  * blockers describes who holds locks on the tables that keep us out, a line
  * each; NULL when they are gone already.
  */
 static char *
 blockers(RehomeConn *conn, List *maps)
 {
-	StringInfoData names;
-	ListCell   *lc;
-
-	initStringInfo(&names);
-	foreach(lc, maps)
-	{
-		RehomeTableMap *map = lfirst(lc);
-
-		appendStringInfo(&names, "%s%s::regclass", names.len ? ", " : "",
-						 quote_literal_cstr(rehome_remote_relation(rehome_remote_table(map->source))));
-	}
 	return rehome_conn_value(conn,
 							 psprintf("SELECT string_agg(format('pid %%s (%%s) holds %%s on %%s%%s: %%s', l.pid,"
 									  " coalesce(a.usename, '?'), l.mode, l.relation::regclass,"
@@ -142,7 +85,7 @@ blockers(RehomeConn *conn, List *maps)
 									  " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 									  " AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')"
 									  " AND l.relation IN (SELECT p FROM unnest(ARRAY[%s]) AS r, rehome_source.partition_tree(r) AS p)",
-									  names.data), "");
+									  rehome_remote_relations(maps, true)), "");
 }
 
 /*
@@ -172,11 +115,11 @@ run_with_locks(RehomeConn *conn, const char *sql, List *maps)
 		if (attempt >= rehome_lock_retries)
 			ereport(ERROR,
 					errcode(ERRCODE_REHOME_LOCK_TIMEOUT),
-					errmsg("could not lock %s at the source", relation_list(maps)),
+					errmsg("could not lock %s at the source", rehome_remote_relations(maps, false)),
 					errdetail_internal("%s", who ? who : "Whoever held the lock has gone meanwhile."),
 					errhint("Try again when that transaction has ended, or raise rehome.lock_timeout (now %d ms) or rehome.lock_retries (now %d).",
 							rehome_lock_timeout, rehome_lock_retries));
-		rehome_source_retry(attempt);
+		rehome_back_off(attempt);
 	}
 }
 
@@ -293,8 +236,8 @@ bool
 rehome_source_locked(RehomeConn *conn, RehomeSlice *slice, List *maps, char **who)
 {
 	RehomeRemoteError error;
-	char	   *gentle = psprintf("LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE", relation_list(maps));
-	char	   *sql = psprintf("LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE", relation_list(maps));
+	char	   *gentle = psprintf("LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE", rehome_remote_relations(maps, false));
+	char	   *sql = psprintf("LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE", rehome_remote_relations(maps, false));
 
 	/* autovacuum gives way to the first lock, which writers do not feel */
 	rehome_conn_exec(conn, psprintf("SET LOCAL statement_timeout = %d", REHOME_AUTOVACUUM_TIMEOUT));

@@ -27,7 +27,9 @@
 #include "guc.h"
 #include "remote/query.h"
 #include "storage/lmgr.h"
+#include "util/name.h"
 #include "util/spi.h"
+#include "util/wait.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -42,13 +44,6 @@ char *
 rehome_target_change_table(RehomeTableMap *map)
 {
 	return psprintf("change_%d", map->id);
-}
-
-static char *
-relation_name(Oid relid)
-{
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-									  get_rel_name(relid));
 }
 
 /*
@@ -74,8 +69,8 @@ make_trigger(Oid relid, const char *name, const char *when, const char *level,
 	if (OidIsValid(get_trigger_oid(relid, name, true)))
 		return;
 	rehome_spi(psprintf("CREATE TRIGGER %s %s ON %s FOR EACH %s EXECUTE FUNCTION rehome.%s",
-						name, when, relation_name(relid), level, call), "");
-	rehome_spi(psprintf("ALTER TABLE %s %s TRIGGER %s", relation_name(relid),
+						name, when, rehome_relation_name(relid), level, call), "");
+	rehome_spi(psprintf("ALTER TABLE %s %s TRIGGER %s", rehome_relation_name(relid),
 						enabled ? "ENABLE ALWAYS" : "DISABLE", name), "");
 }
 
@@ -233,7 +228,7 @@ rehome_targets_lock(List *maps, LOCKMODE mode)
 		ereport(NOTICE,
 				errmsg("could not lock the target tables within %d ms, trying again", rehome_lock_timeout),
 				errdetail_internal("%s", blockers));
-		rehome_source_retry(attempt);
+		rehome_back_off(attempt);
 	}
 }
 
@@ -272,7 +267,7 @@ rehome_target_install(RehomeSlice *slice, List *maps)
 static void
 alter_trigger(Oid relid, const char *name, bool enabled)
 {
-	rehome_spi(psprintf("ALTER TABLE %s %s TRIGGER %s", relation_name(relid),
+	rehome_spi(psprintf("ALTER TABLE %s %s TRIGGER %s", rehome_relation_name(relid),
 						enabled ? "ENABLE ALWAYS" : "DISABLE", name), "");
 }
 
@@ -327,7 +322,7 @@ rehome_target_remove(List *maps)
 						continue;
 					if (OidIsValid(get_trigger_oid(lfirst_oid(lc2), names[i], true)))
 						rehome_spi(psprintf("DROP TRIGGER %s ON %s", names[i],
-											relation_name(lfirst_oid(lc2))), "");
+											rehome_relation_name(lfirst_oid(lc2))), "");
 				}
 			}
 		rehome_spi(psprintf("DROP TABLE IF EXISTS %s",

@@ -33,6 +33,7 @@
 #include "optimizer/optimizer.h"
 #include "parser/parse_coerce.h"
 #include "remote/query.h"
+#include "util/name.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -319,7 +320,7 @@ store_columns(int map_id, RehomeMigration *migration, Relation source, Relation 
 	{
 		char	   *hint = psprintf("SELECT rehome.map_column(%s, %s, %s, '<expression over the source columns>');",
 									quote_literal_cstr(migration->name),
-									quote_literal_cstr(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(target)), RelationGetRelationName(target))),
+									quote_literal_cstr(rehome_relation_name(RelationGetRelid(target))),
 									quote_literal_cstr(lfirst(lc)));
 
 		if (unused > 0)

@@ -35,7 +35,9 @@
 #include "miscadmin.h"
 #include "remote/query.h"
 #include "util/debug_point.h"
+#include "util/name.h"
 #include "util/spi.h"
+#include "util/wait.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
@@ -53,8 +55,7 @@ require_empty(RehomeSlice *slice, List *maps)
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
-		char	   *name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(map->target)),
-													  get_rel_name(map->target));
+		char	   *name = rehome_relation_name(map->target);
 
 		if (rehome_spi(psprintf("SELECT 1 FROM %s LIMIT 1", name), "")->n > 0)
 			rehome_problem(&problems, ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -144,17 +145,11 @@ copy_once(RehomeSlice *slice, TimestampTz began)
 static char *
 lock_and_snapshot(RehomeConn *conn, List *maps, RehomeCopyJob *job)
 {
-	StringInfoData names;
+	char	   *sql = psprintf("LOCK TABLE %s IN ACCESS SHARE MODE", rehome_remote_relations(maps, false));
 	RehomeRows *rows;
-	ListCell   *lc;
 
-	initStringInfo(&names);
-	foreach(lc, maps)
-		appendStringInfo(&names, "%s%s", names.len ? ", " : "",
-						 rehome_remote_relation(rehome_remote_table(((RehomeTableMap *) lfirst(lc))->source)));
 	for (int attempt = 0;; attempt++)
 	{
-		char	   *sql = psprintf("LOCK TABLE %s IN ACCESS SHARE MODE", names.data);
 		RehomeRemoteError error;
 
 		rehome_conn_begin(conn, "ISOLATION LEVEL REPEATABLE READ");
@@ -164,7 +159,7 @@ lock_and_snapshot(RehomeConn *conn, List *maps, RehomeCopyJob *job)
 		if (strcmp(error.sqlstate, "55P03") != 0 || attempt >= rehome_lock_retries)
 			rehome_conn_raise(conn, &error, sql);
 		rehome_conn_rollback(conn);
-		rehome_source_retry(attempt);
+		rehome_back_off(attempt);
 	}
 	rows = rehome_conn_query(conn, "SELECT pg_export_snapshot(), txid_current_snapshot()", "");
 	strlcpy(job->snapshot, rows->value[0][0], sizeof(job->snapshot));
@@ -222,8 +217,7 @@ analyze(RehomeSlice *slice, List *maps)
 
 		rehome_become(&as, slice->migration->owner);
 		rehome_spi(psprintf("ANALYZE %s",
-							quote_qualified_identifier(get_namespace_name(get_rel_namespace(target)),
-													   get_rel_name(target))), "");
+							rehome_relation_name(target)), "");
 		rehome_become_self(&as);
 	}
 }

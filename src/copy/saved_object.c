@@ -24,6 +24,7 @@
 #include "copy/copy.h"
 #include "errors.h"
 #include "util/debug_point.h"
+#include "util/name.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -87,8 +88,7 @@ save(RehomeTableMap *map, char **v)
 	Oid			relid = (Oid) rehome_int64(v[3]);
 	bool		is_index = strcmp(kind, "index") == 0;
 	Oid			index = (Oid) rehome_int64(v[5]);
-	char	   *table = quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-												   get_rel_name(relid));
+	char	   *table = rehome_relation_name(relid);
 	char	   *drop;
 	List	   *create;
 	RehomeRows *more;

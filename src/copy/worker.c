@@ -254,16 +254,10 @@ launch_one(const RehomeCopyJob *job, RehomeSlice *slice)
 	BackgroundWorker worker;
 	BackgroundWorkerHandle *handle;
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	rehome_worker_define(&worker, "pg_rehome copy",
+						 psprintf("pg_rehome copy %s/%s", slice->migration->name, slice->name),
+						 "rehome_copy_worker_main");
 	worker.bgw_notify_pid = MyProcPid;
-	strlcpy(worker.bgw_library_name, "pg_rehome", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "rehome_copy_worker_main", sizeof(worker.bgw_function_name));
-	snprintf(worker.bgw_name, sizeof(worker.bgw_name), "pg_rehome copy %s/%s",
-			 slice->migration->name, slice->name);
-	strlcpy(worker.bgw_type, "pg_rehome copy", sizeof(worker.bgw_type));
 	StaticAssertStmt(sizeof(RehomeCopyJob) <= BGW_EXTRALEN, "job does not fit");
 	memcpy(worker.bgw_extra, job, sizeof(*job));
 	return RegisterDynamicBackgroundWorker(&worker, &handle) ? handle : NULL;

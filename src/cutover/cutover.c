@@ -50,6 +50,7 @@
 #include "util/position.h"
 #include "util/problems.h"
 #include "util/spi.h"
+#include "util/wait.h"
 #include "utils/builtins.h"
 #include "worker/worker.h"
 
@@ -164,7 +165,7 @@ freeze_source(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeFreeze *fr
 		ereport(NOTICE,
 				errmsg("could not lock the source's tables within %d ms, trying again", rehome_lock_timeout),
 				blockers ? errdetail_internal("%s", blockers) : 0);
-		rehome_source_retry(attempt);
+		rehome_back_off(attempt);
 		rehome_forward_batch(conn, slice, maps, false, &batch);
 	}
 	rehome_freeze_begin(freeze);

@@ -20,6 +20,7 @@
 #include "cutover/cutover.h"
 #include "mapping/mapping.h"
 #include "remote/query.h"
+#include "util/name.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -71,8 +72,7 @@ pairs(RehomeConn *conn, List *maps)
 		RehomeTableMap *map = lfirst(lc);
 		RehomeRemoteTable *table = rehome_remote_table(map->source);
 		RehomeRows *here = rehome_spi(COLUMN_SEQUENCES, "t",
-									  quote_qualified_identifier(get_namespace_name(get_rel_namespace(map->target)),
-																 get_rel_name(map->target)));
+									  rehome_relation_name(map->target));
 		RehomeRows *there;
 
 		if (here->n == 0)

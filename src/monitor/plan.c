@@ -12,6 +12,7 @@
 #include "copy/copy.h"
 #include "funcapi.h"
 #include "remote/query.h"
+#include "util/name.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -49,8 +50,7 @@ copy_sql(RehomeTableMap *map)
 
 	initStringInfo(&sql);
 	initStringInfo(&expressions);
-	appendStringInfo(&sql, "INSERT INTO %s (", quote_qualified_identifier(get_namespace_name(get_rel_namespace(map->target)),
-																		  get_rel_name(map->target)));
+	appendStringInfo(&sql, "INSERT INTO %s (", rehome_relation_name(map->target));
 	foreach(lc, map->columns)
 	{
 		RehomeColumnMap *column = lfirst(lc);
@@ -61,8 +61,7 @@ copy_sql(RehomeTableMap *map)
 		appendStringInfo(&expressions, "%s%s", expressions.len ? ", " : "", column->expression);
 	}
 	appendStringInfo(&sql, ") SELECT %s FROM %s AS source", expressions.data,
-					 quote_qualified_identifier(get_namespace_name(get_rel_namespace(map->source)),
-												get_rel_name(map->source)));
+					 rehome_relation_name(map->source));
 	if (map->filter != NULL)
 		appendStringInfo(&sql, " WHERE %s", map->filter);
 	return sql.data;
@@ -89,8 +88,7 @@ plan_live(RehomePlan *plan, RehomeSlice *slice, List *maps)
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
-		char	   *target = quote_qualified_identifier(get_namespace_name(get_rel_namespace(map->target)),
-														get_rel_name(map->target));
+		char	   *target = rehome_relation_name(map->target);
 		RehomeRows *rows;
 
 		step(plan, target, "create guard and capture triggers",

@@ -21,6 +21,7 @@
 #include "monitor/preflight.h"
 #include "monitor/sql/source_facts.sql.h"
 #include "remote/query.h"
+#include "util/name.h"
 #include "util/problems.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
@@ -49,13 +50,6 @@ finding(List *findings, const char *check, const char *severity, const char *obj
 	f->detail = detail;
 	f->hint = hint;
 	return lappend(findings, f);
-}
-
-static char *
-target_name(RehomeTableMap *map)
-{
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(map->target)),
-									  get_rel_name(map->target));
 }
 
 /*
@@ -235,7 +229,7 @@ check_filter(List *findings, RehomeConn *conn, RehomeTableMap *map)
 static List *
 check_target(List *findings, RehomeSlice *slice, RehomeTableMap *map)
 {
-	char	   *name = target_name(map);
+	char	   *name = rehome_relation_name(map->target);
 	RehomeRows *rows;
 	ListCell   *lc;
 

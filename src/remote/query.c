@@ -99,6 +99,28 @@ rehome_remote_relation(RehomeRemoteTable *table)
 }
 
 /*
+ * rehome_remote_relations returns the source's names of the maps' tables,
+ * separated by commas; with literal, each as a regclass literal.
+ */
+char *
+rehome_remote_relations(List *maps, bool literal)
+{
+	StringInfoData buf;
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		char	   *name = rehome_remote_relation(rehome_remote_table(map->source));
+
+		appendStringInfo(&buf, "%s%s%s", buf.len ? ", " : "",
+						 literal ? quote_literal_cstr(name) : name, literal ? "::regclass" : "");
+	}
+	return buf.data;
+}
+
+/*
  * rehome_remote_from appends the FROM item described at the top.  part is a
  * qualified relation to read instead (a partition), or NULL; with only, its
  * descendants are left out.

@@ -31,6 +31,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "remote/query.h"
+#include "util/name.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -307,8 +308,7 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 		RehomeTableMap *map = mapping->map;
 
 		appendStringInfo(&sql, "SELECT * FROM %s AS source%s",
-						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(map->source)),
-													get_rel_name(map->source)),
+						 rehome_relation_name(map->source),
 						 map->filter ? psprintf(" WHERE (%s)", map->filter) : "");
 		n = rehome_stream_local(sql.data, mapping, projector, rehome_receive_store, store);
 	}
@@ -360,8 +360,7 @@ compare_counts(RehomeConn *conn, RehomeMapping *mapping, RehomeVerdict *verdict)
 	else
 	{
 		appendStringInfo(&sql, "%s AS source%s",
-						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(map->source)),
-													get_rel_name(map->source)),
+						 rehome_relation_name(map->source),
 						 map->filter ? psprintf(" WHERE (%s)", map->filter) : "");
 		verdict->source_rows = rehome_int64(rehome_spi_read(sql.data, "")->value[0][0]);
 	}

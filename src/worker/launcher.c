@@ -48,14 +48,8 @@ rehome_launcher_register(void)
 {
 	BackgroundWorker worker;
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	rehome_worker_define(&worker, "pg_rehome launcher", "pg_rehome launcher", "rehome_launcher_main");
 	worker.bgw_restart_time = 5;
-	strlcpy(worker.bgw_library_name, "pg_rehome", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "rehome_launcher_main", sizeof(worker.bgw_function_name));
-	strlcpy(worker.bgw_name, "pg_rehome launcher", sizeof(worker.bgw_name));
-	strlcpy(worker.bgw_type, "pg_rehome launcher", sizeof(worker.bgw_type));
 	RegisterBackgroundWorker(&worker);
 }
 
@@ -106,15 +100,8 @@ run_starter(Oid database)
 	BackgroundWorker worker;
 	BackgroundWorkerHandle *handle;
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	rehome_worker_define(&worker, "pg_rehome starter", "pg_rehome starter", "rehome_starter_main");
 	worker.bgw_notify_pid = MyProcPid;
-	strlcpy(worker.bgw_library_name, "pg_rehome", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "rehome_starter_main", sizeof(worker.bgw_function_name));
-	strlcpy(worker.bgw_name, "pg_rehome starter", sizeof(worker.bgw_name));
-	strlcpy(worker.bgw_type, "pg_rehome starter", sizeof(worker.bgw_type));
 	worker.bgw_main_arg = ObjectIdGetDatum(database);
 	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
 	{

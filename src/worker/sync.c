@@ -17,47 +17,30 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "compat.h"
 #include "errors.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
-#include "postmaster/interrupt.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
 #include "tcop/tcopprot.h"
 #include "util/spi.h"
-#include "utils/guc.h"
+#include "util/wait.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 #include "worker/sync.h"
 
 /*
- * nap waits, looking around once a second.
+ * nap waits, looking once a second whether the database is wanted.
  */
 static void
 nap(long ms)
 {
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
-
-	for (;;)
+	do
 	{
-		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
-
-		if (left <= 0)
-			break;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(left, 1000L), REHOME_WAIT_EVENT);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending)
-		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-		}
-	}
-	rehome_worker_yield_database();
+		rehome_pause_for(Min(ms, 1000L));
+		rehome_worker_yield_database();
+		ms -= 1000L;
+	} while (ms > 0);
 }
 
 /*

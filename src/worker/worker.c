@@ -50,6 +50,24 @@ typedef struct Request
 static List *requests = NIL;
 
 /*
+ * rehome_worker_define fills in what all our background workers share.  The
+ * postmaster does not restart them: the launcher knows better when.
+ */
+void
+rehome_worker_define(BackgroundWorker *worker, const char *type, const char *name,
+					 const char *function)
+{
+	memset(worker, 0, sizeof(*worker));
+	worker->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker->bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker->bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker->bgw_library_name, "pg_rehome", sizeof(worker->bgw_library_name));
+	strlcpy(worker->bgw_function_name, function, sizeof(worker->bgw_function_name));
+	strlcpy(worker->bgw_name, name, sizeof(worker->bgw_name));
+	strlcpy(worker->bgw_type, type, sizeof(worker->bgw_type));
+}
+
+/*
  * rehome_worker_attach makes this background worker a session of a database,
  * as the bootstrap superuser.  Returns a memory context that lives as long
  * as the worker.
@@ -174,14 +192,7 @@ rehome_worker_start(Oid database, int slice_id, const char *name)
 {
 	BackgroundWorker worker;
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, "pg_rehome", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "rehome_sync_worker_main", sizeof(worker.bgw_function_name));
-	strlcpy(worker.bgw_name, name, sizeof(worker.bgw_name));
-	strlcpy(worker.bgw_type, "pg_rehome sync", sizeof(worker.bgw_type));
+	rehome_worker_define(&worker, "pg_rehome sync", name, "rehome_sync_worker_main");
 	worker.bgw_main_arg = Int32GetDatum(slice_id);
 	memcpy(worker.bgw_extra, &database, sizeof(database));
 	return RegisterDynamicBackgroundWorker(&worker, NULL);

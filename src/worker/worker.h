@@ -9,8 +9,11 @@
 #define REHOME_WORKER_H
 
 #include "catalog/migration.h"
+#include "postmaster/bgworker.h"
 
 /* worker.c */
+extern void rehome_worker_define(BackgroundWorker *worker, const char *type,
+								 const char *name, const char *function);
 extern MemoryContext rehome_worker_attach(Oid database);
 extern void rehome_worker_report(int slice_id, MemoryContext context);
 extern bool rehome_database_in_demand(void);
