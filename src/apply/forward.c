@@ -43,10 +43,12 @@
 #include "capture/capture.h"
 #include "copy/stream.h"
 #include "errors.h"
+#include "guc.h"
 #include "miscadmin.h"
 #include "remote/query.h"
 #include "util/debug_point.h"
 #include "util/spi.h"
+#include "util/wait.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
@@ -299,8 +301,6 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeBatch
 {
 	char	   *xip = strrchr(slice->position, ':') + 1;
 	RehomeRows *poll;
-	MemoryContext context;
-	MemoryContext old;
 	ListCell   *lc;
 
 	memset(batch, 0, sizeof(*batch));
@@ -310,24 +310,25 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeBatch
 									  psprintf("{%s}", xip), known_parts(maps));
 	check_source(slice, poll);
 	batch->position = poll->value[0][0];
-	context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome batch table",
-									ALLOCSET_DEFAULT_SIZES);
 	foreach(lc, maps)
 	{
 		char		flag = poll->value[0][3][foreach_current_index(lc)];
+		MemoryContext context;
+		MemoryContext old;
 		bool		moved;
 
 		if (flag == '-')
 			continue;
 		batch->ntables++;
-		MemoryContextReset(context);
+		context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome batch table",
+										ALLOCSET_DEFAULT_SIZES);
 		old = MemoryContextSwitchTo(context);
 		moved = move_table(conn, slice, lfirst(lc), flag == 't', batch);
 		MemoryContextSwitchTo(old);
+		MemoryContextDelete(context);
 		if (!moved)
 			return false;
 	}
-	MemoryContextDelete(context);
 	if (batch->ntables > 0 || !slice->lazy_position)
 		rehome_slice_set_position(slice, batch->position, batch->touched, batch->nrows);
 	rehome_debug_point("batch-applied");
@@ -342,13 +343,18 @@ void
 rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 					 bool keep_open, RehomeBatch *batch)
 {
-	for (;;)
+	for (int attempt = 0;; attempt++)
 	{
 		rehome_conn_begin(conn, "ISOLATION LEVEL REPEATABLE READ, READ ONLY");
 		if (rehome_forward_try(conn, slice, maps, batch))
 			break;
 		rehome_conn_rollback(conn);
-		CHECK_FOR_INTERRUPTS();
+		if (attempt >= rehome_lock_retries)
+			ereport(ERROR,
+					errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					errmsg("tables of slice \"%s\" were truncated or repartitioned at the source during each of %d attempts to read them",
+						   slice->name, attempt + 1));
+		rehome_back_off(attempt);
 	}
 	if (!keep_open)
 		rehome_conn_commit(conn);

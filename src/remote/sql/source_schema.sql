@@ -57,9 +57,9 @@ $partition_tree$;
 -- Which partitions a table has, as text; null for a table without.
 CREATE OR REPLACE FUNCTION rehome_source.partitions(relation regclass)
 RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $partitions$
-    SELECT coalesce(string_agg(p.oid::text, ',' ORDER BY p.oid), 'none')
+    SELECT coalesce(string_agg(p.relid::oid::text, ',' ORDER BY p.relid::oid), 'none')
       FROM pg_class c
-      LEFT JOIN rehome_source.partition_tree(relation) AS p(oid) ON p.oid <> c.oid
+      LEFT JOIN rehome_source.partition_tree(relation) AS p(relid) ON p.relid <> c.oid
      WHERE c.oid = relation AND c.relkind = 'p'
      GROUP BY c.oid
 $partitions$;

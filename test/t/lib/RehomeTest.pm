@@ -32,6 +32,13 @@ our @EXPORT = qw(
   pgbench_running
   stop_pgbench
   finish_pgbench
+  start_psql
+  psql_running
+  finish_psql
+  hold_lock
+  wait_for_lock_waiter
+  debug_lock
+  kill_and_start
   fixture
 );
 
@@ -43,6 +50,7 @@ my $source_password = q{a password, with 'quotes' in it};
 my $stop_lock = 7206553;
 
 my $writers = 0;
+my $calls   = 0;
 
 =pod
 
@@ -601,6 +609,191 @@ sub pgbench_running
 	my ($writer) = @_;
 	$writer->{run}->pump_nb if $writer->{run}->pumpable;
 	return $writer->{run}->pumpable ? 1 : 0;
+}
+
+=pod
+
+=head1 Breaking things
+
+=over
+
+=item start_psql($node, $sql, %options)
+
+Starts psql with the SQL in the background, ON_ERROR_STOP set, and returns a
+handle. Options: dbname, debug_point (the setting rehome.debug_point of that
+session), name (its application_name), user, options (further PGOPTIONS).
+
+=cut
+
+sub start_psql
+{
+	my ($node, $sql, %option) = @_;
+	my $connstr = $node->connstr($option{dbname} // 'postgres');
+	my @settings = $option{options} // ();
+	push @settings, "-c rehome.debug_point=$option{debug_point}" if defined $option{debug_point};
+	$connstr .= ' application_name=' . _option_value($option{name}) if defined $option{name};
+	$connstr .= ' user=' . _option_value($option{user}) if defined $option{user};
+	$connstr .= ' options=' . _option_value(join ' ', @settings) if @settings;
+
+	my $file = $node->basedir . '/call_' . ++$calls . '.sql';
+	append_to_file($file, "$sql\n;\n");
+	my $call = { node => $node, stdout => '', stderr => '' };
+	print "# in the background, at " . $node->name . ": $sql\n";
+	$call->{run} = IPC::Run::start(
+		[ $node->installed_command('psql'), '-XAtq', '-v', 'ON_ERROR_STOP=1', '-v', 'VERBOSITY=verbose', '-d', $connstr, '-f', $file ],
+		'<', \undef, '>', \$call->{stdout}, '2>', \$call->{stderr});
+	return $call;
+}
+
+# A value of a connection string.
+sub _option_value
+{
+	my ($value) = @_;
+	return "'" . $value =~ s/(['\\])/\\$1/gr . "'";
+}
+
+=pod
+
+=item psql_running($call)
+
+True as long as it runs.
+
+=cut
+
+sub psql_running
+{
+	my ($call) = @_;
+	$call->{run}->pump_nb if $call->{run}->pumpable;
+	return $call->{run}->pumpable ? 1 : 0;
+}
+
+=pod
+
+=item finish_psql($call)
+
+Waits for the end and returns {status, sqlstate, stdout, stderr}; sqlstate is
+'00000' if all went well, '08006' if the connection was lost without a word.
+
+=cut
+
+sub finish_psql
+{
+	my ($call) = @_;
+	my $limit = time + $PostgreSQL::Test::Utils::timeout_default;
+	while (psql_running($call))
+	{
+		if (time > $limit)
+		{
+			$call->{run}->kill_kill;
+			die "psql did not end: $call->{stdout}\n$call->{stderr}";
+		}
+		# It is another process: nothing to wait on but its end.
+		usleep(10_000);
+	}
+	$call->{run}->finish;
+	my $status = $call->{run}->result(0);
+	my ($sqlstate) = $call->{stderr} =~ /^(?:psql:[^:]*:\d+: )?(?:ERROR|FATAL|PANIC):  ([0-9A-Z]{5}):/m;
+	$sqlstate //= $status == 0 ? '00000' : '08006';
+	return { status => $status, sqlstate => $sqlstate, stdout => $call->{stdout}, stderr => $call->{stderr} };
+}
+
+=pod
+
+=item hold_lock($node, $class, $object, [$dbname])
+
+A background_psql session that holds the advisory lock; quit it to let go.
+
+=item debug_lock
+
+The (class, object) of the lock at which a debug point waits.
+
+=cut
+
+sub hold_lock
+{
+	my ($node, $class, $object, $dbname) = @_;
+	my $session = $node->background_psql($dbname // 'postgres', on_error_stop => 0);
+	$session->query_safe("SELECT pg_advisory_lock($class, $object)");
+	return $session;
+}
+
+sub debug_lock { return (21064, 1) }
+
+=pod
+
+=item wait_for_lock_waiter($node, $class, $object, [$dbname])
+
+Waits until a session waits for the advisory lock and returns its pid; undef
+after the timeout.
+
+=cut
+
+sub wait_for_lock_waiter
+{
+	my ($node, $class, $object, $dbname) = @_;
+	$dbname //= 'postgres';
+	my $waiter = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = $class AND objid = $object AND objsubid = 2 AND NOT granted LIMIT 1";
+	wait_until($node, "SELECT EXISTS ($waiter)", undef, $dbname) or return undef;
+	return $node->safe_psql($dbname, $waiter);
+}
+
+=pod
+
+=item kill_and_start($node)
+
+SIGKILL to the postmaster, and starts it again when its children have gone.
+
+=back
+
+=cut
+
+sub kill_and_start
+{
+	my ($node) = @_;
+	my $postmaster = $node->{_pid};
+	my @children   = _children($postmaster);
+	$node->kill9;
+	my $limit = time + $PostgreSQL::Test::Utils::timeout_default;
+	for my $pid (@children)
+	{
+		# Theirs is the shared memory: nothing to wait on but their end.
+		while (_process($pid))
+		{
+			die "process $pid outlives its postmaster" if time > $limit;
+			usleep(10_000);
+		}
+	}
+	# A new one starts only when even the zombie is gone.
+	while (kill 0, $postmaster)
+	{
+		die "postmaster $postmaster survives a SIGKILL" if time > $limit;
+		usleep(10_000);
+	}
+	$node->start;
+	return;
+}
+
+# (state, parent) of a process that is no zombie, or ().
+sub _process
+{
+	my ($pid) = @_;
+	open my $fh, '<', "/proc/$pid/stat" or return;
+	my $line = <$fh> // '';
+	close $fh or return;
+	my ($state, $parent) = $line =~ /\) (\S) (\d+)/ or return;
+	return $state eq 'Z' ? () : ($state, $parent);
+}
+
+sub _children
+{
+	my ($parent) = @_;
+	my @pids;
+	for my $pid (map { m{(\d+)$} } glob '/proc/[0-9]*')
+	{
+		my (undef, $of) = _process($pid);
+		push @pids, $pid if defined $of && $of == $parent;
+	}
+	return @pids;
 }
 
 sub _identifier
