@@ -22,6 +22,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "remote/connection.h"
+#include "util/name.h"
 #include "util/spi.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -506,6 +507,32 @@ rehome_map_column(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/*
+ * drop_imported drops the foreign tables add_schema made, as the owner and
+ * not what others have made of them, and their schemas when nothing is left
+ * in them.
+ */
+static void
+drop_imported(RehomeMigration *migration)
+{
+	RehomeRows *rows;
+
+	rows = rehome_spi("SELECT t.source::oid FROM rehome.table_map t"
+					  " JOIN rehome.slice s ON s.id = t.slice_id"
+					  " JOIN pg_class c ON c.oid = t.source::oid AND c.relkind = 'f'"
+					  " WHERE s.migration_id = $1 AND t.imported", "i", migration->id);
+	for (int i = 0; i < rows->n; i++)
+		(void) rehome_spi_as(migration->owner, false,
+							 psprintf("DROP FOREIGN TABLE %s",
+									  rehome_relation_name((Oid) rehome_int64(rows->value[i][0]))));
+	rows = rehome_spi("SELECT n.nspname FROM pg_namespace n WHERE starts_with(n.nspname, 'rehome_' || $1 || '_')"
+					  " AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.refclassid = 'pg_namespace'::regclass"
+					  "  AND d.refobjid = n.oid)", "t", migration->token);
+	for (int i = 0; i < rows->n; i++)
+		(void) rehome_spi_as(migration->owner, false,
+							 psprintf("DROP SCHEMA %s", quote_identifier(rows->value[i][0])));
+}
+
 PG_FUNCTION_INFO_V1(rehome_drop_migration);
 
 /*
@@ -518,8 +545,6 @@ rehome_drop_migration(PG_FUNCTION_ARGS)
 	RehomeCall	call;
 	char	   *name = required_name(fcinfo, 0, "the migration's name");
 	RehomeMigration *migration;
-	RehomeRows *schemas;
-	int			level;
 	ListCell   *lc;
 
 	rehome_call_begin(&call, fcinfo);
@@ -533,17 +558,7 @@ rehome_drop_migration(PG_FUNCTION_ARGS)
 		if (slice->state != REHOME_CANCELLED)
 			rehome_slice_require(slice, "drop", REHOME_PLANNED, REHOME_COMPLETED);
 	}
-	schemas = rehome_spi("SELECT DISTINCT n.nspname FROM rehome.table_map t"
-						 " JOIN rehome.slice s ON s.id = t.slice_id"
-						 " JOIN pg_class c ON c.oid = t.source::oid"
-						 " JOIN pg_namespace n ON n.oid = c.relnamespace"
-						 " WHERE s.migration_id = $1 AND t.imported", "i", migration->id);
-	level = NewGUCNestLevel();
-	(void) set_config_option("client_min_messages", "warning", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-	for (int i = 0; i < schemas->n; i++)
-		rehome_spi(psprintf("DROP SCHEMA %s CASCADE", quote_identifier(schemas->value[i][0])), "");
-	AtEOXact_GUC(true, level);
+	drop_imported(migration);
 	rehome_spi("DELETE FROM rehome.migration WHERE id = $1", "i", migration->id);
 	rehome_event(name, NULL, "dropped", "migration dropped", NULL);
 	rehome_call_end(&call);

@@ -57,7 +57,7 @@ require_empty(RehomeSlice *slice, List *maps)
 		RehomeTableMap *map = lfirst(lc);
 		char	   *name = rehome_relation_name(map->target);
 
-		if (rehome_spi(psprintf("SELECT 1 FROM %s LIMIT 1", name), "")->n > 0)
+		if (rehome_spi_as(slice->migration->owner, true, psprintf("SELECT 1 FROM %s LIMIT 1", name))->n > 0)
 			rehome_problem(&problems, ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
 						   "TRUNCATE them, or leave them out of the migration.",
 						   "Table %s has rows.", name);
@@ -208,18 +208,11 @@ check_complete(RehomeSlice *slice)
 static void
 analyze(RehomeSlice *slice, List *maps)
 {
-	RehomeAs	as;
 	ListCell   *lc;
 
 	foreach(lc, maps)
-	{
-		Oid			target = ((RehomeTableMap *) lfirst(lc))->target;
-
-		rehome_become(&as, slice->migration->owner);
-		rehome_spi(psprintf("ANALYZE %s",
-							rehome_relation_name(target)), "");
-		rehome_become_self(&as);
-	}
+		(void) rehome_spi_as(slice->migration->owner, false,
+							 psprintf("ANALYZE %s", rehome_relation_name(((RehomeTableMap *) lfirst(lc))->target)));
 }
 
 /*

@@ -246,14 +246,13 @@ check_target(List *findings, RehomeSlice *slice, RehomeTableMap *map)
 		findings = finding(findings, "privilege", "error", name,
 						   psprintf("role \"%s\" does not own it", GetUserNameFromId(slice->migration->owner, false)),
 						   psprintf("ALTER TABLE %s OWNER TO ...;", name));
+	else if (slice->state == REHOME_PLANNED &&
+			 rehome_spi_as(slice->migration->owner, true, psprintf("SELECT 1 FROM %s LIMIT 1", name))->n > 0)
+		findings = finding(findings, "target", "error", name, "is not empty",
+						   psprintf("TRUNCATE %s;", name));
 	if (rehome_bool(rows->value[0][2]))
 		findings = finding(findings, "target", "warning", name,
 						   "has triggers that fire for replicated changes too; they will fire for every row brought here", NULL);
-	if (slice->state == REHOME_PLANNED &&
-		rehome_spi(psprintf("SELECT 1 FROM %s LIMIT 1", name), "")->n > 0)
-		findings = finding(findings, "target", "error", name, "is not empty",
-						   psprintf("TRUNCATE %s;", name));
-
 	foreach(lc, map->columns)
 	{
 		RehomeColumnMap *column = lfirst(lc);

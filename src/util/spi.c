@@ -13,6 +13,7 @@
 
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
+#include "util/call.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 
@@ -122,6 +123,35 @@ rehome_spi_read(const char *sql, const char *signature,...)
 	va_start(args, signature);
 	rows = run_sql(sql, true, signature, args);
 	va_end(args);
+	return rows;
+}
+
+static RehomeRows *
+run_plain(const char *sql, bool read_only, const char *signature,...)
+{
+	va_list		args;
+	RehomeRows *rows;
+
+	va_start(args, signature);
+	rows = run_sql(sql, read_only, signature, args);
+	va_end(args);
+	return rows;
+}
+
+/*
+ * rehome_spi_as runs one statement as a role: every statement that reads or
+ * writes a user's relation, since views, casts, index expressions and the
+ * like run that user's code.
+ */
+RehomeRows *
+rehome_spi_as(Oid role, bool read_only, const char *sql)
+{
+	RehomeAs	as;
+	RehomeRows *rows;
+
+	rehome_become(&as, role);
+	rows = run_plain(sql, read_only, "");
+	rehome_become_self(&as);
 	return rows;
 }
 

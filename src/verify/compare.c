@@ -160,8 +160,8 @@ append_source(StringInfo sql, RehomeMapping *mapping, const char *condition)
  * counts.
  */
 static char *
-differing_buckets(RehomeConn *conn, RehomeMapping *mapping, List *columns,
-				  RehomeVerdict *verdict)
+differing_buckets(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
+				  List *columns, RehomeVerdict *verdict)
 {
 	char	   *sums[2][BUCKETS];
 	int64		counts[2][BUCKETS];
@@ -190,7 +190,7 @@ differing_buckets(RehomeConn *conn, RehomeMapping *mapping, List *columns,
 			RehomeRows *rows;
 
 			appendStringInfo(&sql, "%s AS t GROUP BY 1", rehome_target_name(mapping));
-			rows = rehome_spi_read(sql.data, "");
+			rows = rehome_spi_as(slice->migration->owner, true, sql.data);
 			for (int pass = 0; pass < 2; pass++)
 			{
 				if (pass == 1)
@@ -283,7 +283,7 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 			 const char *buckets, const char *snapshot, RehomeVerdict *verdict)
 {
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
-	RehomeProjector *projector = rehome_projector_mapped(mapping);
+	RehomeProjector *projector;
 	RehomeAs	as;
 	StringInfoData sql;
 	Portal		cursor;
@@ -293,6 +293,7 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 
 	initStringInfo(&sql);
 	rehome_become(&as, slice->migration->owner);
+	projector = rehome_projector_mapped(mapping);
 	if (conn != NULL)
 	{
 		List	   *read = rehome_mapping_source_columns(mapping);
@@ -318,9 +319,10 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 
 	rehome_rows_register("rehome_rows", mapping->mapped_desc, store, n);
 	cursor = rehome_cursor_open(difference_query(mapping, columns, buckets));
-	rehome_become_self(&as);
 	while ((table = rehome_cursor_fetch(cursor, 100)) != NULL)
 	{
+		/* the query is the owner's, the record is ours */
+		rehome_become_self(&as);
 		for (uint64 i = 0; i < table->numvals; i++)
 		{
 			char	   *kind = SPI_getvalue(table->vals[i], table->tupdesc, 1);
@@ -335,8 +337,10 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 				record(slice, mapping->map, snapshot, table->vals[i], table->tupdesc);
 		}
 		SPI_freetuptable(table);
+		rehome_become(&as, slice->migration->owner);
 	}
 	SPI_cursor_close(cursor);
+	rehome_become_self(&as);
 	rehome_rows_unregister("rehome_rows");
 	tuplestore_end(store);
 	if (buckets == NULL)
@@ -344,8 +348,10 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 }
 
 static void
-compare_counts(RehomeConn *conn, RehomeMapping *mapping, RehomeVerdict *verdict)
+compare_counts(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
+			   RehomeVerdict *verdict)
 {
+	Oid			owner = slice->migration->owner;
 	StringInfoData sql;
 	RehomeTableMap *map = mapping->map;
 
@@ -362,10 +368,11 @@ compare_counts(RehomeConn *conn, RehomeMapping *mapping, RehomeVerdict *verdict)
 		appendStringInfo(&sql, "%s AS source%s",
 						 rehome_relation_name(map->source),
 						 map->filter ? psprintf(" WHERE (%s)", map->filter) : "");
-		verdict->source_rows = rehome_int64(rehome_spi_read(sql.data, "")->value[0][0]);
+		verdict->source_rows = rehome_int64(rehome_spi_as(owner, true, sql.data)->value[0][0]);
 	}
-	verdict->target_rows = rehome_int64(rehome_spi_read(psprintf("SELECT count(*) FROM %s",
-																 rehome_target_name(mapping)), "")->value[0][0]);
+	verdict->target_rows =
+		rehome_int64(rehome_spi_as(owner, true, psprintf("SELECT count(*) FROM %s",
+														 rehome_target_name(mapping)))->value[0][0]);
 	if (conn != NULL)
 		verdict->source_rows = rehome_int64(rehome_conn_receive(conn)->value[0][0]);
 }
@@ -385,7 +392,7 @@ rehome_compare(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map,
 	memset(verdict, 0, sizeof(*verdict));
 	if (mode == REHOME_VERIFY_COUNT)
 	{
-		compare_counts(conn, mapping, verdict);
+		compare_counts(conn, slice, mapping, verdict);
 		return;
 	}
 	rehome_spi("UPDATE rehome.discrepancy SET resolved_at = clock_timestamp()"
@@ -393,7 +400,7 @@ rehome_compare(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map,
 			   "tto", slice->migration->name, slice->name, map->target);
 	if (mode == REHOME_VERIFY_HASH && hashable(conn, mapping, columns))
 	{
-		char	   *buckets = differing_buckets(conn, mapping, columns, verdict);
+		char	   *buckets = differing_buckets(conn, slice, mapping, columns, verdict);
 
 		if (buckets != NULL)
 			compare_rows(conn, slice, mapping, columns, buckets, snapshot, verdict);

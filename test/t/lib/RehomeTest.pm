@@ -38,6 +38,7 @@ our @EXPORT = qw(
   hold_lock
   wait_for_lock_waiter
   debug_lock
+  kill_server
   kill_and_start
   fixture
 );
@@ -739,15 +740,20 @@ sub wait_for_lock_waiter
 
 =pod
 
+=item kill_server($node)
+
+SIGKILL to the postmaster; returns when all of its children have gone, so that
+C<< $node->start >> succeeds.
+
 =item kill_and_start($node)
 
-SIGKILL to the postmaster, and starts it again when its children have gone.
+Both, one after the other.
 
 =back
 
 =cut
 
-sub kill_and_start
+sub kill_server
 {
 	my ($node) = @_;
 	my $postmaster = $node->{_pid};
@@ -769,6 +775,13 @@ sub kill_and_start
 		die "postmaster $postmaster survives a SIGKILL" if time > $limit;
 		usleep(10_000);
 	}
+	return;
+}
+
+sub kill_and_start
+{
+	my ($node) = @_;
+	kill_server($node);
 	$node->start;
 	return;
 }
