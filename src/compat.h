@@ -65,6 +65,20 @@ rehome_may_use_server(Oid serverid, Oid roleid)
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
 #endif
 
+/* LogLogicalMessage() can flush by itself from 17 on. */
+#include "access/xlog.h"
+#include "replication/message.h"
+
+static inline XLogRecPtr
+rehome_log_mark(void)
+{
+#if PG_VERSION_NUM >= 170000
+	return LogLogicalMessage("pg_rehome", "", 0, false, false);
+#else
+	return LogLogicalMessage("pg_rehome", "", 0, false);
+#endif
+}
+
 /* The wait event of a wait inside an extension. */
 #define REHOME_WAIT_EVENT PG_WAIT_EXTENSION
 

@@ -53,6 +53,7 @@ typedef struct RehomeChange
 typedef struct RehomeBatch
 {
 	char	   *position;		/* the later snapshot */
+	char	   *lsn;			/* everything it sees is before this in the source's log */
 	int			ntables;		/* tables that had changed */
 	int64		nrows;			/* rows read */
 	int64		touched;		/* rows changed at the target */

@@ -33,6 +33,12 @@
  * there were (rehome.table_map.source_parts), and when they are others, the
  * table is read as a whole, as after a TRUNCATE.
  *
+ * What S1 sees need not be on the source's disk: with synchronous_commit off
+ * a transaction is visible before it is durable.  If the source then crashed,
+ * rows would be left here that it has lost, and the ids of lost transactions,
+ * taken for seen, would be given to others.  So S1 becomes the position only
+ * once the source has flushed everything up to a point after S1 was taken.
+ *
  * The work lock of the slice is held.
  *
  *-------------------------------------------------------------------------
@@ -66,7 +72,7 @@ poll_query(RehomeSlice *slice, List *maps)
 	ListCell   *lc;
 
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT txid_current_snapshot(), s.authority, s.pruned, array_to_string(ARRAY[");
+	appendStringInfoString(&sql, "SELECT txid_current_snapshot(), s.authority, s.pruned, pg_current_wal_insert_lsn(), array_to_string(ARRAY[");
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
@@ -294,7 +300,8 @@ move_table(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, bool every
 /*
  * rehome_forward_try reads and applies a batch in the REPEATABLE READ
  * transaction that is open on the connection, and moves the position; false
- * when it has to begin again.
+ * when it has to begin again.  The caller sees to it that the source has
+ * flushed batch->lsn before the position is committed.
  */
 bool
 rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeBatch *batch)
@@ -310,9 +317,10 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeBatch
 									  psprintf("{%s}", xip), known_parts(maps));
 	check_source(slice, poll);
 	batch->position = poll->value[0][0];
+	batch->lsn = poll->value[0][3];
 	foreach(lc, maps)
 	{
-		char		flag = poll->value[0][3][foreach_current_index(lc)];
+		char		flag = poll->value[0][4][foreach_current_index(lc)];
 		MemoryContext context;
 		MemoryContext old;
 		bool		moved;
@@ -358,6 +366,8 @@ rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	}
 	if (!keep_open)
 		rehome_conn_commit(conn);
+	if (batch->ntables > 0 || !slice->lazy_position)
+		rehome_source_flushed(conn, slice, batch->lsn, keep_open);
 }
 
 /*

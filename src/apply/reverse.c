@@ -419,9 +419,16 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 			rehome_conn_exec(conn, psprintf("TRUNCATE %s", ((Return *) lfirst(lc))->stage));
 		rehome_conn_exec(conn, "DELETE FROM rehome_source.applying WHERE xid = txid_current()");
 	}
+	else if (slice->lazy_position)
+	{
+		PopActiveSnapshot();
+		rehome_conn_rollback(conn);
+		return 0;
+	}
 	rehome_conn_query(conn, "UPDATE rehome_source.slice SET reverse_position = $3 WHERE token = $1 AND slice = $2::int",
 					  "tit", slice->migration->token, slice->id, reached);
 	PopActiveSnapshot();
+	rehome_position_flush();
 	rehome_debug_point("reverse-applied");
 	if (!keep_open)
 		rehome_conn_commit(conn);

@@ -19,6 +19,8 @@ extern bool rehome_source_remove(RehomeConn *conn, RehomeSlice *slice, List *map
 								 bool keep_fence);
 extern char *rehome_source_identity(RehomeConn *conn);
 extern void rehome_source_check_identity(RehomeConn *conn, RehomeMigration *migration);
+extern void rehome_source_flushed(RehomeConn *conn, RehomeSlice *slice, const char *lsn,
+								  bool in_transaction);
 extern bool rehome_source_locked(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								 char **blockers);
 

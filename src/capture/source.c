@@ -22,6 +22,9 @@
 #include "util/wait.h"
 #include "utils/builtins.h"
 
+/* How often to look whether the source's log is flushed: about 20 seconds. */
+#define FLUSH_TRIES 25
+
 /* Serializes the creation of schema rehome_source. */
 #define SCHEMA_LOCK "SELECT pg_advisory_xact_lock(5391175)"
 
@@ -56,6 +59,33 @@ rehome_source_check_identity(RehomeConn *conn, RehomeMigration *migration)
 					  migration->source_id, identity),
 			errhint("Transactions may be missing there. CALL rehome.cancel(%s) and begin again.",
 					quote_literal_cstr(migration->name)));
+}
+
+/*
+ * rehome_source_flushed makes sure that the source's log is on disk up to
+ * lsn.  Outside a transaction a commit of our own forces it; inside one the
+ * source's log writer has to be waited for, which takes some tenths of a
+ * second.
+ */
+void
+rehome_source_flushed(RehomeConn *conn, RehomeSlice *slice, const char *lsn, bool in_transaction)
+{
+	for (int attempt = 0;; attempt++)
+	{
+		if (rehome_bool(rehome_conn_value(conn, "SELECT pg_current_wal_flush_lsn() >= $1::pg_lsn", "t", lsn)))
+			return;
+		if (attempt >= FLUSH_TRIES)
+			ereport(ERROR,
+					errcode(ERRCODE_IO_ERROR),
+					errmsg("the source does not flush its log"),
+					errdetail("It has not reached %s.", lsn));
+		if (!in_transaction)
+			rehome_conn_query(conn, "UPDATE rehome_source.slice SET authority = authority"
+							  " WHERE token = $1 AND slice = $2::int", "ti",
+							  slice->migration->token, slice->id);
+		else
+			rehome_back_off(attempt);
+	}
 }
 
 /*

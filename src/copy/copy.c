@@ -143,7 +143,7 @@ copy_once(RehomeSlice *slice, TimestampTz began)
  * returns the snapshot's text.
  */
 static char *
-lock_and_snapshot(RehomeConn *conn, List *maps, RehomeCopyJob *job)
+lock_and_snapshot(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeCopyJob *job)
 {
 	char	   *sql = psprintf("LOCK TABLE %s IN ACCESS SHARE MODE", rehome_remote_relations(maps, false));
 	RehomeRows *rows;
@@ -161,7 +161,8 @@ lock_and_snapshot(RehomeConn *conn, List *maps, RehomeCopyJob *job)
 		rehome_conn_rollback(conn);
 		rehome_back_off(attempt);
 	}
-	rows = rehome_conn_query(conn, "SELECT pg_export_snapshot(), txid_current_snapshot()", "");
+	rows = rehome_conn_query(conn, "SELECT pg_export_snapshot(), txid_current_snapshot(), pg_current_wal_insert_lsn()", "");
+	rehome_source_flushed(conn, slice, rows->value[0][2], true);
 	strlcpy(job->snapshot, rows->value[0][0], sizeof(job->snapshot));
 	return rows->value[0][1];
 }
@@ -236,7 +237,7 @@ copy_live(RehomeCall *call, RehomeSlice *slice, TimestampTz began)
 	rehome_debug_point("capture-installed");
 
 	still_copying(slice);
-	position = lock_and_snapshot(conn, maps, &job);
+	position = lock_and_snapshot(conn, slice, maps, &job);
 	if (slice->position == NULL)
 	{
 		rehome_chunk_plan(conn, slice, maps);

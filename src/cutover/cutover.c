@@ -231,6 +231,7 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 	freeze.event = rehome_last_event();
 	rehome_worker_request(slice);
 	rehome_freeze_check(&freeze, "the switch");
+	rehome_commit_durably();
 	rehome_conn_commit_before_local(conn,
 									psprintf("BEGIN; SELECT rehome_source.set_fence(%s, %d, false, ''); COMMIT",
 											 quote_literal_cstr(migration->token), slice->id));

@@ -18,7 +18,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "apply/apply.h"
 #include "capture/capture.h"
 #include "cutover/cutover.h"
@@ -27,7 +26,6 @@
 #include "util/debug_point.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 
 /*
  * rehome_give_back brings the last changes to the source and opens its
@@ -43,11 +41,7 @@ rehome_give_back(RehomeConn *conn, RehomeSlice *slice, List *maps, char **tail)
 	rehome_slice_set_position(slice, rehome_conn_value(conn, "SELECT txid_current_snapshot()", ""), 0, 0);
 	rehome_conn_query(conn, "SELECT rehome_source.set_fence($1, $2::int, false, '')", "ti",
 					  slice->migration->token, slice->id);
-
-	/* the target must not forget, after a crash, that it has given up */
-	if (synchronous_commit == SYNCHRONOUS_COMMIT_OFF)
-		(void) set_config_option("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_LOCAL, true, 0, false);
+	rehome_commit_durably();
 }
 
 /*

@@ -22,6 +22,7 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/pg_namespace.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -51,6 +52,34 @@ static const struct
 	{"random_page_cost", "1.1"},
 	{"jit", "off"},
 };
+
+/*
+ * How the transaction that a frame is part of shall be committed; settings
+ * made inside the frame end with it.
+ */
+static enum
+{
+	COMMIT_AS_SET, COMMIT_DURABLY, COMMIT_LAZILY
+}			commit_mode = COMMIT_AS_SET;
+
+/*
+ * rehome_commit_durably sees to it that the transaction will be on disk when
+ * it is committed: authority must not move back in a crash.
+ */
+void
+rehome_commit_durably(void)
+{
+	commit_mode = COMMIT_DURABLY;
+}
+
+/*
+ * rehome_commit_lazily lets the transaction commit without waiting for disk.
+ */
+void
+rehome_commit_lazily(void)
+{
+	commit_mode = COMMIT_LAZILY;
+}
 
 /*
  * rehome_catalog_owner returns the owner of schema rehome.
@@ -95,6 +124,13 @@ take_down(RehomeCall *call)
 		PopActiveSnapshot();
 	SetUserIdAndSecContext(call->saved_user, call->saved_context);
 	AtEOXact_GUC(true, call->guc_level);
+
+	if (commit_mode == COMMIT_LAZILY ||
+		(commit_mode == COMMIT_DURABLY && synchronous_commit == SYNCHRONOUS_COMMIT_OFF))
+		(void) set_config_option("synchronous_commit",
+								 commit_mode == COMMIT_LAZILY ? "off" : "local",
+								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	commit_mode = COMMIT_AS_SET;
 }
 
 /*
@@ -105,8 +141,10 @@ take_down(RehomeCall *call)
 void
 rehome_call_begin(RehomeCall *call, FunctionCallInfo fcinfo)
 {
+	commit_mode = COMMIT_AS_SET;
 	call->context = CurrentMemoryContext;
 	call->caller = GetUserId();
+	call->wrote_before = TransactionIdIsValid(GetTopTransactionIdIfAny());
 	call->search_path = GetConfigOptionByName("search_path", NULL, false);
 	if (fcinfo == NULL)
 		call->nonatomic = true;
@@ -164,6 +202,21 @@ rehome_call_require_nonatomic(RehomeCall *call, const char *what)
 				errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				errmsg("%s cannot run inside a transaction block", what),
 				errhint("CALL it on its own, outside BEGIN and not from a function."));
+}
+
+/*
+ * rehome_call_require_unwritten refuses a call that would carry the caller's
+ * uncommitted writes to the other side.
+ */
+void
+rehome_call_require_unwritten(RehomeCall *call, const char *what)
+{
+	if (call->wrote_before && !call->nonatomic)
+		ereport(ERROR,
+				errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				errmsg("%s cannot run in a transaction that has written already", what),
+				errdetail("The target has authority: what is not committed must not be brought back to the source."),
+				errhint("COMMIT first."));
 }
 
 /*

@@ -13,6 +13,7 @@
 typedef struct RehomeCall
 {
 	bool		nonatomic;		/* may commit and go on in a new transaction */
+	bool		wrote_before;	/* the caller's transaction has written already */
 	Oid			caller;			/* who called */
 	Oid			saved_user;		/* restored by the end */
 	int			saved_context;
@@ -33,6 +34,9 @@ extern void rehome_call_begin(RehomeCall *call, FunctionCallInfo fcinfo);
 extern void rehome_call_commit(RehomeCall *call);
 extern void rehome_call_end(RehomeCall *call);
 extern void rehome_call_require_nonatomic(RehomeCall *call, const char *what);
+extern void rehome_call_require_unwritten(RehomeCall *call, const char *what);
+extern void rehome_commit_durably(void);
+extern void rehome_commit_lazily(void);
 
 extern Oid	rehome_catalog_owner(void);
 extern void rehome_become(RehomeAs *as, Oid role);

@@ -3,12 +3,18 @@
  * position.c
  *	  Snapshot positions of this server.
  *
+ * What a snapshot sees need not be on disk yet: with synchronous_commit off,
+ * a transaction is visible before its commit record is flushed.  A crash
+ * then loses it, and gives its id to another.  So before a position leaves
+ * this server, everything it has seen is flushed.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/transam.h"
 #include "access/xact.h"
+#include "compat.h"
 #include "util/position.h"
 #include "util/spi.h"
 #include "utils/snapmgr.h"
@@ -41,4 +47,14 @@ rehome_position_now(void)
 	position = rehome_position_of_active();
 	PopActiveSnapshot();
 	return position;
+}
+
+/*
+ * rehome_position_flush flushes everything that a position taken before has
+ * seen.
+ */
+void
+rehome_position_flush(void)
+{
+	XLogFlush(rehome_log_mark());
 }

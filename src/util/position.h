@@ -10,5 +10,6 @@
 
 extern char *rehome_position_of_active(void);
 extern char *rehome_position_now(void);
+extern void rehome_position_flush(void);
 
 #endif							/* REHOME_POSITION_H */

@@ -86,7 +86,7 @@ freeze_views(RehomeSlice *slice, List *maps, char **snapshot)
  * verify_slice compares all tables of a slice and puts a row each.
  */
 static void
-verify_slice(RehomeSlice *slice, RehomeVerifyMode mode, ReturnSetInfo *rsinfo)
+verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, ReturnSetInfo *rsinfo)
 {
 	RehomeConn *conn;
 	List	   *maps;
@@ -96,6 +96,8 @@ verify_slice(RehomeSlice *slice, RehomeVerifyMode mode, ReturnSetInfo *rsinfo)
 
 	rehome_slice_work_lock(slice);
 	rehome_slice_require_running(slice);
+	if (slice->state == REHOME_CUT_OVER)
+		rehome_call_require_unwritten(call, "rehome.verify()");
 	maps = rehome_table_maps_get(slice);
 	conn = freeze_views(slice, maps, &snapshot);
 	foreach(lc, maps)
@@ -160,7 +162,7 @@ rehome_verify(PG_FUNCTION_ARGS)
 	rehome_call_begin(&call, fcinfo);
 	foreach(lc, rehome_slices_get(rehome_migration_get(NameStr(*PG_GETARG_NAME(0))),
 								  PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1))))
-		verify_slice(lfirst(lc), mode, (ReturnSetInfo *) fcinfo->resultinfo);
+		verify_slice(&call, lfirst(lc), mode, (ReturnSetInfo *) fcinfo->resultinfo);
 	rehome_call_end(&call);
 	return (Datum) 0;
 }

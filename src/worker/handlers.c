@@ -15,7 +15,6 @@
 #include "guc.h"
 #include "miscadmin.h"
 #include "util/spi.h"
-#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "worker/sync.h"
@@ -80,12 +79,11 @@ forward(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 		worker->prune_position = NULL;
 	}
 
-	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_LOCAL, true, 0, false);
 	slice->lazy_position = !older_than(worker->positioned_at, POSITION_INTERVAL);
 	rehome_forward_batch(worker->conn, slice, worker->maps, false, &batch);
 	if (batch.ntables > 0 || !slice->lazy_position)
 		worker->positioned_at = GetCurrentTimestamp();
+	rehome_commit_lazily();
 	rehome_call_commit(call);
 	if (batch.ntables > 0 && worker->prune_position == NULL)
 	{
@@ -109,8 +107,9 @@ reverse(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 	if (slice->state != REHOME_CUT_OVER || slice->paused)
 		return 0;
 	get_ready(worker, slice);
+	slice->lazy_position = !older_than(worker->positioned_at, POSITION_INTERVAL);
 	n = rehome_reverse_batch(worker->conn, slice, worker->maps, NULL, false);
-	if (n > 0 || older_than(worker->positioned_at, POSITION_INTERVAL))
+	if (n > 0 || !slice->lazy_position)
 	{
 		rehome_spi("UPDATE rehome.slice SET position_at = clock_timestamp(), error = NULL, error_since = NULL,"
 				   " rows_applied = rows_applied + $2, batches = batches + 1 WHERE id = $1",

@@ -41,6 +41,9 @@ our @EXPORT = qw(
   kill_server
   kill_and_start
   fixture
+  schema_dump
+  sequence_values
+  catalog_state
 );
 
 # The role that a pair connects to its source with, if one is asked for.
@@ -485,6 +488,80 @@ sub _show_difference
 
 =pod
 
+=item schema_dump($node, [$dbname], @pg_dump_arguments)
+
+What pg_dump --schema-only says.
+
+=item sequence_values($node, $schema, [$dbname])
+
+{name => 'last_value is_called'} of all sequences of a schema.
+
+=item catalog_state($node, [$dbname])
+
+All that a transaction must leave as it was, as one text: relations, triggers,
+constraints and indexes, functions with their bodies, the sequences' values, who
+has authority, and the tables of schemas rehome and rehome_source whose rows say
+what has been done. What the sync worker goes on with by itself is left out.
+
+=cut
+
+sub schema_dump
+{
+	my ($node, $dbname, @arguments) = @_;
+	my ($dump, $errors) = run_command(
+		[ $node->installed_command('pg_dump'), '--schema-only', @arguments, '-d', $node->connstr($dbname // 'postgres') ]);
+	croak "pg_dump failed: $errors" if $errors ne '' || $dump eq '';
+	return $dump =~ s/^\\(?:un)?restrict .*\n//gmr;
+}
+
+sub sequence_values
+{
+	my ($node, $schema, $dbname) = @_;
+	$dbname //= 'postgres';
+	my @names = split /\n/, $node->safe_psql($dbname,
+		'SELECT oid::regclass FROM pg_class WHERE relkind = ' . q{'S' AND relnamespace = } . _literal($schema) . '::regnamespace ORDER BY 1');
+	return {} unless @names;
+	my @values = split /\n/, $node->safe_psql($dbname,
+		join ";\n", map { "SELECT last_value || ' ' || is_called FROM $_" } @names);
+	my %value;
+	@value{@names} = @values;
+	return \%value;
+}
+
+sub catalog_state
+{
+	my ($node, $dbname) = @_;
+	$dbname //= 'postgres';
+	my $schemas = q{(SELECT oid FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema')};
+	my @queries = (
+		qq{SELECT 'relation', oid, oid::regclass, relkind, relowner::regrole, relfilenode, relpersistence, relispartition, relacl, reloptions
+		     FROM pg_class WHERE relnamespace IN $schemas AND relkind <> 'S' ORDER BY 2},
+		q{SELECT 'trigger', oid, tgrelid::regclass, tgenabled, pg_get_triggerdef(oid) FROM pg_trigger ORDER BY 2},
+		q{SELECT 'constraint', oid, conrelid::regclass, convalidated, pg_get_constraintdef(oid) FROM pg_constraint ORDER BY 2},
+		q{SELECT 'index', indexrelid, indisvalid, indisready, indisclustered, indisreplident, pg_get_indexdef(indexrelid) FROM pg_index ORDER BY 2},
+		qq{SELECT 'function', oid, proowner::regrole, proacl, pg_get_functiondef(oid)
+		     FROM pg_proc WHERE pronamespace IN $schemas AND prokind <> 'a' ORDER BY 2});
+	my $state = '';
+	for my $schema (split /\n/, $node->safe_psql($dbname, "SELECT n FROM unnest(ARRAY(SELECT nspname FROM pg_namespace WHERE oid IN $schemas)) AS n ORDER BY 1"))
+	{
+		my $values = sequence_values($node, $schema, $dbname);
+		# A number used up by a transaction that was rolled back is used up.
+		next if $schema eq 'rehome';
+		$state .= "sequence $_ $values->{$_}\n" for sort keys %$values;
+	}
+	my $has = sub { $node->safe_psql($dbname, "SELECT to_regclass('$_[0]') IS NOT NULL") eq 't' };
+	push @queries, q{SELECT 'slice', id, state, authority, paused, reason FROM rehome.slice ORDER BY 2},
+	  q{SELECT 'event', migration, slice, kind, message FROM rehome.event ORDER BY id},
+	  q{SELECT 'saved', table_map_id, name, rebuilt_at FROM rehome.saved_object ORDER BY id}
+	  if $has->('rehome.slice');
+	push @queries, q{SELECT 'slice', token, slice, authority FROM rehome_source.slice ORDER BY 2, 3},
+	  q{SELECT 'applying', xid FROM rehome_source.applying ORDER BY 2}
+	  if $has->('rehome_source.slice');
+	return $state . $node->safe_psql($dbname, join(";\n", 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY', @queries, 'COMMIT'));
+}
+
+=pod
+
 =item start_pgbench($node, $script, %options)
 
 Starts pgbench in the background with the script (SQL text, or the path of a
@@ -782,7 +859,8 @@ sub kill_and_start
 {
 	my ($node) = @_;
 	kill_server($node);
-	$node->start;
+	# not a reason to end the run of all tests
+	$node->start(fail_ok => 1) or croak 'after a SIGKILL the server does not start: ' . $node->name;
 	return;
 }
 
