@@ -158,7 +158,11 @@ rehome_sync(PG_FUNCTION_ARGS)
 			n = batch.nrows;
 		}
 		else
+		{
 			n = rehome_reverse_batch(conn, slice, maps, NULL, false);
+			if (n < 0)
+				rehome_raise_both(slice);
+		}
 		if (call.nonatomic)
 		{
 			char	   *position = slice->position;

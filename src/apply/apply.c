@@ -11,9 +11,9 @@
  * Order, within one table:
  *
  *	1. delete the keys that are gone,
- *	2. delete rows that change a column of another unique index (or of an
- *	   exclusion constraint), so that values can be exchanged between rows:
- *	   nothing else is unique in the final state that is not at the source,
+ *	2. take out, and then put back, the rows that change a column of another
+ *	   unique index (or of an exclusion constraint), so that values can be
+ *	   exchanged between rows; unmapped columns keep what they hold,
  *	3. update the rows that differ; equality is that of the stored bytes
  *	   (record_image_ne), so 1.0 and 1.00 differ and no type needs an operator,
  *	4. insert what is missing.
@@ -33,6 +33,7 @@
 #include "optimizer/optimizer.h"
 #include "remote/query.h"
 #include "util/name.h"
+#include "rewrite/rewriteHandler.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -155,6 +156,12 @@ add_index_columns(Relation rel, Relation index, Bitmapset **attnos)
 									 FirstLowInvalidHeapAttributeNumber);
 	pull_varattnos((Node *) RelationGetIndexExpressions(index), 1, attnos);
 	pull_varattnos((Node *) RelationGetIndexPredicate(index), 1, attnos);
+
+	/* a generated column changes with what it is computed from */
+	for (int i = 0; i < rel->rd_att->natts; i++)
+		if (TupleDescAttr(rel->rd_att, i)->attgenerated != '\0' &&
+			bms_is_member(i + 1 - FirstLowInvalidHeapAttributeNumber, *attnos))
+			pull_varattnos(build_column_default(rel, i + 1), 1, attnos);
 }
 
 /*
@@ -235,21 +242,58 @@ rehome_apply_gone(RehomeMapping *mapping, Tuplestorestate *gone, int64 n)
 }
 
 /*
- * delete_fragile is step 2.
+ * kept_columns lists the columns a target row has besides the mapped ones,
+ * and that are not computed.  char *.
+ */
+static List *
+kept_columns(RehomeMapping *mapping)
+{
+	Relation	rel = table_open(mapping->map->target, AccessShareLock);
+	List	   *names = NIL;
+
+	for (int i = 0; i < rel->rd_att->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(rel->rd_att, i);
+		bool		mapped = att->attisdropped || att->attgenerated != '\0';
+
+		for (int c = 0; c < mapping->ncolumns; c++)
+			mapped = mapped || mapping->columns[c].attnum == att->attnum;
+		if (!mapped)
+			names = lappend(names, pstrdup(NameStr(att->attname)));
+	}
+	table_close(rel, AccessShareLock);
+	return names;
+}
+
+/*
+ * replace_fragile is step 2.  All rows are deleted before the first comes
+ * back (the sort sees to that), with what their unmapped columns held.
  */
 static int64
-delete_fragile(RehomeMapping *mapping)
+replace_fragile(RehomeMapping *mapping)
 {
 	List	   *fragile = fragile_columns(mapping);
+	List	   *kept;
+	char	   *target = rehome_target_name(mapping);
+	char	   *differs;
 
 	if (fragile == NIL)
 		return 0;
-	return rehome_spi(psprintf("DELETE FROM %s AS t USING rehome_rows AS n WHERE %s"
-							   " AND ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record",
-							   rehome_target_name(mapping),
-							   rehome_key_condition(mapping, "t", "n"),
-							   rehome_quote_list(fragile, "t."),
-							   rehome_quote_list(fragile, "n.")), "")->processed;
+	kept = kept_columns(mapping);
+	differs = psprintf("%s AND ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record",
+					   rehome_key_condition(mapping, "t", "n"),
+					   rehome_quote_list(fragile, "t."), rehome_quote_list(fragile, "n."));
+	if (rehome_spi(psprintf("SELECT FROM %s AS t JOIN rehome_rows AS n ON %s LIMIT 1", target, differs), "")->n == 0)
+		return 0;
+	return (int64) rehome_spi(psprintf("WITH gone AS (DELETE FROM %s AS t USING rehome_rows AS n WHERE %s RETURNING t.*)"
+									   " INSERT INTO %s (%s%s%s) OVERRIDING SYSTEM VALUE"
+									   " SELECT %s%s%s FROM (SELECT * FROM gone ORDER BY %s) AS t"
+									   " JOIN rehome_rows AS n ON %s",
+									   target, differs, target,
+									   rehome_mapped_list(mapping, ""), kept ? ", " : "", rehome_quote_list(kept, ""),
+									   rehome_mapped_list(mapping, "n."), kept ? ", " : "", rehome_quote_list(kept, "t."),
+									   rehome_quote_list(mapping->map->key, ""),
+									   rehome_key_condition(mapping, "t", "n")), "")->processed;
 }
 
 /*
@@ -323,7 +367,8 @@ rehome_apply_rows(RehomeMapping *mapping, Tuplestorestate *rows, int64 n)
 	if (n == 0)
 		return 0;
 	rehome_rows_register("rehome_rows", mapping->mapped_desc, rows, n);
-	touched = delete_fragile(mapping) + upsert(mapping);
+	touched = replace_fragile(mapping);
+	touched += upsert(mapping);
 	rehome_rows_unregister("rehome_rows");
 	return touched;
 }

@@ -64,6 +64,7 @@ extern bool rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps,
 							   RehomeBatch *batch);
 extern void rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								 bool keep_open, RehomeBatch *batch);
+extern bool rehome_forward_stale(RehomeConn *conn, RehomeTableMap *map);
 extern void rehome_forward_prune(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								 const char *position);
 

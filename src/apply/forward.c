@@ -39,6 +39,11 @@
  * taken for seen, would be given to others.  So S1 becomes the position only
  * once the source has flushed everything up to a point after S1 was taken.
  *
+ * Capture can be switched off behind our back: by a table put in the place of
+ * another, by ALTER TABLE ... DISABLE TRIGGER.  At least once a second, and
+ * always under the locks of a cutover, a fingerprint of tables and triggers is
+ * compared with the one on record.
+ *
  * The work lock of the slice is held.
  *
  *-------------------------------------------------------------------------
@@ -63,7 +68,8 @@
  * has authority, how far the log was pruned, and which tables changed since
  * the position: a character each, '-' unchanged, 'c' changed, 't' to be read
  * as a whole.  Parameters: token, slice, xmax and xip of the position, and
- * the partitions of each table, an empty string where there are none.
+ * the partitions of each table, an empty string where there are none; whether
+ * to take the fingerprint, and the tables' names for it.
  */
 static char *
 poll_query(RehomeSlice *slice, List *maps)
@@ -72,7 +78,8 @@ poll_query(RehomeSlice *slice, List *maps)
 	ListCell   *lc;
 
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT txid_current_snapshot(), s.authority, s.pruned, pg_current_wal_insert_lsn(), array_to_string(ARRAY[");
+	appendStringInfoString(&sql, "SELECT txid_current_snapshot(), s.authority, s.pruned, pg_current_wal_insert_lsn(),"
+						   " CASE WHEN $6::boolean THEN rehome_source.fingerprint($1, $2, $7::text[]) END, array_to_string(ARRAY[");
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
@@ -108,6 +115,17 @@ known_parts(List *maps)
 		parts = lappend(parts, map->source_parts ? map->source_parts : "");
 	}
 	return rehome_name_array(parts);
+}
+
+static char *
+relation_names(List *maps)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+		names = lappend(names, rehome_remote_relation(rehome_remote_table(((RehomeTableMap *) lfirst(lc))->source)));
+	return rehome_name_array(names);
 }
 
 /*
@@ -212,11 +230,11 @@ read_rows(RehomeConn *conn, RehomeSlice *slice, RehomeChange *change)
 }
 
 /*
- * changed_meanwhile compares the files of a table, and of its partitions,
- * with those it had in the snapshot.
+ * rehome_forward_stale compares the files of a table, and its partitions,
+ * with those it had in the snapshot of the transaction open on conn.
  */
-static bool
-changed_meanwhile(RehomeConn *conn, RehomeTableMap *map)
+bool
+rehome_forward_stale(RehomeConn *conn, RehomeTableMap *map)
 {
 	return rehome_bool(rehome_conn_value(conn, "SELECT rehome_source.changed_since_snapshot($1::regclass)",
 										 "t", rehome_remote_relation(rehome_remote_table(map->source))));
@@ -285,7 +303,7 @@ move_table(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, bool every
 	rehome_become_self(&as);
 	rehome_debug_point("batch-read");
 
-	valid = !changed_meanwhile(conn, map);
+	valid = !rehome_forward_stale(conn, map);
 	if (valid)
 	{
 		batch->touched += apply_change(slice, &change);
@@ -308,23 +326,29 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeBatch
 {
 	char	   *xip = strrchr(slice->position, ':') + 1;
 	RehomeRows *poll;
+	List	   *touched = NIL;
 	ListCell   *lc;
 
 	memset(batch, 0, sizeof(*batch));
-	poll = rehome_conn_query_prepared(conn, poll_query(slice, maps), "tiltt",
+	poll = rehome_conn_query_prepared(conn, poll_query(slice, maps), "tilttbt",
 									  slice->migration->token, slice->id,
 									  rehome_position_xmax(slice->position),
-									  psprintf("{%s}", xip), known_parts(maps));
+									  psprintf("{%s}", xip), known_parts(maps),
+									  !slice->lazy_position, relation_names(maps));
 	check_source(slice, poll);
+	if (poll->value[0][4] != NULL)
+		(void) rehome_source_inspect(conn, slice, maps, poll->value[0][4], &touched);
 	batch->position = poll->value[0][0];
 	batch->lsn = poll->value[0][3];
 	foreach(lc, maps)
 	{
-		char		flag = poll->value[0][4][foreach_current_index(lc)];
+		char		flag = poll->value[0][5][foreach_current_index(lc)];
 		MemoryContext context;
 		MemoryContext old;
 		bool		moved;
 
+		if (list_member_ptr(touched, lfirst(lc)))
+			flag = 't';
 		if (flag == '-')
 			continue;
 		batch->ntables++;

@@ -36,6 +36,7 @@
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 /* Rows fetched at once from a local cursor. */
@@ -348,13 +349,14 @@ merge(RehomeConn *conn, List *returns)
 }
 
 /*
- * rehome_reverse_position returns the target snapshot the source has reached.
+ * rehome_reverse_position returns the target snapshot the source has reached,
+ * and locks the row that says so; NULL when the source has authority (again).
  */
 char *
 rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice)
 {
 	RehomeRows *rows = rehome_conn_query(conn,
-										 "SELECT reverse_position FROM rehome_source.slice"
+										 "SELECT reverse_position, authority FROM rehome_source.slice"
 										 " WHERE token = $1 AND slice = $2::int FOR UPDATE",
 										 "ti", slice->migration->token, slice->id);
 
@@ -364,14 +366,15 @@ rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice)
 				errmsg("the source does not know how far the changes of slice \"%s\" were brought back",
 					   slice->name),
 				errhint("Its schema rehome_source was changed or removed; the slice cannot be rolled back."));
-	return rows->value[0][0];
+	return strcmp(rows->value[0][1], "target") == 0 ? rows->value[0][0] : NULL;
 }
 
 /*
  * rehome_reverse_batch brings the source from its position to a snapshot of
  * the target: the one given, or, when that is NULL, one taken now.  With
  * keep_open the source transaction stays open,
- * still recognised as ours.  Returns the rows sent.
+ * still recognised as ours.  Returns the rows sent; -1, with the transaction
+ * open, when the source says that it has authority.
  */
 int64
 rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
@@ -383,10 +386,17 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	int64		n = 0;
 	ListCell   *lc;
 
+	rehome_target_check_capture(maps);
+	rehome_target_hold(maps);
 	PushActiveSnapshot(snapshot ? snapshot : GetLatestSnapshot());
 	reached = rehome_position_of_active();
 	rehome_conn_begin(conn, "");
 	since = rehome_reverse_position(conn, slice);
+	if (since == NULL)
+	{
+		PopActiveSnapshot();
+		return -1;
+	}
 
 	foreach(lc, maps)
 	{
@@ -394,29 +404,38 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		char	   *unseen = rehome_position_unseen(since);
 		RehomeRows *poll;
 		Return	   *ret;
+		char	   *parts;
+		bool		moved;
 
 		poll = rehome_spi_read(psprintf("SELECT EXISTS (SELECT FROM rehome_change.%s WHERE %s),"
 										" EXISTS (SELECT FROM rehome_change.%s WHERE %s AND op = 't')",
 										rehome_target_change_table(map), unseen,
 										rehome_target_change_table(map), unseen), "");
-		if (!rehome_bool(poll->value[0][0]))
+		parts = rehome_target_partitions(map->target);
+		moved = map->target_parts != NULL && strcmp(map->target_parts, parts) != 0;
+		if (moved)
+			rehome_spi("UPDATE rehome.table_map SET target_parts = $2 WHERE id = $1", "it", map->id, parts);
+		if (!rehome_bool(poll->value[0][0]) && !moved)
 			continue;
+		if (moved)
+			map->target_parts = MemoryContextStrdup(GetMemoryChunkContext(map), parts);
 		ret = palloc0(sizeof(Return));
 		ret->inverse = rehome_inverse_compile(map, slice->migration->owner);
-		ret->everything = rehome_bool(poll->value[0][1]);
+		ret->everything = moved || rehome_bool(poll->value[0][1]);
 		compose(conn, slice, ret);
 		returns = lappend(returns, ret);
 	}
 	if (returns != NIL)
 	{
-		rehome_conn_exec(conn, "INSERT INTO rehome_source.applying VALUES (txid_current())");
+		rehome_conn_exec(conn, psprintf("INSERT INTO rehome_source.applying VALUES (txid_current(), %s, %d)",
+										quote_literal_cstr(slice->migration->token), slice->id));
 		if (rehome_inverse_may_bypass(conn))
 			rehome_conn_exec(conn, "SET LOCAL session_replication_role = replica");
 		foreach(lc, returns)
 			n += stage_changes(conn, lfirst(lc), since, slice->migration->owner);
 		merge(conn, returns);
 		foreach(lc, returns)
-			rehome_conn_exec(conn, psprintf("TRUNCATE %s", ((Return *) lfirst(lc))->stage));
+			rehome_conn_exec(conn, psprintf("DELETE FROM %s", ((Return *) lfirst(lc))->stage));
 		rehome_conn_exec(conn, "DELETE FROM rehome_source.applying WHERE xid = txid_current()");
 	}
 	else if (slice->lazy_position)

@@ -19,6 +19,8 @@ extern bool rehome_source_remove(RehomeConn *conn, RehomeSlice *slice, List *map
 								 bool keep_fence);
 extern char *rehome_source_identity(RehomeConn *conn);
 extern void rehome_source_check_identity(RehomeConn *conn, RehomeMigration *migration);
+extern bool rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
+								  const char *print, List **touched);
 extern void rehome_source_flushed(RehomeConn *conn, RehomeSlice *slice, const char *lsn,
 								  bool in_transaction);
 extern bool rehome_source_locked(RehomeConn *conn, RehomeSlice *slice, List *maps,
@@ -29,7 +31,11 @@ extern bool rehome_source_locked(RehomeConn *conn, RehomeSlice *slice, List *map
 
 /* At the target. */
 extern void rehome_targets_lock(List *maps, LOCKMODE mode);
-extern void rehome_target_install(RehomeSlice *slice, List *maps);
+extern void rehome_target_install(RehomeSlice *slice, List *maps, bool guarded);
+extern bool rehome_target_covered(List *maps);
+extern char *rehome_target_partitions(Oid target);
+extern void rehome_target_hold(List *maps);
+extern void rehome_target_check_capture(List *maps);
 extern void rehome_target_remove(List *maps);
 extern void rehome_target_switch(List *maps, bool guard, bool capture);
 extern char *rehome_target_change_table(RehomeTableMap *map);

@@ -21,6 +21,7 @@
 #include "util/spi.h"
 #include "util/wait.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 
 /* How often to look whether the source's log is flushed: about 20 seconds. */
 #define FLUSH_TRIES 25
@@ -200,11 +201,56 @@ rehome_source_install(RehomeConn *conn, RehomeSlice *slice, List *maps)
 		map->source_parts = rehome_conn_value(conn, "SELECT rehome_source.partitions($1::regclass)",
 											  "t", relation);
 		rehome_spi("UPDATE rehome.table_map SET source_equal = $2::text[],"
-				   " source_parts = CASE WHEN position IS NULL THEN $3 ELSE source_parts END"
+				   " source_parts = CASE WHEN position IS NULL THEN $3 ELSE source_parts END,"
+				   " source_print = CASE WHEN position IS NULL THEN $4 ELSE table_map.source_print END"
 				   " FROM rehome.slice s WHERE s.id = slice_id AND table_map.id = $1",
-				   "itt", map->id, operators, map->source_parts);
+				   "ittt", map->id, operators, map->source_parts,
+				   rehome_conn_value(conn, "SELECT print FROM rehome_source.inspect($1, $2::int, $3)",
+									 "tit", slice->migration->token, map->id, relation));
 		map->source_equal = rehome_name_list(operators);
 	}
+}
+
+/*
+ * rehome_source_inspect, called when the slice's fingerprint is another than
+ * the one on record, finds the tables whose own has changed.  It raises when
+ * capture or fence do not work there any more.  When they do (again), what
+ * was written meanwhile may have escaped: *touched gets the maps, to be read
+ * as a whole.
+ */
+bool
+rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
+					  const char *print, List **touched)
+{
+	ListCell   *lc;
+
+	*touched = NIL;
+	if (slice->source_print != NULL && strcmp(slice->source_print, print) == 0)
+		return false;
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		char	   *relation = rehome_remote_relation(rehome_remote_table(map->source));
+		RehomeRows *rows = rehome_conn_query(conn, "SELECT * FROM rehome_source.inspect($1, $2::int, $3)",
+											 "tit", slice->migration->token, map->id, relation);
+
+		if (rows->value[0][1] != NULL)
+			ereport(ERROR,
+					errcode(ERRCODE_REHOME_POSITION_LOST),
+					errmsg("changes of %s are not captured any more", relation),
+					errdetail("At the source %s.", rows->value[0][1]),
+					errhint("What was written since cannot be known: CALL rehome.cancel(%s) and begin again.",
+							quote_literal_cstr(slice->migration->name)));
+		if (map->source_print != NULL && strcmp(map->source_print, rows->value[0][0]) == 0)
+			continue;
+		if (map->source_print != NULL)
+			*touched = lappend(*touched, map);
+		rehome_spi("UPDATE rehome.table_map SET source_print = $2 WHERE id = $1", "it",
+				   map->id, rows->value[0][0]);
+		map->source_print = MemoryContextStrdup(GetMemoryChunkContext(map), rows->value[0][0]);
+	}
+	rehome_spi("UPDATE rehome.slice SET source_print = $2 WHERE id = $1", "it", slice->id, print);
+	return true;
 }
 
 /*

@@ -233,11 +233,12 @@ rehome_targets_lock(List *maps, LOCKMODE mode)
 }
 
 /*
- * rehome_target_install puts guard (on) and capture (off) on the targets of
- * a slice, which the caller has locked.  A second call adds what is missing.
+ * rehome_target_install puts guard and capture on the targets of a slice,
+ * which the caller has locked: with guarded the guard is on, else capture.
+ * A second call adds what is missing, as on new partitions.
  */
 void
-rehome_target_install(RehomeSlice *slice, List *maps)
+rehome_target_install(RehomeSlice *slice, List *maps, bool guarded)
 {
 	char	   *guard = psprintf("guard(%s)", quote_literal_cstr(slice->migration->name));
 	ListCell   *lc;
@@ -251,17 +252,98 @@ rehome_target_install(RehomeSlice *slice, List *maps)
 
 		make_change_table(map);
 		make_trigger(map->target, "rehome_guard", "BEFORE INSERT OR UPDATE OR DELETE",
-					 partitioned ? "ROW" : "STATEMENT", guard, true);
+					 partitioned ? "ROW" : "STATEMENT", guard, guarded);
 		make_trigger(map->target, "rehome_capture", "AFTER INSERT OR UPDATE OR DELETE",
-					 "ROW", capture, false);
+					 "ROW", capture, !guarded);
 		foreach(lc2, find_all_inheritors(map->target, NoLock, NULL))
 		{
 			make_trigger(lfirst_oid(lc2), "rehome_guard_truncate", "BEFORE TRUNCATE",
-						 "STATEMENT", guard, true);
+						 "STATEMENT", guard, guarded);
 			make_trigger(lfirst_oid(lc2), "rehome_capture_truncate", "AFTER TRUNCATE",
-						 "STATEMENT", capture, false);
+						 "STATEMENT", capture, !guarded);
 		}
 	}
+}
+
+/*
+ * rehome_target_covered tells whether every partition of the targets has its
+ * triggers.
+ */
+bool
+rehome_target_covered(List *maps)
+{
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		ListCell   *lc2;
+
+		foreach(lc2, find_all_inheritors(((RehomeTableMap *) lfirst(lc))->target, AccessShareLock, NULL))
+			if (!OidIsValid(get_trigger_oid(lfirst_oid(lc2), "rehome_guard_truncate", true)) ||
+				!OidIsValid(get_trigger_oid(lfirst_oid(lc2), "rehome_capture_truncate", true)))
+				return false;
+	}
+	return true;
+}
+
+/*
+ * rehome_target_partitions returns which partitions a target has.
+ */
+char *
+rehome_target_partitions(Oid target)
+{
+	StringInfoData buf;
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	foreach(lc, find_all_inheritors(target, AccessShareLock, NULL))
+		appendStringInfo(&buf, "%s%u", buf.len ? "," : "", lfirst_oid(lc));
+	return buf.data;
+}
+
+/*
+ * rehome_target_hold keeps the targets from being truncated or repartitioned
+ * to the end of the transaction: a snapshot alone does not protect a reader
+ * from that.
+ */
+void
+rehome_target_hold(List *maps)
+{
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		LockRelationOid(map->target, AccessShareLock);
+		(void) find_all_inheritors(map->target, AccessShareLock, NULL);
+	}
+}
+
+/*
+ * rehome_target_check_capture raises when capture is not at work on every
+ * target.
+ */
+void
+rehome_target_check_capture(List *maps)
+{
+	List	   *oids = NIL;
+	RehomeRows *rows;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+		oids = lappend(oids, psprintf("%u", ((RehomeTableMap *) lfirst(lc))->target));
+	rows = rehome_spi("SELECT u.oid::regclass FROM unnest($1::oid[]) AS u(oid) WHERE 2 > (SELECT count(*)"
+					  " FROM pg_trigger t WHERE t.tgrelid = u.oid AND t.tgenabled = 'A'"
+					  " AND t.tgname IN ('rehome_capture', 'rehome_capture_truncate'))",
+					  "t", rehome_name_array(oids));
+	if (rows->n > 0)
+		ereport(ERROR,
+				errcode(ERRCODE_REHOME_POSITION_LOST),
+				errmsg("changes of %s are not captured any more", rows->value[0][0]),
+				errdetail("Its triggers rehome_capture and rehome_capture_truncate were dropped or disabled."),
+				errhint("ALTER TABLE %s ENABLE ALWAYS TRIGGER rehome_capture; and compare with rehome.verify() what was written meanwhile.",
+						rows->value[0][0]));
 }
 
 static void

@@ -48,12 +48,12 @@ static int64 last_event = 0;
 
 #define SLICE_COLUMNS \
 	"SELECT s.id, s.name, s.state, s.authority, s.paused, s.reason, s.position, s.error," \
-	" s.database_id <> rehome.database_identity(), s.migration_id, s.continuous" \
+	" s.database_id <> rehome.database_identity(), s.migration_id, s.continuous, s.source_print" \
 	" FROM rehome.slice s "
 
 #define TABLE_MAP_COLUMNS \
 	"SELECT t.id, t.slice_id, t.source::oid, t.target::oid, t.key, t.source_key," \
-	" t.source_equal, t.filter, t.source_parts FROM rehome.table_map t "
+	" t.source_equal, t.filter, t.source_parts, t.source_print, t.target_parts FROM rehome.table_map t "
 
 /*
  * rehome_name_list splits the text of a name[] or text[] into a List of
@@ -166,6 +166,7 @@ slice_from_row(RehomeSlice *s, char **v)
 	s->position = v[6];
 	s->error = v[7];
 	s->continuous = rehome_bool(v[10]);
+	s->source_print = v[11];
 }
 
 /*
@@ -262,6 +263,8 @@ table_map_from_row(char **v)
 	map->source_equal = rehome_name_list(v[6]);
 	map->filter = v[7];
 	map->source_parts = v[8];
+	map->source_print = v[9];
+	map->target_parts = v[10];
 	read_columns(map);
 	return map;
 }

@@ -39,6 +39,7 @@ typedef struct RehomeSlice
 	char	   *reason;
 	char	   *position;		/* txid_snapshot of the source, or NULL */
 	char	   *error;
+	char	   *source_print;	/* fingerprint of the source's tables and triggers */
 	bool		lazy_position;	/* the position of an empty batch need not be stored */
 } RehomeSlice;
 
@@ -68,6 +69,8 @@ typedef struct RehomeTableMap
 	List	   *source_key;		/* char *, source columns, local names */
 	List	   *source_equal;	/* char *, operators at the source; NIL before capture */
 	char	   *source_parts;	/* partitions at the position; NULL: a plain table */
+	char	   *source_print;	/* fingerprint of table and triggers at the position */
+	char	   *target_parts;	/* the target's partitions at the position back */
 	char	   *filter;
 	List	   *columns;		/* RehomeColumnMap * */
 } RehomeTableMap;

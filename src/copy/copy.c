@@ -85,7 +85,7 @@ rehome_copy_begin(RehomeCall *call, RehomeSlice *slice)
 	require_empty(slice, maps);
 	if (slice->migration->live)
 	{
-		rehome_target_install(slice, maps);
+		rehome_target_install(slice, maps, true);
 		rehome_saved_take(slice, maps);
 	}
 	rehome_slice_set_state(slice, REHOME_COPYING, "copy",
@@ -263,7 +263,7 @@ copy_live(RehomeCall *call, RehomeSlice *slice, TimestampTz began)
 
 	still_copying(slice);
 	check_complete(slice);
-	rehome_saved_rebuild(slice);
+	rehome_saved_rebuild(slice, false);
 	analyze(slice, maps);
 	report_done(slice, began);
 }

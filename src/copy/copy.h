@@ -45,6 +45,6 @@ extern int64 rehome_load_local(RehomeSlice *slice, RehomeMapping *mapping);
 /* saved_object.c */
 extern void rehome_saved_take(RehomeSlice *slice, List *maps);
 extern bool rehome_saved_rebuild_one(RehomeSlice *slice);
-extern void rehome_saved_rebuild(RehomeSlice *slice);
+extern void rehome_saved_rebuild(RehomeSlice *slice, bool keep_going);
 
 #endif							/* REHOME_COPY_H */

@@ -20,6 +20,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "copy/copy.h"
 #include "errors.h"
@@ -28,6 +29,8 @@
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/ruleutils.h"
 
 /*
@@ -43,7 +46,7 @@ static const char *const candidates =
 " used AS (SELECT d.classid, d.objid, d.refclassid, d.refobjid FROM pg_depend d"
 "  WHERE d.deptype IN ('n', 'a') AND NOT (d.classid = 'pg_constraint'::regclass AND d.objid IN (SELECT oid FROM fk)))"
 " SELECT 'foreign key', 'pg_constraint'::regclass::oid, fk.oid, fk.conrelid, k.conname, NULL::oid"
-"  FROM fk JOIN pg_constraint k USING (oid)"
+"  FROM fk JOIN pg_constraint k USING (oid) WHERE k.conparentid = 0"
 " UNION ALL"
 " SELECT 'constraint', 'pg_constraint'::regclass::oid, k.oid, k.conrelid, k.conname, k.conindid"
 "  FROM pg_constraint k JOIN target t ON t.oid = k.conrelid"
@@ -162,6 +165,47 @@ rebuild(RehomeSlice *slice, char **v)
 }
 
 /*
+ * try_rebuild does the same in a subtransaction, and turns an error into a
+ * warning and an event.
+ */
+static void
+try_rebuild(RehomeSlice *slice, char **v)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		rebuild(slice, v);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+			ReThrowError(error);
+		ereport(WARNING,
+				errcode(error->sqlerrcode),
+				errmsg("\"%s\" of \"%s\" could not be rebuilt: %s", v[2], v[3], error->message),
+				errhint("Its definition stays in rehome.saved_object; CALL rehome.cancel() again tries again."));
+		rehome_event(slice->migration->name, slice->name, "error",
+					 psprintf("%s of %s could not be rebuilt: %s", v[2], v[3], error->message), NULL);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+}
+
+/*
  * rehome_saved_rebuild_one rebuilds one index or unique constraint of a table
  * that is loaded, if there is one nobody works on; false if there is none.
  */
@@ -183,17 +227,23 @@ rehome_saved_rebuild_one(RehomeSlice *slice)
 
 /*
  * rehome_saved_rebuild rebuilds everything that is still missing, foreign
- * keys last, in the current transaction.
+ * keys last, in the current transaction.  With keep_going what cannot be
+ * rebuilt is warned of, and stays on record; else it raises.
  */
 void
-rehome_saved_rebuild(RehomeSlice *slice)
+rehome_saved_rebuild(RehomeSlice *slice, bool keep_going)
 {
 	RehomeRows *rows;
 
-	rows = rehome_spi("SELECT o.id, o.create_sql FROM rehome.saved_object o"
+	rows = rehome_spi("SELECT o.id, o.create_sql, o.name, o.relation FROM rehome.saved_object o"
 					  " JOIN rehome.table_map t ON t.id = o.table_map_id"
 					  " WHERE t.slice_id = $1 AND o.rebuilt_at IS NULL"
 					  " ORDER BY o.kind = 'foreign key', o.id", "i", slice->id);
 	for (int i = 0; i < rows->n; i++)
-		rebuild(slice, rows->value[i]);
+	{
+		if (!keep_going)
+			rebuild(slice, rows->value[i]);
+		else
+			try_rebuild(slice, rows->value[i]);
+	}
 }

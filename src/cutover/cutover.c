@@ -35,6 +35,7 @@
 
 #include <unistd.h>
 
+#include "access/xact.h"
 #include "apply/apply.h"
 #include "apply/inverse.h"
 #include "capture/capture.h"
@@ -189,6 +190,7 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 	RehomeConn *conn;
 	RehomeBatch batch;
 	List	   *maps;
+	ListCell   *lc;
 
 	rehome_slice_work_lock(slice);
 	if (slice->state == REHOME_CUT_OVER)
@@ -211,7 +213,7 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 	drain(call, conn, slice, maps);
 	check_gates(conn, slice, maps, one_way);
 	rehome_targets_lock(maps, ShareRowExclusiveLock);
-	rehome_target_install(slice, maps); /* for partitions added since */
+	rehome_target_install(slice, maps, true);	/* for partitions added since */
 
 	freeze_source(conn, slice, maps, &freeze);
 	rehome_debug_point("frozen");
@@ -223,14 +225,21 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 
 	rehome_conn_query(conn, "SELECT rehome_source.set_fence($1, $2::int, true, $3)", "tit",
 					  migration->token, slice->id, new_home(migration));
-	rehome_conn_query(conn, "UPDATE rehome_source.slice SET reverse_position = $3 WHERE token = $1 AND slice = $2::int",
-					  "tit", migration->token, slice->id, rehome_position_now());
+	rehome_conn_query(conn, "UPDATE rehome_source.slice SET reverse_position = $3, holder = $4, holder_xid = $5"
+					  " WHERE token = $1 AND slice = $2::int", "tittl", migration->token, slice->id,
+					  rehome_position_now(), rehome_spi_value("SELECT rehome.database_identity()", ""),
+					  (int64) U64FromFullTransactionId(GetTopFullTransactionId()));
+	foreach(lc, maps)
+		rehome_spi("UPDATE rehome.table_map SET target_parts = $2 WHERE id = $1", "it",
+				   ((RehomeTableMap *) lfirst(lc))->id,
+				   rehome_target_partitions(((RehomeTableMap *) lfirst(lc))->target));
 	rehome_target_switch(maps, false, true);
 	rehome_slice_set_state(slice, REHOME_CUT_OVER, "cutover", "authority is with the target",
 						   rehome_freeze_detail(&freeze, batch.nrows));
 	freeze.event = rehome_last_event();
 	rehome_worker_request(slice);
 	rehome_freeze_check(&freeze, "the switch");
+	rehome_position_flush();	/* recover asks what became of this transaction */
 	rehome_commit_durably();
 	rehome_conn_commit_before_local(conn,
 									psprintf("BEGIN; SELECT rehome_source.set_fence(%s, %d, false, ''); COMMIT",

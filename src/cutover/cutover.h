@@ -25,7 +25,10 @@ extern void rehome_rollback_slice(RehomeCall *call, RehomeSlice *slice);
 
 /* recover.c */
 extern void rehome_recover_slice(RehomeSlice *slice);
-extern void rehome_give_back(RehomeConn *conn, RehomeSlice *slice, List *maps, char **tail);
+extern bool rehome_give_back(RehomeConn *conn, RehomeSlice *slice, List *maps, char **tail);
+
+extern char *rehome_source_authority(RehomeConn *conn, RehomeSlice *slice);
+extern void rehome_raise_both(RehomeSlice *slice) pg_attribute_noreturn();
 
 /* finish.c: the frame may commit. */
 extern void rehome_complete_slice(RehomeCall *call, RehomeSlice *slice);

@@ -66,7 +66,8 @@ rehome_complete_slice(RehomeCall *call, RehomeSlice *slice)
 			/* the old home gets everything up to this moment */
 			RehomeConn *conn = rehome_slice_connect(slice, "complete");
 
-			(void) rehome_reverse_batch(conn, slice, maps, NULL, false);
+			if (rehome_reverse_batch(conn, slice, maps, NULL, false) < 0)
+				rehome_raise_both(slice);
 			rehome_conn_close(conn);
 			rehome_targets_lock(maps, AccessExclusiveLock);
 			rehome_target_remove(maps);
@@ -76,6 +77,29 @@ rehome_complete_slice(RehomeCall *call, RehomeSlice *slice)
 	}
 	clean_source(slice, maps, true);
 	rehome_call_commit(call);
+}
+
+/*
+ * require_source_authority raises when the source has given authority up, to
+ * this database or to another: its fence must stay closed.
+ */
+static void
+require_source_authority(RehomeSlice *slice)
+{
+	RehomeConn *conn;
+	char	   *authority;
+
+	if (!slice->migration->live || slice->migration->source_id == NULL)
+		return;
+	conn = rehome_slice_connect(slice, "cancel");
+	authority = rehome_source_authority(conn, slice);
+	rehome_conn_close(conn);
+	if (authority != NULL && strcmp(authority, "target") == 0)
+		ereport(ERROR,
+				errcode(ERRCODE_REHOME_IN_DOUBT),
+				errmsg("the source has given up authority over slice \"%s\"", slice->name),
+				errdetail("A cutover was interrupted between its two commits, or another copy of this database has taken over."),
+				errhint("CALL rehome.recover(%s);", quote_literal_cstr(slice->migration->name)));
 }
 
 /*
@@ -106,20 +130,26 @@ rehome_cancel_slice(RehomeCall *call, RehomeSlice *slice)
 	rehome_slice_work_lock(slice);
 	maps = rehome_table_maps_get(slice);
 	if (slice->state == REHOME_CANCELLED)
+	{
 		ereport(NOTICE, errmsg("slice \"%s\" is cancelled already", slice->name));
+		rehome_saved_rebuild(slice, true);
+	}
 	else
 	{
 		bool		unfinished = slice->state == REHOME_COPYING;
 
 		if (slice->state != REHOME_PLANNED)
 			rehome_slice_require(slice, "cancel", REHOME_COPYING, REHOME_SYNCING);
+		if (slice->restored)
+			rehome_slice_require_running(slice);	/* the source is somebody else's */
+		require_source_authority(slice);
 		if (slice->state != REHOME_PLANNED)
 			rehome_targets_lock(maps, AccessExclusiveLock);
 		rehome_slice_set_state(slice, REHOME_CANCELLED, "cancel", unfinished ?
 							   "cancelled; the rows copied so far are removed" : "cancelled", NULL);
 		if (unfinished)
 			empty_targets(slice, maps);
-		rehome_saved_rebuild(slice);
+		rehome_saved_rebuild(slice, true);
 		rehome_target_remove(maps);
 		rehome_call_commit(call);
 	}

@@ -31,25 +31,42 @@
  * rehome_give_back brings the last changes to the source and opens its
  * fence, in a transaction it leaves open, and makes the source snapshot from
  * before the opening the slice's position.  *tail is the SQL to run right
- * before that transaction commits.
+ * before that transaction commits.  False, with nothing changed, when the
+ * source has authority already.
  */
-void
+bool
 rehome_give_back(RehomeConn *conn, RehomeSlice *slice, List *maps, char **tail)
 {
-	(void) rehome_reverse_batch(conn, slice, maps, NULL, true);
+	if (rehome_reverse_batch(conn, slice, maps, NULL, true) < 0)
+		return false;
 	*tail = rehome_sequences_to_source(conn, maps);
 	rehome_slice_set_position(slice, rehome_conn_value(conn, "SELECT txid_current_snapshot()", ""), 0, 0);
 	rehome_conn_query(conn, "SELECT rehome_source.set_fence($1, $2::int, false, '')", "ti",
 					  slice->migration->token, slice->id);
 	rehome_commit_durably();
+	return true;
 }
 
 /*
- * source_authority returns who the source thinks has authority: "source",
- * "target", or NULL when it does not know the slice.
+ * rehome_raise_both raises because the source, too, says that it has
+ * authority.
  */
-static char *
-source_authority(RehomeConn *conn, RehomeSlice *slice)
+void
+rehome_raise_both(RehomeSlice *slice)
+{
+	ereport(ERROR,
+			errcode(ERRCODE_REHOME_IN_DOUBT),
+			errmsg("both sides claim authority over slice \"%s\"", slice->name),
+			errdetail("This database is cut over, yet the source's fence is open: it was changed or restored by hand, or by another copy of this database."),
+			errhint("Keep writers off the source; compare with rehome.verify() and close its fence."));
+}
+
+/*
+ * rehome_source_authority returns who the source thinks has authority:
+ * "source", "target", or NULL when it does not know the slice.
+ */
+char *
+rehome_source_authority(RehomeConn *conn, RehomeSlice *slice)
 {
 	RehomeRows *rows;
 
@@ -60,9 +77,39 @@ source_authority(RehomeConn *conn, RehomeSlice *slice)
 	return rows->n > 0 ? rows->value[0][0] : NULL;
 }
 
+/*
+ * require_own_failure raises unless the source gave authority up to a
+ * transaction of this very database that is known to have failed.  A copy of
+ * this database, restored or promoted, must not open the fence that guards
+ * the original.
+ */
+static void
+require_own_failure(RehomeConn *conn, RehomeSlice *slice)
+{
+	RehomeRows *rows = rehome_conn_query(conn, "SELECT holder, holder_xid FROM rehome_source.slice"
+										 " WHERE token = $1 AND slice = $2::int", "ti",
+										 slice->migration->token, slice->id);
+	char	   *fate = NULL;
+
+	if (rows->value[0][0] != NULL &&
+		strcmp(rows->value[0][0], rehome_spi_value("SELECT rehome.database_identity()", "")) == 0)
+		fate = rehome_spi_value("SELECT CASE WHEN $1::xid8 < pg_snapshot_xmax(pg_current_snapshot())"
+								" THEN pg_xact_status($1::xid8) END", "t", rows->value[0][1]);
+	if (fate == NULL || strcmp(fate, "aborted") != 0)
+		ereport(ERROR,
+				errcode(ERRCODE_REHOME_IN_DOUBT),
+				errmsg("another database has authority over slice \"%s\"", slice->name),
+				errdetail("The source gave it up to %s in transaction %s, which is not one that failed here: this is a copy of the database that was cut over.",
+						  rows->value[0][0] ? rows->value[0][0] : "?",
+						  rows->value[0][1] ? rows->value[0][1] : "?"),
+				errhint("Go on with the original. If it is lost, open the source's fence by hand: SELECT rehome_source.set_fence(%s, %d, false, '');",
+						quote_literal_cstr(slice->migration->token), slice->id));
+}
+
 static void
 undo_cutover(RehomeConn *conn, RehomeSlice *slice)
 {
+	require_own_failure(conn, slice);
 	if (slice->state == REHOME_SYNCING)
 		rehome_slice_set_state(slice, REHOME_CUTTING_OVER, "recover",
 							   "the source has given up authority, but the target has not taken it", NULL);
@@ -78,10 +125,13 @@ finish_rollback(RehomeConn *conn, RehomeSlice *slice, const char *authority)
 	{
 		char	   *tail;
 
-		rehome_give_back(conn, slice, rehome_table_maps_get(slice), &tail);
-		rehome_conn_exec(conn, tail);
-		rehome_conn_commit(conn);
-		rehome_debug_point("given-back");
+		/* the COMMIT that was under way may have arrived while we waited */
+		if (rehome_give_back(conn, slice, rehome_table_maps_get(slice), &tail))
+		{
+			rehome_conn_exec(conn, tail);
+			rehome_conn_commit(conn);
+			rehome_debug_point("given-back");
+		}
 	}
 	rehome_slice_set_state(slice, REHOME_SYNCING, "recover", "authority is back with the source", NULL);
 }
@@ -101,7 +151,7 @@ rehome_recover_slice(RehomeSlice *slice)
 		slice->state == REHOME_CANCELLED)
 		return;
 	conn = rehome_slice_connect(slice, "recover");
-	authority = source_authority(conn, slice);
+	authority = rehome_source_authority(conn, slice);
 	if (authority == NULL)
 		ereport(ERROR,
 				errcode(ERRCODE_REHOME_POSITION_LOST),
@@ -121,11 +171,7 @@ rehome_recover_slice(RehomeSlice *slice)
 			break;
 		case REHOME_CUT_OVER:
 			if (strcmp(authority, "source") == 0)
-				ereport(ERROR,
-						errcode(ERRCODE_REHOME_IN_DOUBT),
-						errmsg("both sides claim authority over slice \"%s\"", slice->name),
-						errdetail("This database is cut over, yet the source's fence is open: it was changed or restored by hand."),
-						errhint("Keep writers off the source; compare with rehome.verify() and close its fence."));
+				rehome_raise_both(slice);
 			break;
 		default:
 			break;

@@ -45,6 +45,8 @@ drain(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps)
 	{
 		int64		n = rehome_reverse_batch(conn, slice, maps, NULL, false);
 
+		if (n < 0)
+			rehome_raise_both(slice);
 		rehome_call_commit(call);
 		rehome_slice_work_lock(slice);
 		rehome_slice_require(slice, "roll back", REHOME_CUT_OVER, REHOME_CUT_OVER);
@@ -77,9 +79,11 @@ rehome_rollback_slice(RehomeCall *call, RehomeSlice *slice)
 	rehome_targets_lock(maps, ShareRowExclusiveLock);
 	rehome_freeze_begin(&freeze);
 	rehome_debug_point("frozen");
-	rehome_give_back(conn, slice, maps, &tail);
+	if (!rehome_give_back(conn, slice, maps, &tail))
+		rehome_raise_both(slice);
 	rehome_freeze_check(&freeze, "the final batch");
 
+	rehome_target_install(slice, maps, false);	/* for partitions added since */
 	rehome_target_switch(maps, true, false);
 	rehome_slice_set_state(slice, REHOME_ROLLING_BACK, "rollback", "authority has left the target",
 						   rehome_freeze_detail(&freeze, 0));

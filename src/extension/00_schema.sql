@@ -42,6 +42,7 @@ CREATE TABLE rehome.slice (
     error_since     timestamptz,
     position        text,
     position_at     timestamptz,
+    source_print    text,
     pending         bigint NOT NULL DEFAULT 0,
     rows_applied    bigint NOT NULL DEFAULT 0,
     batches         bigint NOT NULL DEFAULT 0,
@@ -53,6 +54,8 @@ COMMENT ON COLUMN rehome.slice.position IS
     'snapshot position: the source state (txid_snapshot) this slice''s target tables equal';
 COMMENT ON COLUMN rehome.slice.continuous IS 'a sync worker should be running: since start or cutover';
 COMMENT ON COLUMN rehome.slice.position_at IS 'when the position was taken, by this server''s clock';
+COMMENT ON COLUMN rehome.slice.source_print IS
+    'fingerprint of all source tables and triggers when they were last found intact';
 COMMENT ON COLUMN rehome.slice.database_id IS
     'the database the slice was last run in; elsewhere (after a restore) it is paused';
 
@@ -65,6 +68,8 @@ CREATE TABLE rehome.table_map (
     source_key      name[] NOT NULL,
     source_equal    text[],
     source_parts    text,
+    source_print    text,
+    target_parts    text,
     filter          text,
     imported        boolean NOT NULL DEFAULT false,
     copied_at       timestamptz
@@ -79,6 +84,10 @@ COMMENT ON COLUMN rehome.table_map.source_equal IS
     'equality operator of each source key column, as the source names it';
 COMMENT ON COLUMN rehome.table_map.source_parts IS
     'partitions of a partitioned source table at the position; null: a plain table';
+COMMENT ON COLUMN rehome.table_map.source_print IS
+    'fingerprint of the source table and its triggers at the position';
+COMMENT ON COLUMN rehome.table_map.target_parts IS
+    'partitions of a partitioned target at the position of the way back';
 COMMENT ON COLUMN rehome.table_map.imported IS 'the foreign table was made by add_schema and goes with the map';
 
 CREATE TABLE rehome.column_map (

@@ -33,7 +33,7 @@
 /* Columns of source_facts.sql. */
 enum
 {
-	FACT_N, FACT_OID, FACT_KIND, FACT_PERSISTENCE, FACT_OWNED, FACT_SELECT, FACT_TRIGGER,
+	FACT_N, FACT_USAGE, FACT_OID, FACT_KIND, FACT_PERSISTENCE, FACT_OWNED, FACT_SELECT, FACT_TRIGGER,
 	FACT_WRITE, FACT_ROW_SECURITY, FACT_CHILDREN, FACT_KEY_UNIQUE, FACT_TRIGGERS,
 	FACT_UNREADABLE_PARTS, FACT_MAPPED_PARENT
 };
@@ -58,6 +58,7 @@ finding(List *findings, const char *check, const char *severity, const char *obj
 static RehomeRows *
 source_facts(RehomeConn *conn, List *maps)
 {
+	List	   *schemas = NIL;
 	List	   *names = NIL;
 	List	   *keys = NIL;
 	ListCell   *lc;
@@ -67,11 +68,12 @@ source_facts(RehomeConn *conn, List *maps)
 		RehomeTableMap *map = lfirst(lc);
 		RehomeRemoteTable *table = rehome_remote_table(map->source);
 
-		names = lappend(names, rehome_remote_relation(table));
+		schemas = lappend(schemas, table->schema);
+		names = lappend(names, table->table);
 		keys = lappend(keys, rehome_remote_key_array(map, table));
 	}
-	return rehome_conn_query(conn, sql_source_facts, "tt", rehome_name_array(names),
-							 rehome_name_array(keys));
+	return rehome_conn_query(conn, sql_source_facts, "ttt", rehome_name_array(schemas),
+							 rehome_name_array(names), rehome_name_array(keys));
 }
 
 static List *
@@ -111,6 +113,10 @@ check_source_table(List *findings, RehomeTableMap *map, char **fact, const char 
 	char	   *name = rehome_remote_relation(rehome_remote_table(map->source));
 	char		kind;
 
+	if (!rehome_bool(fact[FACT_USAGE]))
+		return finding(findings, "privilege", "error", name, psprintf("role %s may not use its schema", role),
+					   psprintf("GRANT USAGE ON SCHEMA %s TO %s;",
+								quote_identifier(rehome_remote_table(map->source)->schema), role));
 	if (fact[FACT_OID] == NULL)
 		return finding(findings, "source", "error", name, "the source has no such table",
 					   "Check the foreign table's options schema_name and table_name.");
@@ -235,7 +241,8 @@ check_target(List *findings, RehomeSlice *slice, RehomeTableMap *map)
 
 	rows = rehome_spi("SELECT c.relrowsecurity AND c.relforcerowsecurity, pg_has_role($2, c.relowner, 'USAGE'),"
 					  " EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal"
-					  "  AND g.tgenabled IN ('A', 'R') AND g.tgname NOT LIKE 'rehome\\_%')"
+					  "  AND g.tgenabled IN ('A', 'R') AND g.tgname NOT LIKE 'rehome\\_%'),"
+					  " has_schema_privilege($2, c.relnamespace, 'CREATE')"
 					  " FROM pg_class c WHERE c.oid = $1", "oo", map->target, slice->migration->owner);
 	if (rows->n == 0)
 		return finding(findings, "target", "error", psprintf("%u", map->target), "the target table does not exist any more", NULL);
@@ -250,6 +257,13 @@ check_target(List *findings, RehomeSlice *slice, RehomeTableMap *map)
 			 rehome_spi_as(slice->migration->owner, true, psprintf("SELECT 1 FROM %s LIMIT 1", name))->n > 0)
 		findings = finding(findings, "target", "error", name, "is not empty",
 						   psprintf("TRUNCATE %s;", name));
+	if (!rehome_bool(rows->value[0][3]))
+		findings = finding(findings, "privilege", "error", name,
+						   psprintf("role \"%s\" may not rebuild its indexes after the load",
+									GetUserNameFromId(slice->migration->owner, false)),
+						   psprintf("GRANT CREATE ON SCHEMA %s TO %s;",
+									quote_identifier(get_namespace_name(get_rel_namespace(map->target))),
+									quote_identifier(GetUserNameFromId(slice->migration->owner, false))));
 	if (rehome_bool(rows->value[0][2]))
 		findings = finding(findings, "target", "warning", name,
 						   "has triggers that fire for replicated changes too; they will fire for every row brought here", NULL);
@@ -441,7 +455,8 @@ rehome_preflight_slice(RehomeSlice *slice)
 		findings = check_source_table(findings, lfirst(lc), facts->value[foreach_current_index(lc)],
 									  role, rehome_conn_version(conn));
 	foreach(lc, maps)
-		if (facts->value[foreach_current_index(lc)][FACT_OID] != NULL)
+		if (facts->value[foreach_current_index(lc)][FACT_OID] != NULL &&
+			rehome_bool(facts->value[foreach_current_index(lc)][FACT_USAGE]))
 			findings = check_filter(check_source_columns(findings, conn, lfirst(lc)), conn, lfirst(lc));
 	if (!has_errors(findings))
 		findings = list_concat(findings, rehome_preflight_switch(conn, slice, maps));

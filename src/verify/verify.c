@@ -20,6 +20,7 @@
 #include "errors.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "util/name.h"
 #include "util/position.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
@@ -75,9 +76,13 @@ freeze_views(RehomeSlice *slice, List *maps, char **snapshot)
 	}
 	else
 	{
+		rehome_target_hold(maps);
 		PushActiveSnapshot(GetLatestSnapshot());
 		*snapshot = rehome_position_of_active();
-		(void) rehome_reverse_batch(conn, slice, maps, GetActiveSnapshot(), true);
+		if (rehome_reverse_batch(conn, slice, maps, GetActiveSnapshot(), true) < 0)
+			ereport(ERROR,
+					errcode(ERRCODE_REHOME_IN_DOUBT),
+					errmsg("both sides claim authority over slice \"%s\"", slice->name));
 	}
 	return conn;
 }
@@ -111,6 +116,12 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 		bool		ok;
 
 		rehome_compare(conn, slice, map, mode, snapshot, &verdict);
+		if (conn != NULL && slice->state == REHOME_SYNCING && rehome_forward_stale(conn, map))
+			ereport(ERROR,
+					errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					errmsg("table %s was truncated or repartitioned at the source while it was compared",
+						   rehome_relation_name(map->target)),
+					errhint("Verify again."));
 		ok = verdict.source_rows == verdict.target_rows && verdict.missing == 0 &&
 			verdict.extra == 0 && verdict.differing == 0;
 		if (!ok)

@@ -10,6 +10,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "apply/apply.h"
+#include "capture/capture.h"
 #include "copy/copy.h"
 #include "cutover/cutover.h"
 #include "guc.h"
@@ -94,6 +95,29 @@ forward(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 }
 
 /*
+ * see_to_partitions gives partitions added on either side since the cutover
+ * their triggers.
+ */
+static void
+see_to_partitions(RehomeWorkerState *worker, RehomeSlice *slice)
+{
+	ListCell   *lc;
+
+	foreach(lc, worker->maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		if (map->source_parts != NULL)
+			rehome_source_cover(worker->conn, slice, map);
+	}
+	if (!rehome_target_covered(worker->maps))
+	{
+		rehome_targets_lock(worker->maps, ShareRowExclusiveLock);
+		rehome_target_install(slice, worker->maps, false);
+	}
+}
+
+/*
  * reverse brings one batch back to the source.
  */
 static long
@@ -109,6 +133,8 @@ reverse(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 	get_ready(worker, slice);
 	slice->lazy_position = !older_than(worker->positioned_at, POSITION_INTERVAL);
 	n = rehome_reverse_batch(worker->conn, slice, worker->maps, NULL, false);
+	if (n < 0)
+		rehome_raise_both(slice);
 	if (n > 0 || !slice->lazy_position)
 	{
 		rehome_spi("UPDATE rehome.slice SET position_at = clock_timestamp(), error = NULL, error_since = NULL,"
@@ -116,14 +142,17 @@ reverse(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 				   "il", slice->id, n);
 		worker->positioned_at = GetCurrentTimestamp();
 	}
-	if (n > 0 && older_than(worker->pruned_at, PRUNE_INTERVAL))
+	if (older_than(worker->pruned_at, PRUNE_INTERVAL))
 	{
 		char	   *reached;
+
+		see_to_partitions(worker, slice);
 
 		rehome_conn_begin(worker->conn, "");
 		reached = rehome_reverse_position(worker->conn, slice);
 		rehome_conn_commit(worker->conn);
-		rehome_reverse_prune(slice, worker->maps, reached);
+		if (reached != NULL)
+			rehome_reverse_prune(slice, worker->maps, reached);
 		worker->pruned_at = GetCurrentTimestamp();
 	}
 	return n > 0 ? 0 : rehome_naptime;

@@ -1,7 +1,14 @@
--- Facts about source tables, one row each.  $1: qualified names; $2: their
+-- Facts about source tables, one row each.  $1: schemas; $2: tables; $3: their
 -- key columns, as text of arrays, in the same order.  Runs on PostgreSQL 10
--- and later; in psql: \bind '{public.t}' '{"{id}"}' \g
+-- and later; in psql: \bind '{public}' '{t}' '{"{id}"}' \g
+WITH t AS (
+    SELECT u.n, u.key, s.oid AS nsp, c.oid AS rel
+      FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS u(schema, name, key, n)
+      LEFT JOIN pg_namespace s ON s.nspname = u.schema
+      LEFT JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = u.name
+)
 SELECT t.n - 1 AS n,
+       t.nsp IS NULL OR has_schema_privilege(t.nsp, 'USAGE') AS may_use,
        c.oid,
        c.relkind,
        c.relpersistence,
@@ -31,7 +38,7 @@ SELECT t.n - 1 AS n,
             UNION ALL
             SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.relid)
         SELECT up.relid::regclass::text FROM up
-         WHERE up.relid IN (SELECT to_regclass(m) FROM unnest($1::text[]) AS m) LIMIT 1) AS mapped_parent
-  FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t(name, key, n)
-  LEFT JOIN pg_class c ON c.oid = to_regclass(t.name)
+         WHERE up.relid IN (SELECT rel FROM t) LIMIT 1) AS mapped_parent
+  FROM t
+  LEFT JOIN pg_class c ON c.oid = t.rel
  ORDER BY t.n

@@ -9,18 +9,26 @@
 CREATE SCHEMA IF NOT EXISTS rehome_source;
 COMMENT ON SCHEMA rehome_source IS 'change capture and fences of pg_rehome; removed by rehome.cancel()';
 
--- Who has authority over a slice, as the source knows it.
+-- Who has authority over a slice, as the source knows it; which database took
+-- it, in which of its transactions.
 CREATE TABLE IF NOT EXISTS rehome_source.slice (
     token               text NOT NULL,
     slice               int NOT NULL,
     authority           text NOT NULL DEFAULT 'source',
+    holder              text,
+    holder_xid          bigint,
     pruned              text,
     reverse_position    text,
     PRIMARY KEY (token, slice)
 );
 
 -- Transactions that bring the target's changes back; rows never outlive them.
-CREATE TABLE IF NOT EXISTS rehome_source.applying (xid bigint PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS rehome_source.applying (
+    xid     bigint NOT NULL,
+    token   text NOT NULL,
+    slice   int NOT NULL,
+    PRIMARY KEY (xid, token, slice)
+);
 
 -- Equality operators of the key columns, from the unique index on them or
 -- else from the types' default operator classes.
@@ -117,6 +125,37 @@ BEGIN
 END
 $cover_partitions$;
 
+-- Everything that has to stay as it is for capture and fence to work: which
+-- relations these are, and every trigger of ours with the transaction that
+-- last touched it.  $1: qualified names of the slice's tables.
+CREATE OR REPLACE FUNCTION rehome_source.fingerprint(token text, slice int, relations text[])
+RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $fingerprint$
+    SELECT md5(coalesce((SELECT string_agg(coalesce(to_regclass(r)::oid::text, '-'), ',' ORDER BY n)
+                           FROM unnest(relations) WITH ORDINALITY AS u(r, n)), '')
+               || coalesce((SELECT string_agg(t.oid || t.tgenabled::text || t.xmin, ',' ORDER BY t.oid)
+                              FROM pg_trigger t
+                             WHERE t.tgname LIKE 'rehome\_%\_' || token || '\_%'), ''))
+$fingerprint$;
+
+-- The same for one table: its fingerprint, and what is wrong with it, or null.
+CREATE OR REPLACE FUNCTION rehome_source.inspect(token text, map int, relation text,
+                                                 OUT print text, OUT damage text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $inspect$
+    WITH mine AS (
+        SELECT t.oid, t.xmin, t.tgrelid, t.tgname, t.tgenabled FROM pg_trigger t
+         WHERE t.tgrelid IN (SELECT rehome_source.partition_tree(to_regclass(relation)))
+           AND (t.tgname LIKE 'rehome\_capture\_' || token || '\_' || map || '\_%'
+                OR t.tgname IN (format('rehome_fence_%s_%s', token, map),
+                                format('rehome_fence_%s_%s_truncate', token, map)))
+    )
+    SELECT coalesce(to_regclass(relation)::oid::text, '-') || ':'
+           || (SELECT coalesce(string_agg(m.oid || m.tgenabled::text || m.xmin, ',' ORDER BY m.oid), '') FROM mine m),
+           CASE WHEN to_regclass(relation) IS NULL THEN 'the table does not exist any more'
+                WHEN (SELECT count(*) FROM mine WHERE tgrelid = to_regclass(relation)) < 6 THEN 'triggers of capture or fence are missing: the table was replaced, or they were dropped'
+                WHEN EXISTS (SELECT FROM mine WHERE tgenabled NOT IN ('A', 'O')) THEN 'triggers of capture or fence are disabled'
+           END
+$inspect$;
+
 -- Whether every partition has its triggers.
 CREATE OR REPLACE FUNCTION rehome_source.is_covered(token text, slice int, map int, relation regclass)
 RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $is_covered$
@@ -145,14 +184,16 @@ RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $set_fenc
 DECLARE
     fn      text := format('rehome_source.%I', format('fence_%s_%s', token, slice));
     refuse  text := '';
+    tg      record;
 BEGIN
     IF closed THEN
         refuse := format($refuse$
-    IF session_user <> %L OR NOT EXISTS (SELECT FROM rehome_source.applying a WHERE a.xid = txid_current()) THEN
+    IF session_user <> %1$L OR NOT EXISTS (SELECT FROM rehome_source.applying a
+        WHERE a.xid = txid_current() AND a.token = %2$L AND a.slice = %3$s) THEN
         RAISE EXCEPTION USING ERRCODE = 'read_only_sql_transaction',
             MESSAGE = format('table "%%s.%%s" has moved and cannot be written here', TG_TABLE_SCHEMA, TG_TABLE_NAME),
-            HINT = %L;
-    END IF;$refuse$, current_user, 'Write to its new home: ' || home);
+            HINT = %4$L;
+    END IF;$refuse$, current_user, token, slice, 'Write to its new home: ' || home);
     END IF;
     EXECUTE format($fence$
 CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
@@ -166,6 +207,13 @@ BEGIN%s
 END
 $body$ $fence$, fn, refuse);
     EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', fn);
+    IF closed THEN
+        -- ENABLE TRIGGER ALL, after a bulk load say, takes ALWAYS away
+        FOR tg IN SELECT t.tgrelid::regclass AS relation, t.tgname FROM pg_trigger t
+                   WHERE t.tgfoid = to_regprocedure(fn || '()') AND t.tgenabled <> 'A' LOOP
+            PERFORM rehome_source.enable_always(tg.relation, tg.tgname);
+        END LOOP;
+    END IF;
     INSERT INTO rehome_source.slice AS s (token, slice, authority)
     VALUES (set_fence.token, set_fence.slice, CASE WHEN closed THEN 'target' ELSE 'source' END)
     ON CONFLICT ON CONSTRAINT slice_pkey DO UPDATE SET authority = excluded.authority;
@@ -243,7 +291,7 @@ BEGIN
 
     EXECUTE format('CREATE TABLE %s (xid bigint NOT NULL DEFAULT txid_current(), op "char" NOT NULL, %s)', change, columns);
     EXECUTE format('CREATE INDEX ON %s (xid)', change);
-    EXECUTE format('CREATE UNLOGGED TABLE %s AS SELECT NULL::"char" AS rehome_op, r.* FROM %s r WITH NO DATA', stage, relation);
+    EXECUTE format('CREATE TABLE %s AS SELECT NULL::"char" AS rehome_op, r.* FROM %s r WITH NO DATA', stage, relation);
 
     IF per_row THEN
         body := format($body$
@@ -277,12 +325,13 @@ BEGIN
     EXECUTE format($function$
 CREATE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
 BEGIN
-    IF session_user = %L AND EXISTS (SELECT FROM rehome_source.applying a WHERE a.xid = txid_current()) THEN
+    IF session_user = %L AND EXISTS (SELECT FROM rehome_source.applying a
+        WHERE a.xid = txid_current() AND a.token = %L AND a.slice = %s) THEN
         RETURN NULL;
     END IF;%s
     RETURN NULL;
 END
-$body$ $function$, fn, current_user, body);
+$body$ $function$, fn, current_user, token, slice, body);
     EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', fn);
 
     FOREACH event IN ARRAY ARRAY['insert', 'update', 'delete'] LOOP
