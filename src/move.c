@@ -13,6 +13,7 @@
 
 #include "access/xlog.h"
 #include "apply/apply.h"
+#include "capture/capture.h"
 #include "copy/copy.h"
 #include "cutover/cutover.h"
 #include "errors.h"

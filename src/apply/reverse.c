@@ -16,8 +16,8 @@
  * Where the role may set session_replication_role, no trigger and no foreign
  * key of the source fires.  Where it may not, they do, and order matters:
  * parents before children for what comes, children before parents for what
- * goes; if values of a unique column wander between rows, what goes is tried
- * first.  Whatever the source still refuses is raised, and nothing is lost:
+ * goes, and what a constraint refuses is tried again after the rest.
+ * Whatever the source still refuses is raised, and nothing is lost:
  * the change tables keep the keys.
  *
  *-------------------------------------------------------------------------
@@ -29,6 +29,7 @@
 #include "apply/inverse.h"
 #include "capture/capture.h"
 #include "errors.h"
+#include "guc.h"
 #include "miscadmin.h"
 #include "remote/query.h"
 #include "util/debug_point.h"
@@ -52,6 +53,7 @@ typedef struct Return
 	char	   *join;			/* r.key = s.key */
 	char	   *upsert[3];		/* delete fragile, update, insert; NULL: not needed */
 	char	   *erase;
+	char	   *hidden;			/* keys taken by rows the filter hides; NULL: no filter */
 } Return;
 
 /*
@@ -222,12 +224,16 @@ compose(RehomeConn *conn, RehomeSlice *slice, Return *ret)
 	RehomeTableMap *map = inverse->mapping->map;
 	StringInfoData set;
 	List	   *fragile;
+	const char *visible = "";	/* rows that the filter lets through */
 
 	ret->relation = rehome_remote_relation(inverse->table);
 	ret->stage = rehome_stage_table(slice->migration, map);
 	ret->join = rehome_inverse_key_condition(inverse, "r", "s");
 	rehome_inverse_describe(conn, inverse);
 
+	if (map->filter != NULL)
+		visible = psprintf(" AND EXISTS (SELECT FROM (SELECT %s) AS source WHERE %s)",
+						   rehome_inverse_local_names(inverse), map->filter);
 	initStringInfo(&set);
 	for (int i = 0; i < inverse->ncolumns; i++)
 		if (inverse->columns[i].carried && !inverse->columns[i].identity_always)
@@ -236,14 +242,14 @@ compose(RehomeConn *conn, RehomeSlice *slice, Return *ret)
 							 quote_identifier(inverse->columns[i].remote));
 	fragile = inverse->fragile;
 	if (fragile != NIL && inverse->complete)
-		ret->upsert[0] = psprintf("DELETE FROM %s r USING %s s WHERE s.rehome_op = 'u' AND %s AND ROW(%s)::record *<> ROW(%s)::record",
+		ret->upsert[0] = psprintf("DELETE FROM %s r USING %s s WHERE s.rehome_op = 'u' AND %s AND ROW(%s)::record *<> ROW(%s)::record%s",
 								  ret->relation, ret->stage, ret->join,
-								  rehome_quote_list(fragile, "r."), rehome_quote_list(fragile, "s."));
+								  rehome_quote_list(fragile, "r."), rehome_quote_list(fragile, "s."), visible);
 	if (set.len > 0)
-		ret->upsert[1] = psprintf("UPDATE %s r SET %s FROM %s s WHERE s.rehome_op = 'u' AND %s AND ROW(%s)::record *<> ROW(%s)::record",
+		ret->upsert[1] = psprintf("UPDATE %s r SET %s FROM %s s WHERE s.rehome_op = 'u' AND %s AND ROW(%s)::record *<> ROW(%s)::record%s",
 								  ret->relation, set.data, ret->stage, ret->join,
 								  rehome_inverse_columns(inverse, "r.", false),
-								  rehome_inverse_columns(inverse, "s.", false));
+								  rehome_inverse_columns(inverse, "s.", false), visible);
 	ret->upsert[2] = psprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s s"
 							  " WHERE s.rehome_op = 'u' AND NOT EXISTS (SELECT FROM %s r WHERE %s)",
 							  ret->relation, rehome_inverse_columns(inverse, "", false),
@@ -251,12 +257,16 @@ compose(RehomeConn *conn, RehomeSlice *slice, Return *ret)
 							  ret->relation, ret->join);
 	if (ret->everything)
 		ret->erase = psprintf("DELETE FROM %s r WHERE NOT EXISTS (SELECT FROM %s s WHERE %s)%s",
-							  ret->relation, ret->stage, ret->join,
-							  map->filter ? psprintf(" AND EXISTS (SELECT FROM (SELECT %s) AS source WHERE %s)",
-													 rehome_inverse_local_names(inverse), map->filter) : "");
+							  ret->relation, ret->stage, ret->join, visible);
 	else
-		ret->erase = psprintf("DELETE FROM %s r USING %s s WHERE s.rehome_op = 'd' AND %s",
-							  ret->relation, ret->stage, ret->join);
+		ret->erase = psprintf("DELETE FROM %s r USING %s s WHERE s.rehome_op = 'd' AND %s%s",
+							  ret->relation, ret->stage, ret->join, visible);
+	if (map->filter != NULL)
+		ret->hidden = psprintf("SELECT string_agg(ROW(%s)::text, ', ') FROM %s s WHERE s.rehome_op = 'u'"
+							   " AND EXISTS (SELECT FROM %s r WHERE %s AND NOT EXISTS"
+							   "  (SELECT FROM (SELECT %s) AS source WHERE %s))",
+							   rehome_inverse_columns(inverse, "s.", true), ret->stage, ret->relation,
+							   ret->join, rehome_inverse_local_names(inverse), map->filter);
 }
 
 /*
@@ -290,61 +300,90 @@ parents_first(RehomeConn *conn, List *returns)
 	return sorted;
 }
 
-static bool
-run_upserts(RehomeConn *conn, List *returns, RehomeRemoteError *error)
+/*
+ * check_hidden raises when a row to be brought back has the key of one that
+ * the row filter has left at the source.
+ */
+static void
+check_hidden(RehomeConn *conn, Return *ret)
 {
+	char	   *keys;
+
+	if (ret->hidden == NULL || (keys = rehome_conn_value(conn, ret->hidden, "")) == NULL)
+		return;
+	ereport(ERROR,
+			errcode(ERRCODE_UNIQUE_VIOLATION),
+			errmsg("rows written to \"%s\" since cutover have keys that rows outside the filter have at the source",
+				   get_rel_name(ret->inverse->mapping->map->target)),
+			errdetail("Keys: %s.", keys),
+			errhint("Change these keys at the target; the rows at the source are not part of the migration."));
+}
+
+/*
+ * statements lists what merges the staging tables, in the order in which it
+ * would work if every change were by itself: what goes, children first, and
+ * what comes, parents first.
+ */
+static List *
+statements(List *returns, bool bypass)
+{
+	List	   *list = NIL;
 	ListCell   *lc;
 
+	if (bypass)
+		foreach(lc, returns)
+			list = lappend(list, ((Return *) lfirst(lc))->erase);
 	foreach(lc, returns)
 	{
 		Return	   *ret = lfirst(lc);
 
-		for (int i = 0; i < lengthof(ret->upsert); i++)
-			if (ret->upsert[i] != NULL && !rehome_conn_try(conn, ret->upsert[i], error))
-				return false;
+		/* where foreign keys fire, children may refer to a row taken out */
+		for (int i = bypass ? 0 : 1; i < lengthof(ret->upsert); i++)
+			if (ret->upsert[i] != NULL)
+				list = lappend(list, ret->upsert[i]);
 	}
-	return true;
-}
-
-static bool
-run_erases(RehomeConn *conn, List *returns, RehomeRemoteError *error)
-{
-	for (int i = list_length(returns) - 1; i >= 0; i--)
-		if (!rehome_conn_try(conn, ((Return *) list_nth(returns, i))->erase, error))
-			return false;
-	return true;
+	for (int i = list_length(returns) - 1; i >= 0 && !bypass; i--)
+		list = lappend(list, ((Return *) list_nth(returns, i))->erase);
+	return list;
 }
 
 /*
- * merge runs the statements in the order the source's triggers allow.
+ * merge runs the statements.  Where the source's triggers and foreign keys
+ * fire, one may have to wait for another that comes later: those that a
+ * constraint refuses are tried again as long as others succeed.
  */
 static void
 merge(RehomeConn *conn, List *returns)
 {
-	RehomeRemoteError error;
+	bool		bypass = rehome_bool(rehome_conn_value(conn, "SELECT current_setting('session_replication_role') = 'replica'", ""));
+	List	   *pending = statements(bypass ? returns : parents_first(conn, returns), bypass);
 	ListCell   *lc;
 
-	if (rehome_bool(rehome_conn_value(conn, "SELECT current_setting('session_replication_role') = 'replica'", "")))
-	{
-		/* nothing fires: what goes first, so that values can be exchanged */
-		if (!run_erases(conn, returns, &error) || !run_upserts(conn, returns, &error))
-			rehome_conn_raise(conn, &error, "merge of the changes made since cutover");
-		return;
-	}
-	returns = parents_first(conn, returns);
 	foreach(lc, returns)
-		((Return *) lfirst(lc))->upsert[0] = NULL;	/* children may refer to the row */
-	rehome_conn_exec(conn, "SAVEPOINT merge");
-	if (run_upserts(conn, returns, &error) && run_erases(conn, returns, &error))
-		return;
-	if (strcmp(error.sqlstate, "23505") != 0 && strcmp(error.sqlstate, "23P01") != 0)
-		rehome_conn_raise(conn, &error, "merge of the changes made since cutover");
-	rehome_conn_exec(conn, "ROLLBACK TO merge");
-	if (!run_erases(conn, returns, &error) || !run_upserts(conn, returns, &error))
+		check_hidden(conn, lfirst(lc));
+	rehome_conn_exec(conn, "SET CONSTRAINTS ALL DEFERRED");
+	while (pending != NIL)
 	{
-		if (error.hint == NULL)
-			error.hint = "Let the connecting role bypass foreign keys and triggers: GRANT SET ON PARAMETER session_replication_role (PostgreSQL 15), or make it a superuser.";
-		rehome_conn_raise(conn, &error, "merge of the changes made since cutover");
+		List	   *refused = NIL;
+		RehomeRemoteError error;
+
+		foreach(lc, pending)
+		{
+			rehome_conn_exec(conn, "SAVEPOINT merge");
+			if (rehome_conn_try(conn, lfirst(lc), &error))
+				continue;
+			if (strncmp(error.sqlstate, "23", 2) != 0)
+				rehome_conn_raise(conn, &error, lfirst(lc));
+			rehome_conn_exec(conn, "ROLLBACK TO merge");
+			refused = lappend(refused, lfirst(lc));
+		}
+		if (list_length(refused) == list_length(pending))
+		{
+			if (error.hint == NULL && !bypass)
+				error.hint = "Let the connecting role bypass foreign keys and triggers: GRANT SET ON PARAMETER session_replication_role (PostgreSQL 15), or make it a superuser.";
+			rehome_conn_raise(conn, &error, linitial(refused));
+		}
+		pending = refused;
 	}
 }
 
@@ -391,6 +430,8 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	PushActiveSnapshot(snapshot ? snapshot : GetLatestSnapshot());
 	reached = rehome_position_of_active();
 	rehome_conn_begin(conn, "");
+	rehome_conn_exec(conn, psprintf("SET LOCAL lock_timeout = %d; SET LOCAL statement_timeout = %d",
+									rehome_lock_timeout, keep_open ? rehome_freeze_timeout : 0));
 	since = rehome_reverse_position(conn, slice);
 	if (since == NULL)
 	{
@@ -451,6 +492,8 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	rehome_debug_point("reverse-applied");
 	if (!keep_open)
 		rehome_conn_commit(conn);
+	else
+		rehome_conn_exec(conn, "SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0");
 	return n;
 }
 

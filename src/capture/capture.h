@@ -13,6 +13,7 @@
 #include "storage/lockdefs.h"
 
 /* At the source. */
+extern RehomeConn *rehome_slice_connect(RehomeSlice *slice, const char *purpose);
 extern void rehome_source_install(RehomeConn *conn, RehomeSlice *slice, List *maps);
 extern void rehome_source_cover(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map);
 extern bool rehome_source_remove(RehomeConn *conn, RehomeSlice *slice, List *maps,

@@ -23,23 +23,35 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
-/* How often to look whether the source's log is flushed: about 20 seconds. */
-#define FLUSH_TRIES 25
-
 /* Serializes the creation of schema rehome_source. */
 #define SCHEMA_LOCK "SELECT pg_advisory_xact_lock(5391175)"
 
 /*
  * rehome_source_identity returns which cluster, timeline and database the
- * connection has reached.
+ * connection has reached.  The control file would tell the timeline of the
+ * last checkpoint only.
  */
 char *
 rehome_source_identity(RehomeConn *conn)
 {
 	return rehome_conn_value(conn,
-							 "SELECT s.system_identifier || '/' || c.timeline_id || '/' || d.oid"
-							 " FROM pg_control_system() s, pg_control_checkpoint() c, pg_database d"
+							 "SELECT s.system_identifier || '/' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) || '/' || d.oid"
+							 " FROM pg_control_system() s, pg_database d"
 							 " WHERE d.datname = current_database()", "");
+}
+
+/*
+ * rehome_slice_connect connects to a slice's source and makes sure that it is
+ * the one it began with.
+ */
+RehomeConn *
+rehome_slice_connect(RehomeSlice *slice, const char *purpose)
+{
+	RehomeConn *conn = rehome_conn_open(slice->migration->serverid, slice->migration->owner,
+										psprintf("%s %s/%s", purpose, slice->migration->name, slice->name));
+
+	rehome_source_check_identity(conn, slice->migration);
+	return conn;
 }
 
 /*
@@ -64,29 +76,31 @@ rehome_source_check_identity(RehomeConn *conn, RehomeMigration *migration)
 
 /*
  * rehome_source_flushed makes sure that the source's log is on disk up to
- * lsn.  Outside a transaction a commit of our own forces it; inside one the
- * source's log writer has to be waited for, which takes some tenths of a
- * second.
+ * lsn: a synchronous commit of our own forces it, on a connection of its own
+ * when this one is in a transaction.
  */
 void
 rehome_source_flushed(RehomeConn *conn, RehomeSlice *slice, const char *lsn, bool in_transaction)
 {
-	for (int attempt = 0;; attempt++)
+	static const char *const reached = "SELECT pg_current_wal_flush_lsn() >= $1::pg_lsn";
+	static const char *const force = "SELECT txid_current()";
+
+	if (rehome_bool(rehome_conn_value(conn, reached, "t", lsn)))
+		return;
+	if (in_transaction)
 	{
-		if (rehome_bool(rehome_conn_value(conn, "SELECT pg_current_wal_flush_lsn() >= $1::pg_lsn", "t", lsn)))
-			return;
-		if (attempt >= FLUSH_TRIES)
-			ereport(ERROR,
-					errcode(ERRCODE_IO_ERROR),
-					errmsg("the source does not flush its log"),
-					errdetail("It has not reached %s.", lsn));
-		if (!in_transaction)
-			rehome_conn_query(conn, "UPDATE rehome_source.slice SET authority = authority"
-							  " WHERE token = $1 AND slice = $2::int", "ti",
-							  slice->migration->token, slice->id);
-		else
-			rehome_back_off(attempt);
+		RehomeConn *other = rehome_slice_connect(slice, "flush");
+
+		rehome_conn_exec(other, force);
+		rehome_conn_close(other);
 	}
+	else
+		rehome_conn_exec(conn, force);
+	if (!rehome_bool(rehome_conn_value(conn, reached, "t", lsn)))
+		ereport(ERROR,
+				errcode(ERRCODE_IO_ERROR),
+				errmsg("the source does not flush its log"),
+				errdetail("It has not reached %s although a commit was confirmed; synchronous_commit or fsync must be at odds with that.", lsn));
 }
 
 /*

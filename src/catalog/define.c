@@ -434,6 +434,7 @@ rehome_map_column(PG_FUNCTION_ARGS)
 	rehome_require_owner(&call, migration);
 	map = rehome_table_map_of(migration, target_oid);
 	slice = rehome_slice_by_id(map->slice_id);
+	rehome_slice_work_lock(slice);
 	rehome_slice_require(slice, "change the rules of", REHOME_PLANNED, REHOME_PLANNED);
 
 	source = relation_open(map->source, AccessShareLock);

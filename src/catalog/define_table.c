@@ -357,6 +357,10 @@ rehome_define_table(RehomeCall *call, RehomeSlice *slice, Oid source_oid, Oid ta
 	List	   *source_key = NIL;
 	int			map_id;
 
+	/* one definition at a time, and none while the slice is being started */
+	rehome_slice_work_lock(slice);
+	rehome_spi("LOCK TABLE rehome.table_map IN SHARE ROW EXCLUSIVE MODE", "");
+
 	rehome_problems_init(&problems);
 	rehome_slice_require(slice, "add a table to", REHOME_PLANNED, REHOME_PLANNED);
 	if (source_oid == target_oid)

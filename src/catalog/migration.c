@@ -339,7 +339,7 @@ work_lock(RehomeSlice *slice, LOCKMODE mode)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, WORK_LOCK_CLASS, slice->id, 2);
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, WORK_LOCK_CLASS, slice->id, REHOME_LOCK_SPACE);
 	(void) LockAcquire(&tag, mode, false, false);
 	rehome_slice_reread(slice);
 }
@@ -372,7 +372,7 @@ rehome_slice_try_work_lock(int slice_id)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, WORK_LOCK_CLASS, slice_id, 2);
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, WORK_LOCK_CLASS, slice_id, REHOME_LOCK_SPACE);
 	return LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 

@@ -13,6 +13,12 @@
 #include "util/call.h"
 #include "utils/timestamp.h"
 
+/*
+ * Our locks are advisory locks in a space of their own: SQL's pg_advisory_lock
+ * uses 1 and 2, so nobody else can take them.
+ */
+#define REHOME_LOCK_SPACE 3
+
 typedef struct RehomeMigration
 {
 	int			id;

@@ -39,6 +39,7 @@
 #include "util/spi.h"
 #include "util/wait.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
@@ -57,7 +58,7 @@ require_empty(RehomeSlice *slice, List *maps)
 		RehomeTableMap *map = lfirst(lc);
 		char	   *name = rehome_relation_name(map->target);
 
-		if (rehome_spi_as(slice->migration->owner, true, psprintf("SELECT 1 FROM %s LIMIT 1", name))->n > 0)
+		if (rehome_spi_as(slice->migration->owner, false, psprintf("SELECT 1 FROM %s LIMIT 1", name))->n > 0)
 			rehome_problem(&problems, ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
 						   "TRUNCATE them, or leave them out of the migration.",
 						   "Table %s has rows.", name);
@@ -85,8 +86,15 @@ rehome_copy_begin(RehomeCall *call, RehomeSlice *slice)
 	require_empty(slice, maps);
 	if (slice->migration->live)
 	{
+		int			level = NewGUCNestLevel();
+
 		rehome_target_install(slice, maps, true);
+
+		/* foreign keys may refer to tables that are none of ours */
+		(void) set_config_option("lock_timeout", psprintf("%d", rehome_lock_timeout),
+								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 		rehome_saved_take(slice, maps);
+		AtEOXact_GUC(true, level);
 	}
 	rehome_slice_set_state(slice, REHOME_COPYING, "copy",
 						   psprintf("copy of %d tables begins", list_length(maps)), NULL);
@@ -230,8 +238,7 @@ copy_live(RehomeCall *call, RehomeSlice *slice, TimestampTz began)
 
 	still_copying(slice);
 	maps = rehome_table_maps_get(slice);
-	conn = rehome_conn_open(migration->serverid, migration->owner,
-							psprintf("copy %s/%s", migration->name, slice->name));
+	conn = rehome_slice_connect(slice, "copy");
 	rehome_source_install(conn, slice, maps);
 	rehome_call_commit(call);
 	rehome_debug_point("capture-installed");

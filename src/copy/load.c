@@ -135,6 +135,7 @@ receive_row(TupleTableSlot *row, void *arg)
 	slot->tts_tableOid = RelationGetRelid(loader->rel);
 	if (desc->constr != NULL)
 	{
+		ResetPerTupleExprContext(loader->estate);
 		if (desc->constr->has_generated_stored)
 			ExecComputeStoredGenerated(loader->rri, loader->estate, slot, CMD_INSERT);
 		ExecConstraints(loader->rri, slot, loader->estate);

@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "capture/capture.h"
 #include "compat.h"
 #include "copy/copy.h"
 #include "copy/stream.h"
@@ -47,7 +48,7 @@ PGDLLEXPORT void rehome_copy_worker_main(Datum arg);
 static void
 leader_tag(LOCKTAG *tag, int slice_id)
 {
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, LEADER_LOCK_CLASS, slice_id, 2);
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, LEADER_LOCK_CLASS, slice_id, REHOME_LOCK_SPACE);
 }
 
 /*
@@ -195,8 +196,7 @@ rehome_copy_work(RehomeCall *call, const RehomeCopyJob *job)
 			break;
 		if (conn == NULL)
 		{
-			conn = rehome_conn_open(slice->migration->serverid, slice->migration->owner,
-									psprintf("copy %s/%s", slice->migration->name, slice->name));
+			conn = rehome_slice_connect(slice, "copy");
 			rehome_conn_begin(conn, "ISOLATION LEVEL REPEATABLE READ, READ ONLY");
 			rehome_conn_exec(conn, psprintf("SET TRANSACTION SNAPSHOT %s",
 											quote_literal_cstr(job->snapshot)));

@@ -39,7 +39,6 @@ extern void rehome_freeze_begin(RehomeFreeze *freeze);
 extern void rehome_freeze_check(RehomeFreeze *freeze, const char *step);
 extern char *rehome_freeze_detail(RehomeFreeze *freeze, int64 rows);
 extern void rehome_freeze_record(RehomeFreeze *freeze);
-extern RehomeConn *rehome_slice_connect(RehomeSlice *slice, const char *purpose);
 
 /* sequence.c */
 extern void rehome_sequences_to_target(RehomeConn *conn, RehomeSlice *slice, List *maps);

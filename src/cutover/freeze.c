@@ -14,20 +14,6 @@
 #include "util/spi.h"
 
 /*
- * rehome_slice_connect connects to a slice's source and makes sure that it is
- * the one it began with.
- */
-RehomeConn *
-rehome_slice_connect(RehomeSlice *slice, const char *purpose)
-{
-	RehomeConn *conn = rehome_conn_open(slice->migration->serverid, slice->migration->owner,
-										psprintf("%s %s/%s", purpose, slice->migration->name, slice->name));
-
-	rehome_source_check_identity(conn, slice->migration);
-	return conn;
-}
-
-/*
  * rehome_freeze_begin notes that writers wait from now on.
  */
 void

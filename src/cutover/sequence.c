@@ -152,6 +152,34 @@ rehome_sequences_to_target(RehomeConn *conn, RehomeSlice *slice, List *maps)
 }
 
 /*
+ * within_bounds returns the position a source sequence can be set to, and
+ * raises when our role may not set it: this is the last moment at which
+ * nothing has changed.
+ */
+static int64
+within_bounds(RehomeConn *conn, Pair *pair)
+{
+	RehomeRows *rows = rehome_conn_query(conn, "SELECT seqmin, seqmax, has_sequence_privilege(seqrelid, 'UPDATE'), quote_ident(current_user)"
+										 " FROM pg_sequence WHERE seqrelid = $1::regclass", "t", pair->source);
+	int64		last = Min(Max(pair->target_last, rehome_int64(rows->value[0][0])),
+						   rehome_int64(rows->value[0][1]));
+
+	if (!rehome_bool(rows->value[0][2]))
+		ereport(ERROR,
+				errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				errmsg("sequence %s of the source cannot be set", pair->source),
+				errhint("At the source: GRANT SELECT, UPDATE ON SEQUENCE %s TO %s;", pair->source,
+						rows->value[0][3]));
+	if (last != pair->target_last)
+		ereport(WARNING,
+				errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+				errmsg("sequence %s of the source cannot reach " INT64_FORMAT ": it is left at its bound, " INT64_FORMAT,
+					   pair->source, pair->target_last, last),
+				errhint("ALTER SEQUENCE %s MAXVALUE ...", pair->source));
+	return last;
+}
+
+/*
  * rehome_sequences_to_source returns the SQL that carries what is ahead here.
  */
 char *
@@ -169,7 +197,7 @@ rehome_sequences_to_source(RehomeConn *conn, List *maps)
 		if (ahead(pair->increment, pair->target_last, pair->target_called,
 				  pair->source_last, pair->source_called))
 			appendStringInfo(&sql, "SELECT setval(%s::regclass, " INT64_FORMAT ", %s);",
-							 quote_literal_cstr(pair->source), pair->target_last,
+							 quote_literal_cstr(pair->source), within_bounds(conn, pair),
 							 pair->target_called ? "true" : "false");
 	}
 	return sql.data;

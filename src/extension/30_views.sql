@@ -28,7 +28,7 @@ CREATE VIEW rehome.status AS
            (SELECT count(*) FROM rehome.quarantine q
              WHERE q.migration = m.name AND q.slice = s.name AND NOT q.accepted) AS quarantined,
            (SELECT l.pid FROM pg_catalog.pg_locks l
-             WHERE l.locktype = 'advisory' AND l.classid = 21076 AND l.objid = s.id AND l.granted
+             WHERE l.locktype = 'advisory' AND l.classid = 21076 AND l.objid = s.id AND l.objsubid = 3 AND l.granted
                AND l.mode = 'ExclusiveLock'
                AND l.database = (SELECT oid FROM pg_catalog.pg_database
                                   WHERE datname = pg_catalog.current_database())

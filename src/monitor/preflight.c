@@ -291,15 +291,17 @@ check_target(List *findings, RehomeSlice *slice, RehomeTableMap *map)
 	return findings;
 }
 
+/*
+ * all_found tells whether the source has every table, where our role can
+ * name it.
+ */
 static bool
-has_errors(List *findings)
+all_found(RehomeRows *facts)
 {
-	ListCell   *lc;
-
-	foreach(lc, findings)
-		if (strcmp(((RehomeFinding *) lfirst(lc))->severity, "error") == 0)
-			return true;
-	return false;
+	for (int i = 0; i < facts->n; i++)
+		if (facts->value[i][FACT_OID] == NULL || !rehome_bool(facts->value[i][FACT_USAGE]))
+			return false;
+	return true;
 }
 
 /*
@@ -458,7 +460,7 @@ rehome_preflight_slice(RehomeSlice *slice)
 		if (facts->value[foreach_current_index(lc)][FACT_OID] != NULL &&
 			rehome_bool(facts->value[foreach_current_index(lc)][FACT_USAGE]))
 			findings = check_filter(check_source_columns(findings, conn, lfirst(lc)), conn, lfirst(lc));
-	if (!has_errors(findings))
+	if (all_found(facts))
 		findings = list_concat(findings, rehome_preflight_switch(conn, slice, maps));
 	rehome_conn_close(conn);
 	return findings;

@@ -62,9 +62,7 @@ freeze_views(RehomeSlice *slice, List *maps, char **snapshot)
 		return NULL;
 	}
 	rehome_slice_require(slice, "verify", REHOME_SYNCING, REHOME_CUT_OVER);
-	conn = rehome_conn_open(slice->migration->serverid, slice->migration->owner,
-							psprintf("verify %s/%s", slice->migration->name, slice->name));
-	rehome_source_check_identity(conn, slice->migration);
+	conn = rehome_slice_connect(slice, "verify");
 	if (slice->state == REHOME_SYNCING)
 	{
 		RehomeBatch batch;

@@ -27,7 +27,7 @@ SELECT t.n - 1 AS n,
        EXISTS (SELECT FROM pg_trigger g
                 WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgname NOT LIKE 'rehome\_%') AS has_triggers,
        (SELECT string_agg(p.oid::regclass::text, ', ') FROM pg_class p
-         WHERE c.relkind = 'p' AND p.relkind = 'r'
+         WHERE c.relkind = 'p' AND p.oid <> c.oid
            AND p.oid IN (WITH RECURSIVE tree(relid) AS (
                              SELECT c.oid UNION ALL
                              SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.relid)

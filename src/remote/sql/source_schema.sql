@@ -6,7 +6,22 @@
 -- be fed from one source.  The functions are the whole interface: the target
 -- calls them with parameters.
 
+-- What is there already must be ours: whoever owns a table can have code run
+-- by those who write to it.
+DO $ours$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_namespace n LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid
+                WHERE n.nspname = 'rehome_source'
+                  AND (n.nspowner <> current_user::regrole OR c.relowner <> current_user::regrole)) THEN
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+            MESSAGE = 'schema rehome_source, or a table in it, belongs to another role',
+            HINT = 'All migrations from one database connect as one role; or drop the schema if it is nobody''s.';
+    END IF;
+END
+$ours$;
+
 CREATE SCHEMA IF NOT EXISTS rehome_source;
+REVOKE ALL ON SCHEMA rehome_source FROM PUBLIC;
 COMMENT ON SCHEMA rehome_source IS 'change capture and fences of pg_rehome; removed by rehome.cancel()';
 
 -- Who has authority over a slice, as the source knows it; which database took
@@ -193,7 +208,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'read_only_sql_transaction',
             MESSAGE = format('table "%%s.%%s" has moved and cannot be written here', TG_TABLE_SCHEMA, TG_TABLE_NAME),
             HINT = %4$L;
-    END IF;$refuse$, current_user, token, slice, 'Write to its new home: ' || home);
+    END IF;$refuse$, session_user, token, slice, 'Write to its new home: ' || home);
     END IF;
     EXECUTE format($fence$
 CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
@@ -331,7 +346,7 @@ BEGIN
     END IF;%s
     RETURN NULL;
 END
-$body$ $function$, fn, current_user, token, slice, body);
+$body$ $function$, fn, session_user, token, slice, body);
     EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', fn);
 
     FOREACH event IN ARRAY ARRAY['insert', 'update', 'delete'] LOOP
