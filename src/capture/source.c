@@ -83,7 +83,9 @@ void
 rehome_source_flushed(RehomeConn *conn, RehomeSlice *slice, const char *lsn, bool in_transaction)
 {
 	static const char *const reached = "SELECT pg_current_wal_flush_lsn() >= $1::pg_lsn";
-	static const char *const force = "SELECT txid_current()";
+	/* only a transaction that has written is flushed when it commits */
+	char	   *force = psprintf("UPDATE rehome_source.slice SET authority = authority WHERE token = %s AND slice = %d",
+								 quote_literal_cstr(slice->migration->token), slice->id);
 
 	if (rehome_bool(rehome_conn_value(conn, reached, "t", lsn)))
 		return;
