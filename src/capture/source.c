@@ -83,9 +83,8 @@ void
 rehome_source_flushed(RehomeConn *conn, RehomeSlice *slice, const char *lsn, bool in_transaction)
 {
 	static const char *const reached = "SELECT pg_current_wal_flush_lsn() >= $1::pg_lsn";
-	/* only a transaction that has written is flushed when it commits */
-	char	   *force = psprintf("UPDATE rehome_source.slice SET authority = authority WHERE token = %s AND slice = %d",
-								 quote_literal_cstr(slice->migration->token), slice->id);
+	/* a transaction that has not written anything commits asynchronously */
+	static const char *const force = "SELECT pg_logical_emit_message(true, 'pg_rehome', '')";
 
 	if (rehome_bool(rehome_conn_value(conn, reached, "t", lsn)))
 		return;
