@@ -30,9 +30,9 @@ REMOTE_SQL_H = $(REMOTE_SQL:.sql=.sql.h)
 
 EXTRA_CLEAN = $(EXTENSION)--$(EXTVERSION).sql $(REMOTE_SQL_H) tmp_check tmp_check_iso output_iso results
 
-REGRESS = define state
+REGRESS = define guc views state oneoff source
 REGRESS_OPTS = --temp-instance=tmp_check --temp-config=test/regress.conf
-ISOLATION =
+ISOLATION = define_start guard_writers late_commit late_commit_back lock_timeout old_snapshot pause_batch same_target
 ISOLATION_OPTS = --temp-instance=tmp_check_iso --temp-config=test/regress.conf --inputdir=test/isolation
 
 PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)

@@ -146,6 +146,7 @@ rehome_sync(PG_FUNCTION_ARGS)
 		require_live(slice, "sync");
 		rehome_slice_work_lock(slice);
 		rehome_slice_require(slice, "sync", REHOME_SYNCING, REHOME_CUT_OVER);
+		rehome_slice_require_way_back(slice, "sync");
 		if (slice->state == REHOME_CUT_OVER)
 			rehome_call_require_unwritten(&call, "rehome.sync()");
 		rehome_slice_require_running(slice);

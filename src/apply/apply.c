@@ -30,6 +30,7 @@
 #include "apply/apply.h"
 #include "capture/capture.h"
 #include "catalog/pg_inherits.h"
+#include "guc.h"
 #include "optimizer/optimizer.h"
 #include "remote/query.h"
 #include "util/name.h"
@@ -43,7 +44,9 @@
 
 /*
  * rehome_applying_begin makes the following statements ours: as owner, in
- * replica role, let through by the guard.  An abort undoes it all.
+ * replica role, let through by the guard, waiting for locks no longer than
+ * rehome.lock_timeout: a transaction is open at the source meanwhile.  An
+ * abort undoes it all.
  */
 void
 rehome_applying_begin(RehomeApplying *applying, Oid owner)
@@ -51,6 +54,8 @@ rehome_applying_begin(RehomeApplying *applying, Oid owner)
 	applying->guc_level = NewGUCNestLevel();
 	(void) set_config_option("session_replication_role", "replica", PGC_SUSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("lock_timeout", psprintf("%d", rehome_lock_timeout), PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	rehome_become(&applying->as, owner);
 	rehome_own_writes_begin();
 }

@@ -164,7 +164,7 @@ PG_FUNCTION_INFO_V1(rehome_add_table);
 
 /*
  * rehome_add_table(migration name, source regclass, target regclass,
- *					key name[], filter text, slice name)
+ *					key name[], filter text, slice name, columns jsonb)
  */
 Datum
 rehome_add_table(PG_FUNCTION_ARGS)
@@ -176,6 +176,8 @@ rehome_add_table(PG_FUNCTION_ARGS)
 	List	   *key = NIL;
 	char	   *filter = ARG_TEXT(4);
 	char	   *slice = required_name(fcinfo, 5, "the slice");
+	char	   *json = PG_ARGISNULL(6) ? NULL : OidOutputFunctionCall(F_JSONB_OUT, PG_GETARG_DATUM(6));
+	RehomeRows *columns = NULL;
 	RehomeMigration *migration;
 
 	if (!PG_ARGISNULL(3))
@@ -183,8 +185,10 @@ rehome_add_table(PG_FUNCTION_ARGS)
 	rehome_call_begin(&call, fcinfo);
 	migration = rehome_migration_get(name);
 	rehome_require_owner(&call, migration);
+	if (json != NULL)
+		columns = rehome_spi("SELECT key, value FROM jsonb_each_text($1::jsonb)", "t", json);
 	(void) rehome_define_table(&call, one_slice(migration, slice), source, target,
-							   key, filter, false);
+							   key, filter, columns, false);
 	rehome_event(name, slice, "defined",
 				 psprintf("table %s added", get_rel_name(target)), NULL);
 	rehome_call_end(&call);
@@ -311,7 +315,7 @@ rehome_add_schema(PG_FUNCTION_ARGS)
 	for (int i = 0; i < tables->n; i++)
 		(void) rehome_define_table(&call, slice, (Oid) rehome_int64(tables->value[i][0]),
 								   get_relname_relid(tables->value[i][1], target_ns),
-								   NIL, NULL, imported);
+								   NIL, NULL, NULL, imported);
 	rehome_event(name, slice_name, "defined",
 				 psprintf("%d tables of schema %s added", tables->n, source_schema), NULL);
 	rehome_call_end(&call);
@@ -400,27 +404,15 @@ check_inverse(RehomeCall *call, const char *inverse, char **inverse_column, Node
 	return rehome_expression_deparse(back, target, "target");
 }
 
-PG_FUNCTION_INFO_V1(rehome_map_column);
-
 /*
- * rehome_map_column(migration name, target regclass, "column" name,
- *					 expression text, inverse text, inverse_column name, note text)
- * states how a target column is produced; a null expression leaves it out.
+ * rehome_define_column states how a target column is produced; a null
+ * expression leaves it out.
  */
-Datum
-rehome_map_column(PG_FUNCTION_ARGS)
+void
+rehome_define_column(RehomeCall *call, RehomeMigration *migration, RehomeTableMap *map,
+					 const char *column, char *expression, char *inverse,
+					 char *inverse_column, const char *note)
 {
-	RehomeCall	call;
-	char	   *name = required_name(fcinfo, 0, "the migration's name");
-	Oid			target_oid = required_relation(fcinfo, 1, "the target");
-	char	   *column = required_name(fcinfo, 2, "the column");
-	char	   *expression = ARG_TEXT(3);
-	char	   *inverse = ARG_TEXT(4);
-	char	   *inverse_column = ARG_NAME(5);
-	char	   *note = ARG_TEXT(6);
-	RehomeMigration *migration;
-	RehomeSlice *slice;
-	RehomeTableMap *map;
 	Relation	source;
 	Relation	target;
 	Form_pg_attribute att;
@@ -429,17 +421,9 @@ rehome_map_column(PG_FUNCTION_ARGS)
 	bool		in_key = false;
 	ListCell   *lc;
 
-	rehome_call_begin(&call, fcinfo);
-	migration = rehome_migration_get(name);
-	rehome_require_owner(&call, migration);
-	map = rehome_table_map_of(migration, target_oid);
-	slice = rehome_slice_by_id(map->slice_id);
-	rehome_slice_work_lock(slice);
-	rehome_slice_require(slice, "change the rules of", REHOME_PLANNED, REHOME_PLANNED);
-
 	source = relation_open(map->source, AccessShareLock);
-	target = relation_open(target_oid, AccessShareLock);
-	attnum = get_attnum(target_oid, column);
+	target = relation_open(map->target, AccessShareLock);
+	attnum = get_attnum(map->target, column);
 	if (attnum <= 0)
 		ereport(ERROR,
 				errcode(ERRCODE_UNDEFINED_COLUMN),
@@ -478,7 +462,7 @@ rehome_map_column(PG_FUNCTION_ARGS)
 
 		/* parsing and planning run functions of the expression already */
 		rehome_become(&as, migration->owner);
-		expr = parse_as_caller(&call, expression, source, "source");
+		expr = parse_as_caller(call, expression, source, "source");
 		(void) rehome_expression_coerce(expr, target, attnum);
 		expression = rehome_expression_deparse(expr, source, "source");
 		kind = IsA(expr, Var) ? "copy" : "expression";
@@ -488,7 +472,7 @@ rehome_map_column(PG_FUNCTION_ARGS)
 					errmsg("key column \"%s\" of \"%s\" cannot be a constant", column,
 						   RelationGetRelationName(target)));
 		if (inverse != NULL)
-			inverse = check_inverse(&call, inverse, &inverse_column, expr, source, target);
+			inverse = check_inverse(call, inverse, &inverse_column, expr, source, target);
 		else if (inverse_column != NULL)
 			ereport(ERROR,
 					errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -501,6 +485,39 @@ rehome_map_column(PG_FUNCTION_ARGS)
 	store_source_key(map, source);
 	relation_close(target, AccessShareLock);
 	relation_close(source, AccessShareLock);
+}
+
+PG_FUNCTION_INFO_V1(rehome_map_column);
+
+/*
+ * rehome_map_column(migration name, target regclass, "column" name,
+ *					 expression text, inverse text, inverse_column name, note text)
+ * states how a target column is produced; a null expression leaves it out.
+ */
+Datum
+rehome_map_column(PG_FUNCTION_ARGS)
+{
+	RehomeCall	call;
+	char	   *name = required_name(fcinfo, 0, "the migration's name");
+	Oid			target_oid = required_relation(fcinfo, 1, "the target");
+	char	   *column = required_name(fcinfo, 2, "the column");
+	char	   *expression = ARG_TEXT(3);
+	char	   *inverse = ARG_TEXT(4);
+	char	   *inverse_column = ARG_NAME(5);
+	char	   *note = ARG_TEXT(6);
+	RehomeMigration *migration;
+	RehomeSlice *slice;
+	RehomeTableMap *map;
+
+	rehome_call_begin(&call, fcinfo);
+	migration = rehome_migration_get(name);
+	rehome_require_owner(&call, migration);
+	map = rehome_table_map_of(migration, target_oid);
+	slice = rehome_slice_by_id(map->slice_id);
+	rehome_slice_work_lock(slice);
+	rehome_slice_require(slice, "change the rules of", REHOME_PLANNED, REHOME_PLANNED);
+
+	rehome_define_column(&call, migration, map, column, expression, inverse, inverse_column, note);
 	rehome_event(name, slice->name, "defined",
 				 psprintf("column %s.%s: %s", get_rel_name(target_oid), column,
 						  expression ? expression : "left out"), NULL);

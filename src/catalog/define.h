@@ -10,10 +10,14 @@
 
 #include "catalog/migration.h"
 #include "util/problems.h"
+#include "util/spi.h"
 #include "utils/rel.h"
 
 extern int	rehome_define_table(RehomeCall *call, RehomeSlice *slice, Oid source, Oid target,
-								List *key, const char *filter, bool imported);
-extern void rehome_check_table_map(RehomeTableMap *map, RehomeProblems *problems);
+								List *key, const char *filter, RehomeRows *columns,
+								bool imported);
+extern void rehome_define_column(RehomeCall *call, RehomeMigration *migration,
+								 RehomeTableMap *map, const char *column, char *expression,
+								 char *inverse, char *inverse_column, const char *note);
 
 #endif							/* REHOME_DEFINE_H */

@@ -269,7 +269,7 @@ check_filter(RehomeCall *call, Oid owner, const char *filter, Relation source)
  */
 static List *
 store_columns(int map_id, RehomeMigration *migration, Relation source, Relation target,
-			  List *key, RehomeProblems *problems)
+			  List *key, RehomeRows *columns, RehomeProblems *problems)
 {
 	TupleDesc	desc = RelationGetDescr(target);
 	TupleDesc	from = RelationGetDescr(source);
@@ -283,11 +283,14 @@ store_columns(int map_id, RehomeMigration *migration, Relation source, Relation 
 		Form_pg_attribute att = TupleDescAttr(desc, i);
 		AttrNumber	attnum;
 		bool		copied = false;
+		bool		stated = false;
 
 		if (att->attisdropped)
 			continue;
 		attnum = get_attnum(RelationGetRelid(source), NameStr(att->attname));
-		if (attnum > 0 && att->attgenerated == '\0')
+		for (int c = 0; columns != NULL && c < columns->n; c++)
+			stated = stated || strcmp(columns->value[c][0], NameStr(att->attname)) == 0;
+		if (attnum > 0 && att->attgenerated == '\0' && !stated)
 		{
 			Form_pg_attribute src = TupleDescAttr(from, attnum - 1);
 
@@ -299,12 +302,13 @@ store_columns(int map_id, RehomeMigration *migration, Relation source, Relation 
 							   NameStr(att->attname), RelationGetRelationName(source));
 			else if (!can_coerce_type(1, &src->atttypid, &att->atttypid, COERCION_ASSIGNMENT))
 				rehome_problem(problems, ERRCODE_DATATYPE_MISMATCH,
-							   "Change the type, or map the column with an expression after declaring it otherwise.",
+							   psprintf("rehome.add_table(..., columns => %s) states how it is computed.",
+									quote_literal_cstr(psprintf("{\"%s\": \"<expression>\"}", NameStr(att->attname)))),
 							   "Column \"%s\" is of type %s at the source and %s here, and there is no cast.",
 							   NameStr(att->attname), format_type_be(src->atttypid),
 							   format_type_be(att->atttypid));
 		}
-		if (!copied && (!has_default(att) || contains(key, NameStr(att->attname))))
+		if (!copied && !stated && (!has_default(att) || contains(key, NameStr(att->attname))))
 			lacking = lappend(lacking, NameStr(att->attname));
 		rehome_spi("INSERT INTO rehome.column_map (table_map_id, \"column\", kind, expression, owner)"
 				   " VALUES ($1, $2::name, $3, $4, $5::regrole)",
@@ -331,7 +335,8 @@ store_columns(int map_id, RehomeMigration *migration, Relation source, Relation 
 					errhint("%s", hint));
 		else
 			rehome_problem(problems, ERRCODE_NOT_NULL_VIOLATION,
-						   "Give the column a default, or let the source have a column for it.",
+						   psprintf("rehome.add_table(..., columns => %s) states how it is computed.",
+									quote_literal_cstr(psprintf("{\"%s\": \"<expression>\"}", (char *) lfirst(lc)))),
 						   "Column \"%s\" of \"%s\" has no source column and no default, and may not be null.",
 						   (char *) lfirst(lc), RelationGetRelationName(target));
 	}
@@ -343,11 +348,12 @@ store_columns(int map_id, RehomeMigration *migration, Relation source, Relation 
 
 /*
  * rehome_define_table checks a table map and stores it.  key is NIL for the
- * target's primary key.  Raises with all problems; returns the map's id.
+ * target's primary key; columns has a row (name, expression or NULL) for each
+ * column that is not to be copied by name, or is NULL.  Raises with all problems; returns the map's id.
  */
 int
 rehome_define_table(RehomeCall *call, RehomeSlice *slice, Oid source_oid, Oid target_oid,
-					List *key, const char *filter, bool imported)
+					List *key, const char *filter, RehomeRows *columns, bool imported)
 {
 	RehomeMigration *migration = slice->migration;
 	Relation	source = relation_open(source_oid, AccessShareLock);
@@ -397,11 +403,14 @@ rehome_define_table(RehomeCall *call, RehomeSlice *slice, Oid source_oid, Oid ta
 									slice->id, source_oid, target_oid,
 									rehome_name_array(key), filter, imported));
 	if (map_id != 0)
-		source_key = store_columns(map_id, migration, source, target, key, &problems);
+		source_key = store_columns(map_id, migration, source, target, key, columns, &problems);
 	rehome_problems_raise(&problems, "cannot map \"%s\" to \"%s\"",
 						  RelationGetRelationName(source), RelationGetRelationName(target));
 	rehome_spi("UPDATE rehome.table_map SET source_key = $2::name[] WHERE id = $1",
 			   "it", map_id, rehome_name_array(source_key));
+	for (int c = 0; columns != NULL && c < columns->n; c++)
+		rehome_define_column(call, migration, rehome_table_map_by_id(map_id), columns->value[c][0],
+							 columns->value[c][1], NULL, NULL, NULL);
 	relation_close(target, NoLock);
 	relation_close(source, NoLock);
 	return map_id;

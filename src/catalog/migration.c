@@ -48,7 +48,7 @@ static int64 last_event = 0;
 
 #define SLICE_COLUMNS \
 	"SELECT s.id, s.name, s.state, s.authority, s.paused, s.reason, s.position, s.error," \
-	" s.database_id <> rehome.database_identity(), s.migration_id, s.continuous, s.source_print" \
+	" s.database_id <> rehome.database_identity(), s.migration_id, s.continuous, s.source_print, s.one_way" \
 	" FROM rehome.slice s "
 
 #define TABLE_MAP_COLUMNS \
@@ -167,6 +167,7 @@ slice_from_row(RehomeSlice *s, char **v)
 	s->error = v[7];
 	s->continuous = rehome_bool(v[10]);
 	s->source_print = v[11];
+	s->one_way = rehome_bool(v[12]);
 }
 
 /*
@@ -427,6 +428,22 @@ rehome_slice_require_running(RehomeSlice *slice)
 			errhint("SELECT rehome.resume(%s, %s);",
 					quote_literal_cstr(slice->migration->name),
 					quote_literal_cstr(slice->name)));
+}
+
+/*
+ * rehome_slice_require_way_back raises when the slice was cut over one way.
+ */
+void
+rehome_slice_require_way_back(RehomeSlice *slice, const char *call)
+{
+	if (slice->state == REHOME_CUT_OVER && slice->one_way)
+		ereport(ERROR,
+				errcode(ERRCODE_REHOME_ILLEGAL_STATE),
+				errmsg("cannot %s slice \"%s\" of migration \"%s\": it was cut over one way",
+					   call, slice->name, slice->migration->name),
+				errdetail("Nothing that was written since has been brought back to the source."),
+				errhint("CALL rehome.complete(%s, %s);", quote_literal_cstr(slice->migration->name),
+						quote_literal_cstr(slice->name)));
 }
 
 /*

@@ -40,6 +40,7 @@ typedef struct RehomeSlice
 	RehomeState state;
 	RehomeAuthority authority;
 	bool		continuous;		/* a sync worker should be running */
+	bool		one_way;		/* cut over without a way back */
 	bool		paused;			/* by somebody, or because it was restored */
 	bool		restored;		/* this database is not where it last ran */
 	char	   *reason;
@@ -103,6 +104,7 @@ extern void rehome_slice_reread(RehomeSlice *slice);
 extern void rehome_slice_require(RehomeSlice *slice, const char *call,
 								 RehomeState a, RehomeState b);
 extern void rehome_slice_require_running(RehomeSlice *slice);
+extern void rehome_slice_require_way_back(RehomeSlice *slice, const char *call);
 extern void rehome_slice_set_state(RehomeSlice *slice, RehomeState state, const char *kind,
 								   const char *message, const char *detail);
 extern void rehome_slice_set_position(RehomeSlice *slice, const char *position,

@@ -179,8 +179,8 @@ freeze_source(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeFreeze *fr
 
 /*
  * rehome_cutover_slice cuts a slice over.  When the frame may commit, it is
- * committed when this returns; else it is with the caller's COMMIT.  one_way
- * waives what keeps a rollback from being possible.
+ * committed when this returns; else it is with the caller's COMMIT.  With
+ * one_way there is no way back, and nothing is captured for one.
  */
 void
 rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
@@ -233,11 +233,13 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 		rehome_spi("UPDATE rehome.table_map SET target_parts = $2 WHERE id = $1", "it",
 				   ((RehomeTableMap *) lfirst(lc))->id,
 				   rehome_target_partitions(((RehomeTableMap *) lfirst(lc))->target));
-	rehome_target_switch(maps, false, true);
+	rehome_target_switch(maps, false, !one_way);
+	rehome_spi("UPDATE rehome.slice SET one_way = $2 WHERE id = $1", "ib", slice->id, one_way);
 	rehome_slice_set_state(slice, REHOME_CUT_OVER, "cutover", "authority is with the target",
 						   rehome_freeze_detail(&freeze, batch.nrows));
 	freeze.event = rehome_last_event();
-	rehome_worker_request(slice);
+	if (!one_way)
+		rehome_worker_request(slice);
 	rehome_freeze_check(&freeze, "the switch");
 	rehome_position_flush();	/* recover asks what became of this transaction */
 	rehome_commit_durably();

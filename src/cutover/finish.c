@@ -66,7 +66,7 @@ rehome_complete_slice(RehomeCall *call, RehomeSlice *slice)
 			/* the old home gets everything up to this moment */
 			RehomeConn *conn = rehome_slice_connect(slice, "complete");
 
-			if (rehome_reverse_batch(conn, slice, maps, NULL, false) < 0)
+			if (!slice->one_way && rehome_reverse_batch(conn, slice, maps, NULL, false) < 0)
 				rehome_raise_both(slice);
 			rehome_conn_close(conn);
 			rehome_targets_lock(maps, AccessExclusiveLock);

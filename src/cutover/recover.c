@@ -28,6 +28,24 @@
 #include "utils/builtins.h"
 
 /*
+ * reread_lossy has the next batch read those tables as a whole whose target
+ * rows may be other now than the map makes them from the source: a filter, or
+ * a computed column without inverse.
+ */
+static void
+reread_lossy(RehomeSlice *slice)
+{
+	uint64		n;
+
+	n = rehome_spi("UPDATE rehome.table_map t SET source_print = 'lossy' WHERE t.slice_id = $1"
+				   " AND (t.filter IS NOT NULL OR EXISTS (SELECT FROM rehome.column_map c"
+				   "  WHERE c.table_map_id = t.id AND c.kind = 'expression' AND c.inverse IS NULL))",
+				   "i", slice->id)->processed;
+	if (n > 0)
+		rehome_spi("UPDATE rehome.slice SET source_print = 'lossy' WHERE id = $1", "i", slice->id);
+}
+
+/*
  * rehome_give_back brings the last changes to the source and opens its
  * fence, in a transaction it leaves open, and makes the source snapshot from
  * before the opening the slice's position.  *tail is the SQL to run right
@@ -43,6 +61,7 @@ rehome_give_back(RehomeConn *conn, RehomeSlice *slice, List *maps, char **tail)
 	rehome_slice_set_position(slice, rehome_conn_value(conn, "SELECT txid_current_snapshot()", ""), 0, 0);
 	rehome_conn_query(conn, "SELECT rehome_source.set_fence($1, $2::int, false, '')", "ti",
 					  slice->migration->token, slice->id);
+	reread_lossy(slice);
 	rehome_commit_durably();
 	return true;
 }

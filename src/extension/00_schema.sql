@@ -36,6 +36,7 @@ CREATE TABLE rehome.slice (
                     CHECK (authority IN ('source', 'target', 'none')),
     database_id     text NOT NULL DEFAULT rehome.database_identity(),
     continuous      boolean NOT NULL DEFAULT false,
+    one_way         boolean NOT NULL DEFAULT false,
     paused          boolean NOT NULL DEFAULT false,
     reason          text,
     error           text,
@@ -53,6 +54,7 @@ COMMENT ON TABLE rehome.slice IS 'what is moved, cut over and rolled back as one
 COMMENT ON COLUMN rehome.slice.position IS
     'snapshot position: the source state (txid_snapshot) this slice''s target tables equal';
 COMMENT ON COLUMN rehome.slice.continuous IS 'a sync worker should be running: since start or cutover';
+COMMENT ON COLUMN rehome.slice.one_way IS 'cut over without a way back: nothing is brought back to the source';
 COMMENT ON COLUMN rehome.slice.position_at IS 'when the position was taken, by this server''s clock';
 COMMENT ON COLUMN rehome.slice.source_print IS
     'fingerprint of all source tables and triggers when they were last found intact';

@@ -16,11 +16,11 @@ COMMENT ON FUNCTION rehome.add_slice(name, name, text) IS
 
 CREATE FUNCTION rehome.add_table(migration name, source regclass, target regclass,
                                  key name[] DEFAULT NULL, filter text DEFAULT NULL,
-                                 slice name DEFAULT 'main')
+                                 slice name DEFAULT 'main', columns jsonb DEFAULT NULL)
     RETURNS void LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'rehome_add_table';
-COMMENT ON FUNCTION rehome.add_table(name, regclass, regclass, name[], text, name) IS
-    'map a foreign table to a target table, columns by name';
+COMMENT ON FUNCTION rehome.add_table(name, regclass, regclass, name[], text, name, jsonb) IS
+    'map a foreign table to a target table, columns by name, or by the expressions in columns';
 
 CREATE FUNCTION rehome.add_schema(migration name, source_schema name, target_schema name,
                                   slice name DEFAULT 'main')

@@ -48,7 +48,7 @@ GRANT EXECUTE ON PROCEDURE
 GRANT EXECUTE ON FUNCTION
     rehome.create_migration(name, name, text, text),
     rehome.add_slice(name, name, text),
-    rehome.add_table(name, regclass, regclass, name[], text, name),
+    rehome.add_table(name, regclass, regclass, name[], text, name, jsonb),
     rehome.add_schema(name, name, name, name),
     rehome.map_column(name, regclass, name, text, text, name, text),
     rehome.drop_migration(name)

@@ -135,7 +135,7 @@ rehome_plan(PG_FUNCTION_ARGS)
 		if (slice->migration->live)
 			plan_live(&plan, slice, maps);
 		foreach(lc2, maps)
-			step(&plan, rehome_target_name(rehome_mapping_compile(lfirst(lc2), slice->migration->owner)), "copy",
+			step(&plan, rehome_relation_name(((RehomeTableMap *) lfirst(lc2))->target), "copy",
 				 copy_sql(lfirst(lc2)), slice->migration->live ?
 				 "the source holds a snapshot and ACCESS SHARE until the copy is done: no DDL there, and vacuum keeps old rows" :
 				 "one transaction");

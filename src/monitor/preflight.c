@@ -305,6 +305,24 @@ all_found(RehomeRows *facts)
 }
 
 /*
+ * key_is_mapped tells whether every key column has an expression; without,
+ * there is nothing to restore it from, and check_target has said so.
+ */
+static bool
+key_is_mapped(RehomeTableMap *map)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, map->columns)
+		foreach(lc2, map->key)
+			if (((RehomeColumnMap *) lfirst(lc))->kind == REHOME_SKIP &&
+				strcmp(((RehomeColumnMap *) lfirst(lc))->name, lfirst(lc2)) == 0)
+				return false;
+	return true;
+}
+
+/*
  * check_reverse names the columns whose changes after cutover could not be
  * carried back.
  */
@@ -315,6 +333,21 @@ check_reverse(List *findings, RehomeConn *conn, RehomeSlice *slice, RehomeTableM
 	char	   *name = rehome_remote_relation(inverse->table);
 	RehomeRows *rows;
 
+	ListCell   *lc;
+
+	foreach(lc, map->columns)
+	{
+		RehomeColumnMap *column = lfirst(lc);
+		char	   *object = psprintf("%s.%s", rehome_relation_name(map->target), quote_identifier(column->name));
+
+		if (column->kind == REHOME_EXPRESSION && column->inverse == NULL)
+			findings = finding(findings, "reverse", "warning", object,
+							   "is computed, and has no inverse: what is written to it after cutover is lost by a rollback",
+							   "Give rehome.map_column() an inverse if that is not enough.");
+		else if (column->kind == REHOME_SKIP)
+			findings = finding(findings, "reverse", "info", object,
+							   "has no counterpart at the source: what is written to it stays at the target", NULL);
+	}
 	rows = rehome_conn_query(conn,
 							 "SELECT a.attname, a.attnotnull AND NOT a.atthasdef AND a.attidentity = '',"
 							 " coalesce(to_jsonb(a)->>'attgenerated', '') <> ''"
@@ -418,7 +451,8 @@ rehome_preflight_switch(RehomeConn *conn, RehomeSlice *slice, List *maps)
 			findings = finding(findings, "privilege", "error", name,
 							   psprintf("role %s may not lock it for the switch, nor bring changes back", role),
 							   psprintf("GRANT INSERT, UPDATE, DELETE ON TABLE %s TO %s;", name, role));
-		findings = check_reverse(findings, conn, slice, map);
+		if (key_is_mapped(map))
+			findings = check_reverse(findings, conn, slice, map);
 	}
 	findings = check_sequences(findings, conn, maps, role);
 	foreach(lc, findings)

@@ -99,6 +99,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 
 	rehome_slice_work_lock(slice);
 	rehome_slice_require_running(slice);
+	rehome_slice_require_way_back(slice, "verify");
 	if (slice->state == REHOME_CUT_OVER)
 		rehome_call_require_unwritten(call, "rehome.verify()");
 	maps = rehome_table_maps_get(slice);

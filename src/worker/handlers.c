@@ -128,6 +128,8 @@ reverse(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 	if (!rehome_slice_try_work_lock(slice->id))
 		return rehome_naptime;
 	rehome_slice_reread(slice);
+	if (slice->one_way)
+		return -1;
 	if (slice->state != REHOME_CUT_OVER || slice->paused)
 		return 0;
 	get_ready(worker, slice);

@@ -174,7 +174,7 @@ rehome_starter_main(Datum arg)
 		rehome_call_begin(&call, NULL);
 		rows = rehome_spi("SELECT s.id, m.name, s.name FROM rehome.slice s"
 						  " JOIN rehome.migration m ON m.id = s.migration_id"
-						  " WHERE s.continuous AND NOT s.paused AND s.database_id = rehome.database_identity()"
+						  " WHERE s.continuous AND NOT s.paused AND NOT (s.one_way AND s.state = 'cut_over') AND s.database_id = rehome.database_identity()"
 						  " AND s.state IN ('copying', 'syncing', 'cutting_over', 'cut_over', 'rolling_back')"
 						  " AND m.server IN (SELECT srvname FROM pg_foreign_server v"
 						  "  JOIN pg_foreign_data_wrapper w ON w.oid = v.srvfdw WHERE w.fdwname = 'postgres_fdw')"
