@@ -327,6 +327,7 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeBatch
 	char	   *xip = strrchr(slice->position, ':') + 1;
 	RehomeRows *poll;
 	List	   *touched = NIL;
+	bool		inspected = false;
 	ListCell   *lc;
 
 	memset(batch, 0, sizeof(*batch));
@@ -337,7 +338,7 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeBatch
 									  !slice->lazy_position, relation_names(maps));
 	check_source(slice, poll);
 	if (poll->value[0][4] != NULL)
-		(void) rehome_source_inspect(conn, slice, maps, poll->value[0][4], &touched);
+		inspected = rehome_source_inspect(conn, slice, maps, poll->value[0][4], &touched);
 	batch->position = poll->value[0][0];
 	batch->lsn = poll->value[0][3];
 	foreach(lc, maps)
@@ -361,6 +362,9 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeBatch
 		if (!moved)
 			return false;
 	}
+	if (inspected)
+		rehome_spi("UPDATE rehome.slice SET source_print = $2 WHERE id = $1", "it",
+				   slice->id, poll->value[0][4]);
 	if (batch->ntables > 0 || !slice->lazy_position)
 		rehome_slice_set_position(slice, batch->position, batch->touched, batch->nrows);
 	rehome_debug_point("batch-applied");

@@ -425,7 +425,8 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	int64		n = 0;
 	ListCell   *lc;
 
-	rehome_target_check_capture(maps);
+	if (slice->state == REHOME_CUT_OVER)	/* rolling back, capture is off, and nobody writes */
+		rehome_target_check_capture(maps);
 	rehome_target_hold(maps);
 	PushActiveSnapshot(snapshot ? snapshot : GetLatestSnapshot());
 	reached = rehome_position_of_active();

@@ -231,7 +231,7 @@ rehome_source_install(RehomeConn *conn, RehomeSlice *slice, List *maps)
  * the one on record, finds the tables whose own has changed.  It raises when
  * capture or fence do not work there any more.  When they do (again), what
  * was written meanwhile may have escaped: *touched gets the maps, to be read
- * as a whole.
+ * as a whole.  True when the slice's fingerprint is to be stored.
  */
 bool
 rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
@@ -264,7 +264,6 @@ rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
 				   map->id, rows->value[0][0]);
 		map->source_print = MemoryContextStrdup(GetMemoryChunkContext(map), rows->value[0][0]);
 	}
-	rehome_spi("UPDATE rehome.slice SET source_print = $2 WHERE id = $1", "it", slice->id, print);
 	return true;
 }
 

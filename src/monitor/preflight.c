@@ -42,8 +42,16 @@ static List *
 finding(List *findings, const char *check, const char *severity, const char *object,
 		char *detail, char *hint)
 {
-	RehomeFinding *f = palloc0(sizeof(RehomeFinding));
+	RehomeFinding *f;
+	ListCell   *lc;
 
+	/* one GRANT may do for several objects: it is asked for once */
+	foreach(lc, findings)
+		if (hint != NULL && ((RehomeFinding *) lfirst(lc))->hint != NULL &&
+			strcmp(check, "privilege") == 0 &&
+			strcmp(hint, ((RehomeFinding *) lfirst(lc))->hint) == 0)
+			return findings;
+	f = palloc0(sizeof(RehomeFinding));
 	f->check = check;
 	f->severity = severity;
 	f->object = pstrdup(object);
@@ -114,9 +122,9 @@ check_source_table(List *findings, RehomeTableMap *map, char **fact, const char 
 	char		kind;
 
 	if (!rehome_bool(fact[FACT_USAGE]))
-		return finding(findings, "privilege", "error", name, psprintf("role %s may not use its schema", role),
-					   psprintf("GRANT USAGE ON SCHEMA %s TO %s;",
-								quote_identifier(rehome_remote_table(map->source)->schema), role));
+		findings = finding(findings, "privilege", "error", name, psprintf("role %s may not use its schema", role),
+						   psprintf("GRANT USAGE ON SCHEMA %s TO %s;",
+									quote_identifier(rehome_remote_table(map->source)->schema), role));
 	if (fact[FACT_OID] == NULL)
 		return finding(findings, "source", "error", name, "the source has no such table",
 					   "Check the foreign table's options schema_name and table_name.");
@@ -292,19 +300,6 @@ check_target(List *findings, RehomeSlice *slice, RehomeTableMap *map)
 }
 
 /*
- * all_found tells whether the source has every table, where our role can
- * name it.
- */
-static bool
-all_found(RehomeRows *facts)
-{
-	for (int i = 0; i < facts->n; i++)
-		if (facts->value[i][FACT_OID] == NULL || !rehome_bool(facts->value[i][FACT_USAGE]))
-			return false;
-	return true;
-}
-
-/*
  * key_is_mapped tells whether every key column has an expression; without,
  * there is nothing to restore it from, and check_target has said so.
  */
@@ -392,25 +387,25 @@ check_reverse(List *findings, RehomeConn *conn, RehomeSlice *slice, RehomeTableM
  * and set, and names those of the same schemas that nothing carries.
  */
 static List *
-check_sequences(List *findings, RehomeConn *conn, List *maps, const char *role)
+check_sequences(List *findings, RehomeConn *conn, RehomeRows *facts, const char *role)
 {
-	List	   *names = NIL;
+	List	   *oids = NIL;
 	RehomeRows *rows;
-	ListCell   *lc;
 
-	foreach(lc, maps)
-		names = lappend(names, rehome_remote_relation(rehome_remote_table(((RehomeTableMap *) lfirst(lc))->source)));
+	for (int i = 0; i < facts->n; i++)
+		if (facts->value[i][FACT_OID] != NULL)
+			oids = lappend(oids, facts->value[i][FACT_OID]);
 	rows = rehome_conn_query(conn,
-							 "WITH t AS (SELECT n::regclass::oid AS oid FROM unnest($1::text[]) AS n)"
-							 " SELECT s.oid::regclass, has_sequence_privilege(s.oid, 'SELECT'), has_sequence_privilege(s.oid, 'UPDATE'),"
+							 "WITH t AS (SELECT oid FROM unnest($1::oid[]) AS oid)"
+							 " SELECT format('%I.%I', n.nspname, s.relname), has_sequence_privilege(s.oid, 'SELECT'), has_sequence_privilege(s.oid, 'UPDATE'),"
 							 " EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = s.oid"
 							 "   AND d.refclassid = 'pg_class'::regclass AND d.refobjid IN (SELECT oid FROM t) AND d.deptype IN ('a', 'i'))"
 							 " OR EXISTS (SELECT FROM pg_depend d JOIN pg_attrdef f ON f.oid = d.objid"
 							 "   WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass"
 							 "   AND d.refobjid = s.oid AND f.adrelid IN (SELECT oid FROM t))"
-							 " FROM pg_class s WHERE s.relkind = 'S' AND s.relnamespace IN"
+							 " FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace WHERE s.relkind = 'S' AND s.relnamespace IN"
 							 "  (SELECT relnamespace FROM pg_class WHERE oid IN (SELECT oid FROM t)) ORDER BY 1",
-							 "t", rehome_name_array(names));
+							 "t", rehome_name_array(oids));
 	for (int i = 0; i < rows->n; i++)
 	{
 		char	   *name = rows->value[i][0];
@@ -451,10 +446,10 @@ rehome_preflight_switch(RehomeConn *conn, RehomeSlice *slice, List *maps)
 			findings = finding(findings, "privilege", "error", name,
 							   psprintf("role %s may not lock it for the switch, nor bring changes back", role),
 							   psprintf("GRANT INSERT, UPDATE, DELETE ON TABLE %s TO %s;", name, role));
-		if (key_is_mapped(map))
+		if (key_is_mapped(map) && rehome_bool(fact[FACT_USAGE]))
 			findings = check_reverse(findings, conn, slice, map);
 	}
-	findings = check_sequences(findings, conn, maps, role);
+	findings = check_sequences(findings, conn, facts, role);
 	foreach(lc, findings)
 		((RehomeFinding *) lfirst(lc))->at_switch = true;
 	return findings;
@@ -494,8 +489,7 @@ rehome_preflight_slice(RehomeSlice *slice)
 		if (facts->value[foreach_current_index(lc)][FACT_OID] != NULL &&
 			rehome_bool(facts->value[foreach_current_index(lc)][FACT_USAGE]))
 			findings = check_filter(check_source_columns(findings, conn, lfirst(lc)), conn, lfirst(lc));
-	if (all_found(facts))
-		findings = list_concat(findings, rehome_preflight_switch(conn, slice, maps));
+	findings = list_concat(findings, rehome_preflight_switch(conn, slice, maps));
 	rehome_conn_close(conn);
 	return findings;
 }

@@ -187,13 +187,20 @@ rehome_conn_open(Oid serverid, Oid roleid, const char *purpose)
 	rehome_conn_exec(conn, session_settings);
 	if (PQserverVersion(pg) >= 110000)
 		rehome_conn_exec(conn, "SET jit = off");
+	if (PQserverVersion(pg) >= 140000)
+	{
+		RehomeRemoteError ignored;	/* not every platform has it */
+
+		conn->self_ending = rehome_conn_try(conn, "SET client_connection_check_interval = '200ms'", &ignored);
+	}
 	return conn;
 }
 
 /*
  * rehome_conn_close ends the connection at once.  The source aborts whatever
- * was open; a statement still running there is cancelled first, so that its
- * locks do not outlive us.
+ * was open.  A statement still running there must not keep its locks: since
+ * version 14 the source looks by itself whether we are still there; an older
+ * one is sent a cancel, which takes as long as the network does.
  */
 void
 rehome_conn_close(RehomeConn *conn)
@@ -203,7 +210,7 @@ rehome_conn_close(RehomeConn *conn)
 	rehome_conn_forget(conn);
 	if (conn->pg != NULL)
 	{
-		if (PQstatus(conn->pg) == CONNECTION_OK &&
+		if (!conn->self_ending && PQstatus(conn->pg) == CONNECTION_OK &&
 			PQtransactionStatus(conn->pg) == PQTRANS_ACTIVE)
 		{
 			PGcancel   *cancel = PQgetCancel(conn->pg);

@@ -23,6 +23,7 @@ struct RehomeConn
 {
 	dlist_node	node;			/* in the list of xact.c */
 	PGconn	   *pg;
+	bool		self_ending;	/* the source notices by itself when we are gone */
 	int			open_level;		/* nest level at which it was opened */
 	int			xact_level;		/* nest level of its transaction, 0: none */
 	RehomeEnding ending;

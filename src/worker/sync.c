@@ -44,6 +44,25 @@ nap(long ms)
 }
 
 /*
+ * back_off waits after an error; a cancel ends the wait and nothing else.
+ */
+static void
+back_off(long ms)
+{
+	PG_TRY();
+	{
+		nap(ms);
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() != ERRCODE_QUERY_CANCELED)
+			PG_RE_THROW();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+}
+
+/*
  * forget drops what was kept, after an error or a change of state.
  */
 static void
@@ -116,6 +135,11 @@ rehome_sync_worker_main(Datum arg)
 		{
 			pause = one_round(&worker, slice_id, round);
 			backoff = 0;
+			if (pause > 0)
+			{
+				pgstat_report_activity(STATE_IDLE, NULL);
+				nap(pause);
+			}
 		}
 		PG_CATCH();
 		{
@@ -124,16 +148,13 @@ rehome_sync_worker_main(Datum arg)
 			worker.conn = NULL;		/* closed by the abort */
 			forget(&worker);
 			backoff = backoff == 0 ? Min(500L, rehome_retry_max) : Min(backoff * 2, rehome_retry_max);
-			pause = worker.in_doubt ? 0 : backoff;
+			pause = 0;
+			if (!worker.in_doubt)
+				back_off(backoff);
 		}
 		PG_END_TRY();
 		if (pause < 0)
 			break;
-		pgstat_report_activity(STATE_IDLE, NULL);
-		if (pause > 0)
-			nap(pause);
-		else
-			CHECK_FOR_INTERRUPTS();
 	}
 	proc_exit(0);
 }

@@ -1,0 +1,370 @@
+# The copy: the fast path and the general path give the same rows; chunks, with
+# and without workers; a copy that fails goes on where it stopped, whatever was
+# written, moved or rewritten at the source meanwhile; a cancelled one leaves
+# nothing.
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use RehomeTest;
+
+my $pair = new_pair(target_conf => 'max_worker_processes = 16');
+my ($source, $target) = ($pair->source, $pair->target);
+my $timeout = $PostgreSQL::Test::Utils::timeout_default;
+
+# Small chunks, so that small tables have many.
+my $small = q{SET rehome.chunk_size = '64kB';};
+
+sub call { my ($sql) = @_; return $pair->sql_target($sql, timeout => $timeout) }
+
+# The maps of a migration: a schema at the source, one of the same name here.
+sub define
+{
+	my ($migration, $schema, $target_schema) = @_;
+	$target_schema //= $schema;
+	$pair->sql_target(qq{SELECT rehome.create_migration('$migration', 'src', 'a copy'); SELECT rehome.add_schema('$migration', '$schema', '$target_schema')});
+	return;
+}
+
+# Cancelled and forgotten; its rows go too.
+sub forget
+{
+	my ($migration, @targets) = @_;
+	call("CALL rehome.cancel('$migration')");
+	$pair->sql_target("SELECT rehome.drop_migration('$migration'); TRUNCATE " . join ', ', @targets);
+	return;
+}
+
+sub chunks
+{
+	my ($migration, $what, $where) = @_;
+	return $pair->sql_target(qq{SELECT $what FROM rehome.chunk c JOIN rehome.table_map t ON t.id = c.table_map_id
+		JOIN rehome.slice s ON s.id = t.slice_id JOIN rehome.migration m ON m.id = s.migration_id
+		WHERE m.name = '$migration' AND } . ($where // 'true'));
+}
+
+# ---------------------------------------------------------------------------
+# Two paths, the same rows.
+
+my $columns = q{
+	id integer GENERATED ALWAYS AS IDENTITY,
+	gone text,
+	part integer NOT NULL,
+	v text,
+	big text,
+	n numeric(10, 2) CHECK (n < 1e7),
+	tags text[],
+	at timestamptz,
+	blob bytea,
+	f double precision,
+	doubled integer GENERATED ALWAYS AS (part * 2) STORED};
+$pair->sql_source(qq{
+	CREATE SCHEMA paths;
+	CREATE TABLE paths.t ($columns, PRIMARY KEY (id, part));
+	ALTER TABLE paths.t DROP gone;
+	INSERT INTO paths.t (part, v, big, n, tags, at, blob, f)
+	SELECT i % 7, CASE i % 5 WHEN 0 THEN NULL WHEN 1 THEN '' WHEN 2 THEN '\\N' WHEN 3 THEN E'tab\\tline\\nback\\\\slash' ELSE 'value ' || i END,
+	       CASE WHEN i % 100 = 0 THEN (SELECT string_agg(md5(i || ' ' || n), '') FROM generate_series(1, 300) AS n) END,
+	       i / 7.0, ARRAY['a' || i, NULL, 'c,"d"'], timestamptz '2024-03-31 00:59:59.999999+00' + i * interval '1 hour',
+	       decode(md5(i::text), 'hex'), CASE i % 50 WHEN 0 THEN 'NaN' WHEN 1 THEN '-0' ELSE sqrt(i) END
+	  FROM generate_series(1, 3000) AS i;
+	DELETE FROM paths.t WHERE id % 11 = 0;});
+$pair->import_foreign_schema('paths', 'paths_at_source', 't');
+
+# Columns that are not mapped take their defaults.
+my $own = q{, copied boolean NOT NULL DEFAULT true, empty text, label text DEFAULT 'label ' || 1 + 1, lower_v text,
+	CHECK (copied), UNIQUE (id, part, at)};
+my %make = (
+	plain       => "CREATE TABLE %s ($columns, PRIMARY KEY (id, part) $own)",
+	partitioned => "CREATE TABLE %1\$s ($columns, PRIMARY KEY (id, part) $own) PARTITION BY LIST (part);
+		CREATE TABLE %1\$s_0 PARTITION OF %1\$s FOR VALUES IN (0, 1, 2) PARTITION BY RANGE (id);
+		CREATE TABLE %1\$s_0_low PARTITION OF %1\$s_0 FOR VALUES FROM (MINVALUE) TO (1000);
+		CREATE TABLE %1\$s_0_high PARTITION OF %1\$s_0 FOR VALUES FROM (1000) TO (MAXVALUE);
+		CREATE TABLE %1\$s_d PARTITION OF %1\$s DEFAULT",
+	rule => "CREATE TABLE %1\$s ($columns, PRIMARY KEY (id, part) $own);
+		CREATE RULE note AS ON INSERT TO %1\$s DO ALSO INSERT INTO paths.noted VALUES ('rule');
+		ALTER TABLE %1\$s ENABLE ALWAYS RULE note",
+	trigger => "CREATE TABLE %1\$s ($columns, PRIMARY KEY (id, part) $own);
+		CREATE TRIGGER note AFTER INSERT ON %1\$s FOR EACH ROW EXECUTE FUNCTION paths.note('trigger');
+		ALTER TABLE %1\$s ENABLE ALWAYS TRIGGER note",
+	before => "CREATE TABLE %1\$s ($columns, PRIMARY KEY (id, part) $own);
+		CREATE TRIGGER note BEFORE INSERT ON %1\$s FOR EACH ROW EXECUTE FUNCTION paths.note('before');
+		ALTER TABLE %1\$s ENABLE REPLICA TRIGGER note",
+	silent => "CREATE TABLE %1\$s ($columns, PRIMARY KEY (id, part) $own);
+		CREATE TRIGGER note BEFORE INSERT ON %1\$s FOR EACH ROW EXECUTE FUNCTION paths.note('silent');
+		CREATE RULE note AS ON INSERT TO %1\$s DO ALSO INSERT INTO paths.noted VALUES ('silent');");
+$pair->sql_target(q{
+	CREATE SCHEMA paths;
+	CREATE TABLE paths.noted (what text);
+	CREATE FUNCTION paths.note() RETURNS trigger LANGUAGE plpgsql AS
+		$$ BEGIN INSERT INTO paths.noted VALUES (TG_ARGV[0]); RETURN NEW; END $$;});
+my $rows = $pair->sql_source('SELECT count(*) FROM paths.t');
+my @mapped = qw(id part v big n tags at blob f doubled);
+my $list = join ', ', @mapped;
+sub define_path
+{
+	my ($path) = @_;
+	$pair->sql_target(qq{
+		SELECT rehome.create_migration('$path', 'src', 'one of the paths');
+		SELECT rehome.add_table('$path', 'paths_at_source.t', 'paths.$path');
+		SELECT rehome.map_column('$path', 'paths.$path', 'lower_v', 'lower(v) || part')});
+	return;
+}
+for my $path (sort keys %make)
+{
+	$pair->sql_target(sprintf($make{$path}, "paths.$path") . "; ALTER TABLE paths.$path DROP gone");
+	define_path($path);
+	call("$small CALL rehome.copy('$path')");
+	cmp_ok(chunks($path, 'count(*)'), '>', 5, "target '$path': copied in chunks");
+	same_content($pair,
+		[ { source => "(SELECT $list, true AS copied, NULL::text AS empty, 'label 2' AS label, lower(v) || part FROM paths.t)",
+			target => "(SELECT $list, copied, empty, label, lower_v FROM paths.$path)" } ],
+		"target '$path': every row as it should be");
+	call("CALL rehome.cancel('$path')");
+	$pair->sql_target("SELECT rehome.drop_migration('$path')");
+}
+is($pair->sql_target(q{SELECT string_agg(what || ' ' || n, ', ' ORDER BY what) FROM (SELECT what, count(*) AS n FROM paths.noted GROUP BY what) AS c}),
+	join(', ', map { "$_ $rows" } qw(before rule trigger)), 'triggers and rules that fire in replica role have fired once a row, the others not');
+is($pair->sql_target('SELECT count(DISTINCT md5) FROM (' . join(' UNION ALL ', map {
+		"SELECT md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM paths.$_ AS t" } sort keys %make) . ') AS p'),
+	'1', 'all paths give the same rows');
+
+# A row that a constraint refuses is refused by both.
+$pair->sql_target(q{CREATE DOMAIN paths.never AS text CHECK (VALUE <> 'value 10043')});
+for my $path (qw(plain partitioned))
+{
+	for my $wrong (
+		[ 'CHECK',     '23514', "ADD CONSTRAINT wrong CHECK (v <> 'value 1004')", 'DROP CONSTRAINT wrong' ],
+		[ 'NOT NULL',  '23502', q{ALTER lower_v SET NOT NULL, ALTER lower_v SET DEFAULT ''},                   'ALTER lower_v DROP NOT NULL, ALTER lower_v DROP DEFAULT' ],
+		[ 'its domain', '23514', 'ALTER lower_v TYPE paths.never',                'ALTER lower_v TYPE text' ])
+	{
+		my ($what, $code, $alter, $undo) = @$wrong;
+		$pair->sql_target("TRUNCATE paths.$path; ALTER TABLE paths.$path $alter");
+		define_path($path);
+		is((sqlstate_of($target, "$small SET rehome.copy_workers = 0; CALL rehome.copy('$path')"))[0],
+			$code, "target '$path': a row that violates $what is refused");
+		forget($path, "paths.$path");
+		$pair->sql_target("ALTER TABLE paths.$path $undo");
+	}
+}
+
+# ---------------------------------------------------------------------------
+# Chunks and workers.
+
+$pair->sql_source(q{
+	CREATE SCHEMA many;
+	CREATE TABLE many.large (id integer PRIMARY KEY, v text);
+	CREATE TABLE many.parted (id integer PRIMARY KEY, v text) PARTITION BY RANGE (id);
+	CREATE TABLE many.parted_1 PARTITION OF many.parted FOR VALUES FROM (0) TO (1500);
+	CREATE TABLE many.parted_2 PARTITION OF many.parted FOR VALUES FROM (1500) TO (10000);
+	CREATE TABLE many.small (id integer PRIMARY KEY, large integer REFERENCES many.large);
+	CREATE TABLE many.none (id integer PRIMARY KEY);});
+# A row that is to be refused comes last: when its turn comes, other chunks are done.
+sub fill
+{
+	my ($bad) = @_;
+	$bad //= 0;
+	$pair->sql_source(qq{
+		ALTER TABLE many.large DROP COLUMN IF EXISTS extra;
+		TRUNCATE many.large, many.parted, many.small;
+		INSERT INTO many.large SELECT i, CASE WHEN i = $bad THEN 'bad' ELSE repeat(md5(i::text), 5) END FROM generate_series(1, 6000) AS i;
+		INSERT INTO many.parted SELECT i, repeat(md5(i::text), 5) FROM generate_series(1, 3000) AS i;
+		INSERT INTO many.small SELECT i, i FROM generate_series(1, 9) AS i;});
+	return;
+}
+fill();
+$pair->sql_target(q{
+	CREATE SCHEMA many;
+	CREATE TABLE many.large (id integer PRIMARY KEY, v text);
+	CREATE INDEX large_v ON many.large (v) WITH (fillfactor = 70);
+	CREATE UNIQUE INDEX large_u ON many.large (left(v, 32), id) WHERE id > 10;
+	COMMENT ON INDEX many.large_v IS 'a comment';
+	ALTER TABLE many.large ADD CONSTRAINT large_x EXCLUDE USING btree (id WITH =);
+	COMMENT ON CONSTRAINT large_x ON many.large IS 'another comment';
+	ALTER TABLE many.large CLUSTER ON large_v;
+	ALTER TABLE many.large REPLICA IDENTITY USING INDEX large_pkey;
+	CREATE TABLE many.parted (id integer PRIMARY KEY, v text);
+	CREATE TABLE many.small (id integer PRIMARY KEY, large integer REFERENCES many.large);
+	CREATE TABLE many.none (id integer PRIMARY KEY);});
+my @many = qw(many.large many.parted many.small many.none);
+my $before = schema_dump($target, 'postgres', '-n', 'many');
+for my $workers (0, 1, 4)
+{
+	define('m', 'many');
+	call("$small SET rehome.copy_workers = $workers; CALL rehome.copy('m')");
+	same_content($pair, \@many, "$workers workers: the same content");
+	is(chunks('m', q{count(*) > 20 AND bool_and(done_at IS NOT NULL) AND count(lo) > 15 AND count(DISTINCT part_table) = 5}), 't',
+		"$workers workers: many chunks of five tables, all done");
+	is(chunks('m', 'sum(rows)'), '9009', "$workers workers: each row was copied once");
+	is($pair->sql_target(q{SELECT state FROM rehome.status WHERE migration = 'm'}), 'syncing', "$workers workers: the state is syncing");
+	forget('m', @many);
+	is(schema_dump($target, 'postgres', '-n', 'many'), $before, "$workers workers: cancelled, the target's schema is as it was");
+}
+define('m', 'many');
+call(q{SET rehome.chunk_size = '1GB'; CALL rehome.copy('m')});
+is(chunks('m', 'count(*), count(lo)'), '5|0', 'with large chunks it is one a table');
+same_content($pair, \@many, 'and the content is the same');
+forget('m', @many);
+
+# ---------------------------------------------------------------------------
+# A copy that fails, and goes on.
+
+# Writes that move rows between chunks that are done and chunks that are not.
+my $stir = q{
+	UPDATE many.large SET id = id + 100000 WHERE id % 97 = 0;
+	UPDATE many.large SET id = 1000000 - id WHERE id % 89 = 0;
+	DELETE FROM many.large WHERE id BETWEEN 10 AND 60 AND id > 10;
+	DELETE FROM many.large WHERE id BETWEEN 5800 AND 5850;
+	INSERT INTO many.large SELECT i, 'new ' || i FROM generate_series(5800, 5820) AS i;
+	INSERT INTO many.large SELECT i, 'new ' || i FROM generate_series(20000, 20100) AS i;
+	UPDATE many.large SET v = 'updated ' || v WHERE id % 83 = 0;
+	UPDATE many.parted SET id = id + 3001 WHERE id % 53 = 0;
+	UPDATE many.parted SET id = id - 3001 WHERE id BETWEEN 3100 AND 3200;
+	VACUUM many.large, many.parted;
+	INSERT INTO many.large SELECT i, 'into free space ' || i FROM generate_series(21000, 21100) AS i;
+	UPDATE many.large SET v = v || '!' WHERE id % 79 = 0;};
+my $done = q{string_agg(c.id || ' ' || c.done_at, ', ' ORDER BY c.id)};
+
+for my $workers (0, 4)
+{
+	fill(5990);
+	$pair->sql_target(q{ALTER TABLE many.large ADD CONSTRAINT no_bad CHECK (v <> 'bad')});
+	define('m', 'many');
+	my ($sqlstate, $message, $detail, $hint) = sqlstate_of($target, "$small SET rehome.copy_workers = $workers; CALL rehome.copy('m')");
+	if ($workers == 0)
+	{
+		is($sqlstate, '23514', 'a copy in the session fails with the error of the row');
+		like($detail, qr/5990, bad/, 'which names the row');
+	}
+	else
+	{
+		is($sqlstate, 'RH007', 'a copy by workers fails as incomplete');
+		like($detail, qr/violates check constraint "no_bad"/, 'and names the error of the row');
+		like($hint, qr/CALL rehome\.copy\('m'/, 'and says how to go on');
+		like($pair->sql_target(q{SELECT error FROM rehome.status WHERE migration = 'm'}), qr/no_bad/, 'the status shows the error');
+	}
+	is($pair->sql_target(q{SELECT state || ' ' || authority FROM rehome.status WHERE migration = 'm'}), 'copying source', "$workers workers: the state is copying");
+	my $were_done = chunks('m', $done, 'done_at IS NOT NULL');
+	cmp_ok(chunks('m', 'count(*)', 'done_at IS NOT NULL'), '>', 5, "$workers workers: some chunks are done");
+	cmp_ok(chunks('m', 'count(*)', 'done_at IS NULL'), '>', 0, "$workers workers: some are not");
+	is((sqlstate_of($target, 'INSERT INTO many.none VALUES (1)'))[0], '25006', "$workers workers: meanwhile the target refuses writes");
+
+	is((sqlstate_of($target, "SET rehome.copy_workers = $workers; CALL rehome.copy('m')"))[0], $sqlstate, "$workers workers: as long as nothing is done about it, it fails again");
+	$pair->sql_source($stir);
+	$were_done = chunks('m', $done, 'done_at IS NOT NULL');
+	# Put right at the source one time, at the target the other.
+	$pair->sql_source(q{UPDATE many.large SET v = 'good' WHERE id = 5990}) if $workers == 0;
+	$pair->sql_target(q{ALTER TABLE many.large DROP CONSTRAINT no_bad}) if $workers != 0;
+	call("SET rehome.copy_workers = $workers; CALL rehome.copy('m')");
+	is($pair->sql_target(q{SELECT state, error IS NULL FROM rehome.status WHERE migration = 'm'}), 'syncing|t', "$workers workers: put right, the copy ends");
+	my %now = map { /^(\d+) (.*)/ ? ($1 => $2) : () } split /, /, chunks('m', $done);
+	my @again = grep { /^(\d+) (.*)/ && ($now{$1} // '') ne $2 } split /, /, $were_done;
+	is("@again", '', "$workers workers: no chunk that was done was copied again");
+	call(q{CALL rehome.sync('m')});
+	same_content($pair, \@many, "$workers workers: no row is missing, none is there twice");
+	$pair->sql_target(q{ALTER TABLE many.large DROP CONSTRAINT IF EXISTS no_bad});
+	forget('m', @many);
+	is(schema_dump($target, 'postgres', '-n', 'many'), $before, "$workers workers: the target's schema is as it was");
+}
+
+# A table rewritten as a whole between failure and resumption begins anew, alone.
+for my $rewrite ('VACUUM FULL many.large', 'TRUNCATE many.large CASCADE', 'ALTER TABLE many.large ADD extra double precision DEFAULT random()', 'CLUSTER many.large USING large_pkey')
+{
+	fill(5990);
+	$pair->sql_target(q{ALTER TABLE many.large ADD CONSTRAINT no_bad CHECK (v <> 'bad')});
+	define('m', 'many');
+	sqlstate_of($target, "$small SET rehome.copy_workers = 2; CALL rehome.copy('m')");
+	my $others = chunks('m', $done, q{done_at IS NOT NULL AND part_table <> 'large'});
+	cmp_ok(chunks('m', 'count(*)', q{done_at IS NOT NULL AND part_table = 'large'}), '>', 5, "$rewrite: chunks were done");
+	my $last = chunks('m', 'max(c.id)');
+	$pair->sql_source($stir) if $rewrite !~ /CLUSTER/;
+	$pair->sql_source("UPDATE many.large SET v = 'good' WHERE id = 5990");
+	$pair->sql_source($rewrite);
+	$pair->sql_source(q{INSERT INTO many.large SELECT i, 'after' FROM generate_series(7000, 7010) AS i; UPDATE many.large SET id = 7020 WHERE id = 7001});
+	call(q{CALL rehome.copy('m')});
+	call(q{CALL rehome.sync('m')});
+	same_content($pair, [ '(SELECT id, v FROM many.large)', @many[ 1 .. $#many ] ], "$rewrite: no row is missing, none is there twice");
+	is(chunks('m', 'count(*)', "part_table = 'large' AND c.id <= $last"), '0', "$rewrite: the copy of the table has begun anew");
+	my %now = map { /^(\d+) (.*)/ ? ($1 => $2) : () } split /, /, chunks('m', $done);
+	is(join(' ', grep { /^(\d+) (.*)/ && ($now{$1} // '') ne $2 } split /, /, $others), '', "$rewrite: the chunks of other tables were not copied again");
+	$pair->sql_target(q{ALTER TABLE many.large DROP CONSTRAINT no_bad});
+	forget('m', @many);
+}
+
+# A partition more between failure and resumption.
+fill(6000);
+$pair->sql_target(q{ALTER TABLE many.large ADD CONSTRAINT no_bad CHECK (v <> 'bad')});
+define('m', 'many');
+sqlstate_of($target, "$small SET rehome.copy_workers = 0; CALL rehome.copy('m')");
+$pair->sql_source(q{UPDATE many.large SET v = 'good' WHERE id = 6000;
+	
+	CREATE TABLE many.parted_3 (LIKE many.parted INCLUDING ALL); INSERT INTO many.parted_3 SELECT i, 'third' FROM generate_series(10000, 10010) AS i;
+	ALTER TABLE many.parted ATTACH PARTITION many.parted_3 FOR VALUES FROM (10000) TO (20000); DROP TABLE many.parted_1});
+call(q{CALL rehome.copy('m')});
+call(q{CALL rehome.sync('m')});
+same_content($pair, \@many, 'a partition attached and one dropped while the copy was interrupted');
+$pair->sql_target(q{ALTER TABLE many.large DROP CONSTRAINT no_bad});
+forget('m', @many);
+
+# ---------------------------------------------------------------------------
+# Interrupted and cancelled.
+
+sub nothing_left
+{
+	my ($name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	is($pair->sql_target(q{SELECT state, authority FROM rehome.status WHERE migration = 'm'}), 'cancelled|source', "$name: the state is cancelled");
+	is(schema_dump($target, 'postgres', '-n', 'many'), $before, "$name: the target's indexes and constraints are back, our triggers gone");
+	is($pair->sql_target('SELECT ' . join ' + ', map { "(SELECT count(*) FROM $_)" } @many), '0', "$name: no row of the unfinished copy is left");
+	is($pair->sql_target(q{SELECT count(*) FROM pg_class WHERE relnamespace = 'rehome_change'::regnamespace}), '0', "$name: no change table");
+	is($pair->sql_source(q{SELECT to_regnamespace('rehome_source') IS NULL AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgname LIKE 'rehome%')}),
+		't', "$name: nothing at the source");
+	ok(wait_until($target, q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type LIKE 'pg_rehome%' AND backend_type <> 'pg_rehome launcher')}),
+		"$name: no worker is left");
+	$pair->sql_source('INSERT INTO many.none VALUES (1); DELETE FROM many.none');
+	$pair->sql_target(q{SELECT rehome.drop_migration('m'); INSERT INTO many.none VALUES (1); DELETE FROM many.none});
+	return;
+}
+
+# In the middle of a chunk: the cancel waits for that.
+for my $point (qw(capture-installed chunks-planned chunk-loaded))
+{
+	define('m', 'many');
+	my $lock = hold_lock($target, debug_lock());
+	my $copy = start_psql($target, "$small CALL rehome.copy('m')", debug_point => "$point:wait", options => '-c rehome.copy_workers=0');
+	ok(wait_for_lock_waiter($target, debug_lock()), "a copy is stopped at $point");
+	my $cancel = start_psql($target, q{CALL rehome.cancel('m')}, name => 'canceller');
+	ok(wait_until($target, q{SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'canceller' AND wait_event_type = 'Lock')
+			OR EXISTS (SELECT FROM rehome.slice WHERE state = 'cancelled')}), "$point: the cancel waits, or is done");
+	$lock->quit;
+	is(finish_psql($cancel)->{sqlstate}, '00000', "$point: then it goes through");
+	isnt(finish_psql($copy)->{sqlstate}, '00000', "$point: the copy says that it did not end well");
+	nothing_left($point);
+}
+
+# The session that copies is told to stop: it does, though its workers wait for
+# the source, and they stop too.
+define('m', 'many');
+my $lock = hold_lock($target, debug_lock());
+my $copy = start_psql($target, "$small CALL rehome.copy('m')", debug_point => 'chunks-planned:wait', options => '-c rehome.copy_workers=3');
+my $leader = wait_for_lock_waiter($target, debug_lock());
+ok($leader, 'a copy is stopped before its workers start');
+# Waits for the leader's lock, and whoever reads the table waits behind it.
+my $ddl = start_psql($source, 'BEGIN; LOCK TABLE many.large IN ACCESS EXCLUSIVE MODE; ROLLBACK', name => 'ddl');
+ok(wait_until($source, q{SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'ddl' AND wait_event_type = 'Lock')}), 'DDL waits for it at the source');
+$lock->quit;
+ok(wait_until($source, q{SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'COPY%' AND wait_event_type = 'Lock')}), 'and a worker for the DDL');
+$pair->sql_target("SELECT pg_cancel_backend($leader)");
+is(finish_psql($copy)->{sqlstate}, '57014', 'the session is cancelled');
+ok(wait_until($target, q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type LIKE 'pg_rehome copy%')}), 'no worker is left at the target');
+ok(wait_until($source, q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'pg_rehome%')}), 'nor a session at the source');
+is(finish_psql($ddl)->{sqlstate}, '00000', 'the DDL goes through');
+is($pair->sql_target(q{SELECT state FROM rehome.status}), 'copying', 'the state is copying');
+call(q{CALL rehome.copy('m')});
+same_content($pair, \@many, 'the copy is resumed and complete');
+is($pair->sql_target(q{SELECT count(*) FROM rehome.saved_object WHERE rebuilt_at IS NULL}), '0', 'with all indexes');
+
+done_testing();

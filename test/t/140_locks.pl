@@ -1,0 +1,370 @@
+# Locks are asked for briefly and given up: whoever blocks is named, nobody else
+# waits longer than rehome.lock_timeout.  And whatever a session has seen before
+# authority moved, it cannot write on the wrong side afterwards.
+use strict;
+use warnings;
+
+use RehomeTest;
+use Test::More;
+use Time::HiRes qw(time);
+
+my $lock_timeout = 300;
+my $retries      = 3;
+# A writer's own time, on a machine that is busy with other things.
+my $slack = 600;
+
+my $pair = new_pair(target_conf => "max_prepared_transactions = 5\nrehome.lock_timeout = $lock_timeout\nrehome.lock_retries = $retries\nrehome.naptime = 50ms");
+my ($source, $target) = ($pair->source, $pair->target);
+my @content = qw(app.item app.part app.count);
+
+my $tables = q{
+	CREATE SCHEMA app;
+	CREATE TABLE app.item (id int PRIMARY KEY, qty int NOT NULL);
+	CREATE TABLE app.part (id int PRIMARY KEY, qty int NOT NULL) PARTITION BY RANGE (id);
+	CREATE TABLE app.part_1 PARTITION OF app.part FOR VALUES FROM (0) TO (50);
+	CREATE TABLE app.part_2 PARTITION OF app.part FOR VALUES FROM (50) TO (1000);
+	CREATE TABLE app.count (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n int);
+};
+$pair->sql_source($tables);
+$pair->sql_target($tables);
+$pair->sql_source(q{
+	INSERT INTO app.item SELECT i, 0 FROM generate_series(1, 100) i;
+	INSERT INTO app.part SELECT i, 0 FROM generate_series(1, 100) i;
+});
+$pair->sql_target(q{
+	SELECT rehome.create_migration('m', 'src', 'a test of locks');
+	SELECT rehome.add_schema('m', 'app', 'app');
+});
+
+my $loads = 0;
+my $committed = 0;
+
+# Writers of the other rows while the code runs; returns their longest wait in
+# milliseconds, and the sum of what they committed goes to $committed.
+sub longest_wait
+{
+	my ($node, $code) = @_;
+	my $prefix = $node->basedir . '/latency_' . ++$loads;
+	my $writer = start_pgbench($node, qq{
+\\set a random(11, 100)
+BEGIN;
+UPDATE app.item SET qty = qty + 1 WHERE id = :a;
+UPDATE app.part SET qty = qty + 1 WHERE id = :a;
+INSERT INTO app.count (n) VALUES (:a);
+COMMIT;
+\\sleep 5 ms
+}, clients => 2, args => [ '-l', "--log-prefix=$prefix" ]);
+	my $began = $node->safe_psql('postgres', 'SELECT count(*) FROM app.count');
+	wait_until($node, "SELECT count(*) > $began + 10 FROM app.count") or BAIL_OUT('the writers do not write');
+	$code->();
+	my $result = stop_pgbench($writer);
+	is_deeply($result->{errors}, [], 'no writer met an error');
+	$committed += $result->{committed};
+	my $longest = 0;
+	for my $line (map { split /\n/, PostgreSQL::Test::Utils::slurp_file($_) } glob "$prefix.*")
+	{
+		my $us = (split / /, $line)[2];
+		$longest = $us / 1000 if $us / 1000 > $longest;
+	}
+	note("longest wait: $longest ms");
+	return $longest;
+}
+
+# Everything that the writers saw committed is there, once, on both sides.
+sub nothing_lost
+{
+	my ($name) = @_;
+	$pair->sql_target(q{CALL rehome.sync('m')});
+	same_content($pair, \@content, "$name: the same content on both sides");
+	is($pair->sql_target('SELECT count(*) FROM app.count'), $committed, "$name: what writers saw committed is there once");
+	return;
+}
+
+# A session in a transaction that has done this; and its pid.
+sub blocker
+{
+	my ($node, $sql) = @_;
+	my $session = $node->background_psql('postgres');
+	my $pid = $session->query_safe('SELECT pg_backend_pid()');
+	$session->query_safe("BEGIN; $sql");
+	return ($session, $pid);
+}
+
+sub authority
+{
+	return $pair->sql_target('SELECT authority FROM rehome.status') . ' ' . $pair->sql_source('SELECT authority FROM rehome_source.slice');
+}
+
+my $write = 'UPDATE app.item SET qty = qty + 1 WHERE id = 1';
+
+sub takers
+{
+	my %sqlstate = map { $_->name => (sqlstate_of($_, "SET lock_timeout = '5s'; $write"))[0] } $source, $target;
+	return join ' ', map { "$_ $sqlstate{$_}" } sort keys %sqlstate;
+}
+
+# Capture is installed in spite of a long transaction, when that ends.
+{
+	my ($session) = blocker($source, 'UPDATE app.item SET qty = qty WHERE id = 1');
+	my $copy;
+	my $wait = longest_wait($source, sub {
+		my $from = -s $source->logfile;
+		$copy = start_psql($target, q{CALL rehome.copy('m')});
+		# more than one try
+		for (1 .. 2)
+		{
+			$source->wait_for_log(qr/canceling statement due to lock timeout/, $from);
+			my ($log) = PostgreSQL::Test::Utils::slurp_file($source->logfile, $from);
+			$from += $+[0] if $log =~ /canceling statement due to lock timeout/;
+		}
+	});
+	cmp_ok($wait, '<', $lock_timeout + $slack, 'capture: behind a long writer no other waits longer than rehome.lock_timeout');
+	ok(psql_running($copy), 'capture: the copy tries again');
+	$session->query_safe('COMMIT');
+	my $result = finish_psql($copy);
+	is($result->{sqlstate}, '00000', 'capture: and ends well when the writer has ended') or diag($result->{stderr});
+	$session->quit;
+	nothing_lost('capture');
+}
+
+# Cutover behind a writer.
+{
+	my ($session, $pid) = blocker($source, 'UPDATE app.item SET qty = qty WHERE id = 1');
+	my ($sqlstate, $message, $detail, $hint, $seconds);
+	my $wait = longest_wait($source, sub {
+		my $began = time;
+		($sqlstate, $message, $detail, $hint) = sqlstate_of($target, q{CALL rehome.cutover('m')});
+		$seconds = time - $began;
+	});
+	is($sqlstate, 'RH004', 'cutover behind a writer: gives up') or diag("$message\n$detail");
+	like($detail, qr/\bpid $pid\b/, 'cutover behind a writer: names its pid');
+	like($message, qr/in @{[$retries + 1]} tries/, 'cutover behind a writer: says how often it tried');
+	cmp_ok($seconds * 1000, '>=', $lock_timeout * ($retries + 1), 'cutover behind a writer: tried that often');
+	cmp_ok($seconds, '<', ($retries + 1) * ($lock_timeout / 1000 + 1) + 5, 'cutover behind a writer: and no longer');
+	cmp_ok($wait, '<', $lock_timeout + $slack, 'cutover behind a writer: no other waits longer than rehome.lock_timeout');
+	$session->quit;
+	is(takers(), 'source 00000 target 25006', 'cutover behind a writer: the source has authority');
+	nothing_lost('cutover behind a writer');
+}
+
+# A maintenance lock at the source: writers do not mind it, nor our wait for it.
+{
+	my ($session, $pid) = blocker($source, 'LOCK TABLE app.item IN SHARE UPDATE EXCLUSIVE MODE');
+	my $call;
+	my $wait = longest_wait($source, sub {
+		$call = start_psql($target, q{CALL rehome.cutover('m')});
+		wait_until($source, "SELECT EXISTS (SELECT FROM pg_stat_activity a WHERE a.application_name LIKE 'pg_rehome cutover%' AND $pid = ANY (pg_blocking_pids(a.pid)))")
+		  or diag('cutover does not wait for the maintenance');
+		# long enough for a queue behind it to be seen
+		wait_until($source, "SELECT clock_timestamp() > query_start + '1.5 s' FROM pg_stat_activity WHERE application_name LIKE 'pg_rehome cutover%'");
+	});
+	cmp_ok($wait, '<', $lock_timeout + $slack, 'maintenance at the source: no writer queues behind the wait for it');
+	ok(psql_running($call), 'maintenance at the source: cutover waits');
+	$session->query_safe('COMMIT');
+	$session->quit;
+	is(finish_psql($call)->{sqlstate}, '00000', 'maintenance at the source: and succeeds when it has ended');
+	is(takers(), 'source 25006 target 00000', 'maintenance at the source: the target has authority');
+	nothing_lost('maintenance at the source');
+}
+
+# Rollback behind a writer at the target.
+{
+	my ($session, $pid) = blocker($target, 'UPDATE app.item SET qty = qty WHERE id = 1');
+	my ($sqlstate, $message, $detail, $hint, $seconds);
+	my $wait = longest_wait($target, sub {
+		my $began = time;
+		($sqlstate, $message, $detail, $hint) = sqlstate_of($target, q{CALL rehome.rollback('m')});
+		$seconds = time - $began;
+	});
+	is($sqlstate, 'RH004', 'rollback behind a writer: gives up') or diag("$message\n$detail");
+	like($detail, qr/\bpid $pid\b/, 'rollback behind a writer: names its pid');
+	cmp_ok($seconds, '<', ($retries + 1) * ($lock_timeout / 1000 + 1) + 5, 'rollback behind a writer: soon');
+	cmp_ok($wait, '<', $lock_timeout + $slack, 'rollback behind a writer: no other waits longer than rehome.lock_timeout');
+	$session->quit;
+	is(takers(), 'source 25006 target 00000', 'rollback behind a writer: the target has authority');
+	nothing_lost('rollback behind a writer');
+}
+
+# A maintenance lock at the target.
+{
+	my ($session, $pid) = blocker($target, 'LOCK TABLE app.item IN SHARE UPDATE EXCLUSIVE MODE');
+	my $call;
+	my $wait = longest_wait($target, sub {
+		$call = start_psql($target, q{CALL rehome.rollback('m')}, name => 'roller');
+		wait_until($target, "SELECT EXISTS (SELECT FROM pg_stat_activity a WHERE a.application_name = 'roller' AND $pid = ANY (pg_blocking_pids(a.pid)))")
+		  or diag('rollback does not wait for the maintenance');
+		wait_until($target, "SELECT clock_timestamp() > query_start + '1.5 s' FROM pg_stat_activity WHERE application_name = 'roller'");
+	});
+	cmp_ok($wait, '<', $lock_timeout + $slack, 'maintenance at the target: no writer queues behind the wait for it');
+	ok(psql_running($call), 'maintenance at the target: rollback waits');
+	$session->query_safe('COMMIT');
+	$session->quit;
+	is(finish_psql($call)->{sqlstate}, '00000', 'maintenance at the target: and succeeds when it has ended');
+	ok($pair->wait_for_state('m', 'syncing'), 'maintenance at the target: rolled back');
+	is(takers(), 'source 00000 target 25006', 'maintenance at the target: the source has authority');
+	nothing_lost('maintenance at the target');
+}
+
+# An index build at the target is found before writers at the source have waited.
+{
+	my ($session, $pid) = blocker($target, 'LOCK TABLE app.item IN SHARE MODE');
+	my ($sqlstate, $message, $detail);
+	my $wait = longest_wait($source, sub {
+		($sqlstate, $message, $detail) = sqlstate_of($target, q{SET rehome.lock_retries = 0; SET statement_timeout = '15s'; CALL rehome.cutover('m')});
+	});
+	is($sqlstate, 'RH004', 'index build at the target: cutover gives up') or diag("$message\n$detail");
+	like($detail, qr/\bpid $pid\b/, 'index build at the target: and names its pid');
+	cmp_ok($wait, '<', $slack, 'index build at the target: no writer at the source waits');
+	$session->quit;
+	nothing_lost('index build at the target');
+}
+
+# A freeze that lasts too long.
+{
+	my $lock = hold_lock($target, debug_lock());
+	my $call = start_psql($target, q{CALL rehome.cutover('m')}, debug_point => 'frozen:wait', options => '-c rehome.freeze_timeout=500');
+	ok(wait_for_lock_waiter($target, debug_lock()), 'freeze_timeout: cutover is frozen');
+	my $began = time;
+	is((sqlstate_of($source, "SET lock_timeout = '10s'; $write"))[0], '00000', 'freeze_timeout: a writer at the source goes on, although cutover hangs');
+	cmp_ok(time - $began, '<', 3, 'freeze_timeout: soon');
+	$lock->quit;
+	my $result = finish_psql($call);
+	is($result->{sqlstate}, 'RH005', 'freeze_timeout: cutover says why it was aborted') or diag($result->{stderr});
+	is(authority(), 'source source', 'freeze_timeout: the source has authority');
+	is(takers(), 'source 00000 target 25006', 'freeze_timeout: writers go on as if nothing had been');
+	nothing_lost('freeze_timeout');
+}
+
+# Cutover and back, in a transaction that does not commit, while writers run.
+my $traces = q{SELECT md5(string_agg(pg_get_triggerdef(t.oid) || t.tgenabled::text || pg_get_functiondef(t.tgfoid), ',' ORDER BY t.tgname, t.tgrelid)) FROM pg_trigger t WHERE t.tgname LIKE 'rehome%'};
+sub traces { return join ' ', $pair->sql_source($traces), $pair->sql_target($traces), authority() }
+{
+	my $before = traces();
+	my $wait = longest_wait($source, sub {
+		for (1 .. 5)
+		{
+			my $result = finish_psql(start_psql($target, q{
+				BEGIN;
+				CALL rehome.cutover('m');
+				SELECT 'cut over: ' || state FROM rehome.status;
+				ROLLBACK;
+				SELECT 'after: ' || state FROM rehome.status;
+			}));
+			like($result->{stdout}, qr/cut over: cut_over\nafter: syncing/, 'BEGIN, cutover, ROLLBACK: undone') or diag($result->{stderr});
+		}
+	});
+	cmp_ok($wait, '<', 5000, 'BEGIN, cutover, ROLLBACK: writers only waited');
+	is(traces(), $before, 'BEGIN, cutover, ROLLBACK: both sides are as they were');
+	is(takers(), 'source 00000 target 25006', 'BEGIN, cutover, ROLLBACK: the source has authority');
+	nothing_lost('BEGIN, cutover, ROLLBACK');
+}
+{
+	my $before = traces();
+	my $session = $target->background_psql('postgres');
+	$session->query_safe(q{SET client_min_messages = warning});
+	$session->query_safe(q{BEGIN; SAVEPOINT s; CALL rehome.cutover('m'); ROLLBACK TO s});
+	is((sqlstate_of($source, "SET lock_timeout = '2s'; $write"))[0], '00000', 'SAVEPOINT, cutover, ROLLBACK TO: the source is let go at once');
+	$session->query_safe('COMMIT');
+	is(traces(), $before, 'SAVEPOINT, cutover, ROLLBACK TO, COMMIT: both sides are as they were');
+	is(takers(), 'source 00000 target 25006', 'SAVEPOINT, cutover, ROLLBACK TO, COMMIT: the source has authority');
+
+	$session->query_safe(q{BEGIN; SAVEPOINT s; CALL rehome.cutover('m'); RELEASE s; SAVEPOINT t; ROLLBACK TO t; COMMIT});
+	is(authority(), 'target target', 'SAVEPOINT, cutover, RELEASE, COMMIT: cut over');
+	is(takers(), 'source 25006 target 00000', 'SAVEPOINT, cutover, RELEASE, COMMIT: the target has authority');
+
+	$before = traces();
+	$session->query_safe(q{BEGIN; SAVEPOINT s; CALL rehome.rollback('m'); ROLLBACK TO s; COMMIT});
+	is(traces(), $before, 'SAVEPOINT, rollback, ROLLBACK TO, COMMIT: both sides are as they were');
+	is(takers(), 'source 25006 target 00000', 'SAVEPOINT, rollback, ROLLBACK TO, COMMIT: the target has authority');
+	$session->query_safe(q{BEGIN; CALL rehome.rollback('m'); ROLLBACK});
+	is(traces(), $before, 'BEGIN, rollback, ROLLBACK: both sides are as they were');
+	$session->quit;
+	nothing_lost('savepoints');
+}
+
+# Rollback that is frozen too long.
+{
+	my $lock = hold_lock($target, debug_lock());
+	my $call = start_psql($target, q{CALL rehome.rollback('m')}, name => 'roller', debug_point => 'frozen:wait', options => '-c rehome.freeze_timeout=300');
+	ok(wait_for_lock_waiter($target, debug_lock()), 'freeze_timeout: rollback is frozen');
+	wait_until($target, q{SELECT clock_timestamp() > query_start + '1 s' FROM pg_stat_activity WHERE application_name = 'roller'});
+	$lock->quit;
+	my $result = finish_psql($call);
+	is($result->{sqlstate}, 'RH005', 'freeze_timeout: rollback is aborted') or diag($result->{stderr});
+	is(authority(), 'target target', 'freeze_timeout: the target has authority');
+	is(takers(), 'source 25006 target 00000', 'freeze_timeout: writers at the target go on');
+	$pair->sql_target(q{CALL rehome.rollback('m')});
+	ok($pair->wait_for_state('m', 'syncing'), 'rolled back');
+}
+
+for my $call (qw(cutover rollback))
+{
+	is((sqlstate_of($target, "BEGIN; CALL rehome.$call('m'); PREPARE TRANSACTION 'p'"))[0], '0A000', "PREPARE TRANSACTION after $call is refused");
+	is($pair->sql_target('SELECT count(*) FROM pg_prepared_xacts'), 0, "PREPARE TRANSACTION after $call: there is none");
+	is(authority(), $call eq 'cutover' ? 'source source' : 'target target', "PREPARE TRANSACTION after $call: authority has not moved");
+	$pair->sql_target(q{CALL rehome.cutover('m')});
+}
+$pair->sql_target(q{CALL rehome.rollback('m')});
+ok($pair->wait_for_state('m', 'syncing'), 'rolled back again');
+
+# Sessions that know the old state: a snapshot from before, a cached plan, a
+# trigger function called before, a statement that waits for the lock.
+sub old_sessions
+{
+	my ($node) = @_;
+	my %session;
+	for my $name ('snapshot', 'snapshot and rows', 'prepared statement')
+	{
+		$session{$name} = $node->background_psql('postgres', on_error_stop => 0);
+		$session{$name}->query_safe('\set VERBOSITY verbose');
+	}
+	$session{snapshot}->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class');
+	$session{'snapshot and rows'}->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT sum(qty) FROM app.item; SELECT sum(qty) FROM app.part');
+	$session{'prepared statement'}->query_safe("PREPARE w AS $write; EXECUTE w; EXECUTE w; PREPARE p AS UPDATE app.part_1 SET qty = qty + 1 WHERE id = 1; EXECUTE p");
+	return \%session;
+}
+
+sub refused
+{
+	my ($session, $what, $sql) = @_;
+	$session->query_safe('SAVEPOINT s') if $what =~ /snapshot/;
+	$session->query($sql);
+	like($session->{stderr}, qr/ERROR:  25006:/, "$what: refused: $sql");
+	$session->{stderr} = '';
+	$session->query_safe('ROLLBACK TO s') if $what =~ /snapshot/;
+	return;
+}
+
+sub switch_with_old_sessions
+{
+	my ($call, $node) = @_;
+	my $session = old_sessions($node);
+
+	# one that waits in the freeze
+	my $lock = hold_lock($target, debug_lock());
+	my $switch = start_psql($target, "CALL rehome.$call('m')", debug_point => 'frozen:wait');
+	wait_for_lock_waiter($target, debug_lock());
+	my @queued = map { start_psql($node, $_, name => 'queued') } $write, 'INSERT INTO app.part VALUES (999, 1)', 'DELETE FROM app.part_1';
+	ok(wait_until($node, q{SELECT count(*) = 3 FROM pg_stat_activity WHERE application_name = 'queued' AND wait_event_type = 'Lock'}), "$call: writers wait");
+	$lock->quit;
+	is(finish_psql($switch)->{sqlstate}, '00000', "$call succeeds");
+	is(finish_psql($_)->{sqlstate}, '25006', "$call: a writer that waited is refused") for @queued;
+	ok($pair->wait_for_state('m', $call eq 'cutover' ? 'cut_over' : 'syncing'), "$call is done");
+
+	for my $what ('snapshot', 'snapshot and rows')
+	{
+		refused($session->{$what}, "$call, an old $what", $_)
+		  for $write, 'DELETE FROM app.item WHERE id = 2', 'INSERT INTO app.part VALUES (998, 1)', 'UPDATE app.part_2 SET qty = 0', 'TRUNCATE app.count';
+	}
+	refused($session->{'prepared statement'}, "$call, a prepared statement", $_) for 'EXECUTE w', 'EXECUTE p';
+	$_->quit for values %$session;
+	return;
+}
+switch_with_old_sessions('cutover', $source);
+is(takers(), 'source 25006 target 00000', 'after the cutover the target takes writes');
+nothing_lost('after the cutover');
+switch_with_old_sessions('rollback', $target);
+is(takers(), 'source 00000 target 25006', 'after the rollback the source takes writes');
+nothing_lost('after the rollback');
+
+done_testing();
