@@ -243,6 +243,27 @@ SELECT target, key, source_key FROM rehome.table_map WHERE target = 'new.renamed
 SELECT rehome.map_column('m', 'new.renamed', 'customer_id', 'id');
 SELECT target, key, source_key FROM rehome.table_map WHERE target = 'new.renamed'::regclass;
 ROLLBACK;
+-- Or it is stated at once, with everything else that does not go by name.
+BEGIN;
+SELECT rehome.add_table('m', 'far.wide', 'new.misfit',
+                        columns => '{"name": "length(name)", "born": "born > ''2000-01-01''", "wanted": "coalesce(extra->>''x'', ''-'')", "credit": null}');
+SELECT c."column", c.kind, c.expression FROM rehome.column_map c
+  JOIN rehome.table_map t ON t.id = c.table_map_id WHERE t.target = 'new.misfit'::regclass ORDER BY 1;
+ROLLBACK;
+BEGIN;
+SELECT rehome.add_table('m', 'far.wide', 'new.renamed', columns => '{"customer_id": "id"}');
+SELECT target, key, source_key FROM rehome.table_map WHERE target = 'new.renamed'::regclass;
+ROLLBACK;
+SELECT rehome.add_table('m', 'far.wide', 'new.plain', columns => '{"nope": "name"}');
+:code
+SELECT rehome.add_table('m', 'far.wide', 'new.plain', columns => '{"name": "random()::text"}');
+:code
+SELECT rehome.add_table('m', 'far.wide', 'new.plain', columns => '{"id": null}');
+:code
+SELECT rehome.add_table('m', 'far.wide', 'new.plain', columns => '["name"]');
+:code
+SELECT rehome.add_table('m', 'far.wide', 'new.plain', columns => '"name"');
+:code
 -- Generated at the source, and imported as such.
 CREATE TABLE old.computed (id int PRIMARY KEY, doubled int GENERATED ALWAYS AS (id * 2) STORED);
 IMPORT FOREIGN SCHEMA old LIMIT TO (computed) FROM SERVER loopback INTO far;

@@ -196,8 +196,8 @@ read_gone(RehomeConn *conn, RehomeSlice *slice, RehomeChange *change)
 	if (map->filter != NULL)
 		appendStringInfo(&sql, " AND (%s)", map->filter);
 	appendStringInfoChar(&sql, ')');
-	change->ngone = rehome_stream(conn, sql.data, change->mapping, map->source_key,
-								  projector, rehome_receive_store, change->gone, NULL);
+	change->ngone = rehome_stream_gone(conn, sql.data, change->mapping, projector,
+									   rehome_receive_store, change->gone);
 	rehome_projector_end(projector);
 }
 

@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "access/xact.h"
 #include "commands/copy.h"
 #include "copy/stream.h"
 #include "mb/pg_wchar.h"
@@ -22,6 +23,7 @@
 #include "nodes/makefuncs.h"
 #include "util/spi.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 
 /* Rows fetched at once from a local cursor. */
 #define FETCH_ROWS 1000
@@ -39,15 +41,48 @@ counting_read(void *outbuf, int minread, int maxread)
 }
 
 /*
- * rehome_stream runs select at the source and hands its rows, projected, to
- * receive().  columns (char *) names select's columns, in order, as the
- * foreign table has them.  Returns the number of rows; *bytes, if given, the
- * size of the stream.
+ * try_project projects in a subtransaction; false when the map refuses the
+ * row's values.
  */
-int64
-rehome_stream(RehomeConn *conn, const char *select, RehomeMapping *mapping,
-			  List *columns, RehomeProjector *projector,
-			  RehomeReceive receive, void *arg, int64 *bytes)
+static bool
+try_project(RehomeProjector *projector)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool done = true;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		(void) rehome_project(projector);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		int			category = ERRCODE_TO_CATEGORY(geterrcode());
+
+		if (category != ERRCODE_DATA_EXCEPTION &&
+			category != ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		done = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return done;
+}
+
+/*
+ * stream is what rehome_stream and rehome_stream_gone share; with tolerant,
+ * rows whose values the map refuses are left out.
+ */
+static int64
+stream(RehomeConn *conn, const char *select, RehomeMapping *mapping,
+	   List *columns, RehomeProjector *projector,
+	   RehomeReceive receive, void *arg, int64 *bytes, bool tolerant)
 {
 	Relation	source = table_open(mapping->map->source, AccessShareLock);
 	List	   *attnames = NIL;
@@ -74,6 +109,7 @@ rehome_stream(RehomeConn *conn, const char *select, RehomeMapping *mapping,
 		MemoryContext old;
 		TupleTableSlot *source_slot = projector->source;
 		bool		found;
+		bool		wanted = true;
 
 		ResetPerTupleExprContext(projector->estate);
 		old = MemoryContextSwitchTo(GetPerTupleMemoryContext(projector->estate));
@@ -83,11 +119,16 @@ rehome_stream(RehomeConn *conn, const char *select, RehomeMapping *mapping,
 		if (found)
 		{
 			ExecStoreVirtualTuple(source_slot);
-			(void) rehome_project(projector);
+			if (tolerant)
+				wanted = try_project(projector);
+			else
+				(void) rehome_project(projector);
 		}
 		MemoryContextSwitchTo(old);
 		if (!found)
 			break;
+		if (!wanted)
+			continue;
 		receive(projector->result, arg);
 		n++;
 	}
@@ -99,6 +140,37 @@ rehome_stream(RehomeConn *conn, const char *select, RehomeMapping *mapping,
 	if (bytes != NULL)
 		*bytes = stream_bytes;
 	return n;
+}
+
+/*
+ * rehome_stream runs select at the source and hands its rows, projected, to
+ * receive().  columns (char *) names select's columns, in order, as the
+ * foreign table has them.  Returns the number of rows; *bytes, if given, the
+ * size of the stream.
+ */
+int64
+rehome_stream(RehomeConn *conn, const char *select, RehomeMapping *mapping,
+			  List *columns, RehomeProjector *projector,
+			  RehomeReceive receive, void *arg, int64 *bytes)
+{
+	return stream(conn, select, mapping, columns, projector, receive, arg, bytes, false);
+}
+
+/*
+ * rehome_stream_gone does the same for the keys of rows that are gone.  A key
+ * the map cannot compute was never at the target, so it is left out: the row
+ * that had it for a while must not stop sync for ever.
+ */
+int64
+rehome_stream_gone(RehomeConn *conn, const char *select, RehomeMapping *mapping,
+				   RehomeProjector *projector, RehomeReceive receive, void *arg)
+{
+	bool		computed = false;
+
+	for (int k = 0; k < mapping->nkey; k++)
+		computed = computed || mapping->key[k]->plain == 0;
+	return stream(conn, select, mapping, mapping->map->source_key, projector, receive, arg,
+				  NULL, computed);
 }
 
 /*

@@ -18,6 +18,8 @@ typedef void (*RehomeReceive) (TupleTableSlot *slot, void *arg);
 extern int64 rehome_stream(RehomeConn *conn, const char *select, RehomeMapping *mapping,
 						   List *columns, RehomeProjector *projector,
 						   RehomeReceive receive, void *arg, int64 *bytes);
+extern int64 rehome_stream_gone(RehomeConn *conn, const char *select, RehomeMapping *mapping,
+								RehomeProjector *projector, RehomeReceive receive, void *arg);
 extern int64 rehome_stream_local(const char *select, RehomeMapping *mapping,
 								 RehomeProjector *projector,
 								 RehomeReceive receive, void *arg);

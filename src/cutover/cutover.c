@@ -178,6 +178,69 @@ freeze_source(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeFreeze *fr
 }
 
 /*
+ * switch_over is what happens while writers wait: final batch, sequences,
+ * fence, switch.  The source's transaction is left to the local commit.
+ */
+static void
+switch_over(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way,
+			RehomeFreeze *freeze)
+{
+	RehomeMigration *migration = slice->migration;
+	RehomeBatch batch;
+	ListCell   *lc;
+
+	rehome_debug_point("frozen");
+	if (!rehome_forward_try(conn, slice, maps, &batch))
+		elog(ERROR, "a locked table was truncated");
+	rehome_freeze_check(freeze, "the final batch");
+	rehome_sequences_to_target(conn, slice, maps);
+	rehome_freeze_check(freeze, "the sequences");
+
+	rehome_conn_query(conn, "SELECT rehome_source.set_fence($1, $2::int, true, $3)", "tit",
+					  migration->token, slice->id, new_home(migration));
+	rehome_conn_query(conn, "UPDATE rehome_source.slice SET reverse_position = $3, holder = $4, holder_xid = $5"
+					  " WHERE token = $1 AND slice = $2::int", "tittl", migration->token, slice->id,
+					  rehome_position_now(), rehome_spi_value("SELECT rehome.database_identity()", ""),
+					  (int64) U64FromFullTransactionId(GetTopFullTransactionId()));
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		rehome_spi("UPDATE rehome.table_map SET target_parts = $2 WHERE id = $1", "it",
+				   map->id, rehome_target_partitions(map->target));
+	}
+	rehome_target_switch(maps, false, !one_way);
+	rehome_spi("UPDATE rehome.slice SET one_way = $2 WHERE id = $1", "ib", slice->id, one_way);
+	rehome_slice_set_state(slice, REHOME_CUT_OVER, "cutover", "authority is with the target",
+						   rehome_freeze_detail(freeze, batch.nrows));
+	freeze->event = rehome_last_event();
+	if (!one_way)
+		rehome_worker_request(slice);
+	rehome_freeze_check(freeze, "the switch");
+	rehome_position_flush();	/* recover asks what became of this transaction */
+	rehome_commit_durably();
+	rehome_conn_commit_before_local(conn,
+									psprintf("BEGIN; SELECT rehome_source.set_fence(%s, %d, false, ''); COMMIT",
+											 quote_literal_cstr(migration->token), slice->id));
+}
+
+/*
+ * require_cutover raises unless the slice can be cut over at all.
+ */
+static void
+require_cutover(RehomeSlice *slice)
+{
+	rehome_slice_require(slice, "cut over", REHOME_SYNCING, REHOME_SYNCING);
+	rehome_slice_require_running(slice);
+	if (!slice->migration->live)
+		ereport(ERROR,
+				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				errmsg("the source of migration \"%s\" can only be copied from", slice->migration->name),
+				errdetail("It cannot be fenced, so authority cannot be taken from it."),
+				errhint("CALL rehome.complete(%s);", quote_literal_cstr(slice->migration->name)));
+}
+
+/*
  * rehome_cutover_slice cuts a slice over.  When the frame may commit, it is
  * committed when this returns; else it is with the caller's COMMIT.  With
  * one_way there is no way back, and nothing is captured for one.
@@ -185,12 +248,9 @@ freeze_source(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeFreeze *fr
 void
 rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 {
-	RehomeMigration *migration = slice->migration;
-	RehomeFreeze freeze;
+	RehomeFreeze freeze = {0};
 	RehomeConn *conn;
-	RehomeBatch batch;
 	List	   *maps;
-	ListCell   *lc;
 
 	rehome_slice_work_lock(slice);
 	if (slice->state == REHOME_CUT_OVER)
@@ -198,14 +258,7 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 		ereport(NOTICE, errmsg("slice \"%s\" is cut over already", slice->name));
 		return;
 	}
-	rehome_slice_require(slice, "cut over", REHOME_SYNCING, REHOME_SYNCING);
-	rehome_slice_require_running(slice);
-	if (!migration->live)
-		ereport(ERROR,
-				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				errmsg("the source of migration \"%s\" can only be copied from", migration->name),
-				errdetail("It cannot be fenced, so authority cannot be taken from it."),
-				errhint("CALL rehome.complete(%s);", quote_literal_cstr(migration->name)));
+	require_cutover(slice);
 	maps = rehome_table_maps_get(slice);
 	conn = rehome_slice_connect(slice, "cutover");
 
@@ -216,36 +269,15 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 	rehome_target_install(slice, maps, true);	/* for partitions added since */
 
 	freeze_source(conn, slice, maps, &freeze);
-	rehome_debug_point("frozen");
-	if (!rehome_forward_try(conn, slice, maps, &batch))
-		elog(ERROR, "a locked table was truncated");
-	rehome_freeze_check(&freeze, "the final batch");
-	rehome_sequences_to_target(conn, slice, maps);
-	rehome_freeze_check(&freeze, "the sequences");
-
-	rehome_conn_query(conn, "SELECT rehome_source.set_fence($1, $2::int, true, $3)", "tit",
-					  migration->token, slice->id, new_home(migration));
-	rehome_conn_query(conn, "UPDATE rehome_source.slice SET reverse_position = $3, holder = $4, holder_xid = $5"
-					  " WHERE token = $1 AND slice = $2::int", "tittl", migration->token, slice->id,
-					  rehome_position_now(), rehome_spi_value("SELECT rehome.database_identity()", ""),
-					  (int64) U64FromFullTransactionId(GetTopFullTransactionId()));
-	foreach(lc, maps)
-		rehome_spi("UPDATE rehome.table_map SET target_parts = $2 WHERE id = $1", "it",
-				   ((RehomeTableMap *) lfirst(lc))->id,
-				   rehome_target_partitions(((RehomeTableMap *) lfirst(lc))->target));
-	rehome_target_switch(maps, false, !one_way);
-	rehome_spi("UPDATE rehome.slice SET one_way = $2 WHERE id = $1", "ib", slice->id, one_way);
-	rehome_slice_set_state(slice, REHOME_CUT_OVER, "cutover", "authority is with the target",
-						   rehome_freeze_detail(&freeze, batch.nrows));
-	freeze.event = rehome_last_event();
-	if (!one_way)
-		rehome_worker_request(slice);
-	rehome_freeze_check(&freeze, "the switch");
-	rehome_position_flush();	/* recover asks what became of this transaction */
-	rehome_commit_durably();
-	rehome_conn_commit_before_local(conn,
-									psprintf("BEGIN; SELECT rehome_source.set_fence(%s, %d, false, ''); COMMIT",
-											 quote_literal_cstr(migration->token), slice->id));
+	PG_TRY();
+	{
+		switch_over(conn, slice, maps, one_way, &freeze);
+	}
+	PG_CATCH();
+	{
+		rehome_freeze_rethrow(&freeze);
+	}
+	PG_END_TRY();
 	if (call->nonatomic)
 	{
 		rehome_call_commit(call);

@@ -47,6 +47,26 @@ rehome_freeze_check(RehomeFreeze *freeze, const char *step)
 }
 
 /*
+ * rehome_freeze_rethrow, called in a PG_CATCH, raises the error on hand.  If
+ * writers have waited long enough, and it is one by which the source has made
+ * an end of that, it says so instead.
+ */
+void
+rehome_freeze_rethrow(RehomeFreeze *freeze)
+{
+	int			code = geterrcode();
+
+	if (freeze_ms(freeze) > rehome_freeze_timeout &&
+		(ERRCODE_TO_CATEGORY(code) == ERRCODE_CONNECTION_EXCEPTION ||
+		 code == ERRCODE_QUERY_CANCELED || code == ERRCODE_IDLE_IN_TRANSACTION_SESSION_TIMEOUT))
+	{
+		FlushErrorState();
+		rehome_freeze_check(freeze, "the source had made an end of it");
+	}
+	PG_RE_THROW();
+}
+
+/*
  * rehome_freeze_detail returns the detail of the event that ends a freeze:
  * its length so far, and the rows of the final batch.
  */

@@ -78,10 +78,13 @@ my @expected = (
 # ---------------------------------------------------------------------------
 # Definition.
 
+$pair->sql_target(q{SELECT rehome.create_migration('m', 'src', 'the schema was never right')});
+my ($refused, undef, $why, $how) = sqlstate_of($target, q{SELECT rehome.add_table('m', 'old.code', 'new.code')});
+is($refused, '42804', 'a column of the same name and a type that does not fit is refused');
+like("$why $how", qr/"parent" is of type text .* and integer here.*columns =>/, 'with what to write instead');
 $pair->sql_target(q{
-	SELECT rehome.create_migration('m', 'src', 'the schema was never right');
 	SELECT rehome.add_table('m', 'old.person', 'new.people', filter => 'active AND cents > 500');
-	SELECT rehome.add_table('m', 'old.code', 'new.code');
+	SELECT rehome.add_table('m', 'old.code', 'new.code', columns => '{"parent": "substr(parent, 3)::integer"}');
 	SELECT rehome.add_table('m', 'old.pair', 'new.pair');});
 my $unmapped = $pair->sql_target(q{SELECT object FROM rehome.preflight('m') WHERE severity = 'error' ORDER BY object});
 is($unmapped, "new.code.number\nnew.pair.key\nnew.people.first_name\nnew.people.id", 'preflight names the columns that are to be mapped still');
@@ -193,8 +196,8 @@ $pair->sql_target(q{
 	SELECT rehome.create_migration('m', 'src', 'the schema was never right');
 	SELECT rehome.add_slice('m', 'for ever');
 	SELECT rehome.add_table('m', 'old.person', 'new.people', filter => 'active AND cents > 500');
-	SELECT rehome.add_table('m', 'old.code', 'new.code');
-	SELECT rehome.add_table('m', 'old.pair', 'new.pair', slice => 'for ever');
+	SELECT rehome.add_table('m', 'old.code', 'new.code', columns => '{"parent": "substr(parent, 3)::integer", "number": "substr(id, 3)::integer"}');
+	SELECT rehome.add_table('m', 'old.pair', 'new.pair', slice => 'for ever', columns => $${"key": "a || '/' || b"}$$);
 	SET search_path = new, tools, public;
 	SELECT rehome.map_column('m', 'people', 'id', 'pid');
 	SELECT rehome.map_column('m', 'people', 'first_name', 'fname');
@@ -205,8 +208,7 @@ $pair->sql_target(q{
 	SELECT rehome.map_column('m', 'people', 'country', 'upper(btrim(country))', inverse => 'lower(country)');
 	SELECT rehome.map_column('m', 'code', 'number', 'substr(id, 3)::integer', inverse => $$'C-' || lpad(number::text, 4, '0')$$);
 	SELECT rehome.map_column('m', 'code', 'value', '"Value"');
-	SELECT rehome.map_column('m', 'code', 'parent', 'substr(parent, 3)::integer', inverse => $$'C-' || lpad(parent::text, 4, '0')$$);
-	SELECT rehome.map_column('m', 'pair', 'key', $$a || '/' || b$$);});
+	SELECT rehome.map_column('m', 'code', 'parent', 'substr(parent, 3)::integer', inverse => $$'C-' || lpad(parent::text, 4, '0')$$);});
 call(q{CALL rehome.copy('m')});
 same_content($pair, \@expected, 'copied again, by workers, in two slices');
 

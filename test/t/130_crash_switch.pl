@@ -35,7 +35,9 @@ $pair->sql_target(q{
 });
 $pair->sql_source(q{
 	CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS
-	$$BEGIN PERFORM pg_advisory_xact_lock_shared(77, 1); RETURN NULL; END$$;
+	-- like a COMMIT that waits for a standby, it does not look whether its client is still there
+	$$BEGIN PERFORM set_config('client_connection_check_interval', '0', true);
+		PERFORM pg_advisory_xact_lock_shared(77, 1); RETURN NULL; END$$;
 	CREATE CONSTRAINT TRIGGER gate AFTER UPDATE ON rehome_source.slice DEFERRABLE INITIALLY DEFERRED
 		FOR EACH ROW WHEN (OLD.authority <> NEW.authority) EXECUTE FUNCTION gate();
 	ALTER TABLE rehome_source.slice ENABLE ALWAYS TRIGGER gate;
