@@ -185,6 +185,12 @@ rehome_add_table(PG_FUNCTION_ARGS)
 	rehome_call_begin(&call, fcinfo);
 	migration = rehome_migration_get(name);
 	rehome_require_owner(&call, migration);
+	if (json != NULL &&
+		strcmp(rehome_spi_value("SELECT jsonb_typeof($1::jsonb)", "t", json), "object") != 0)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("columns must be an object of columns and expressions"),
+				errhint("As in: columns => '{\"full_name\": \"first || last\"}'."));
 	if (json != NULL)
 		columns = rehome_spi("SELECT key, value FROM jsonb_each_text($1::jsonb)", "t", json);
 	(void) rehome_define_table(&call, one_slice(migration, slice), source, target,
