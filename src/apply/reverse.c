@@ -348,6 +348,38 @@ statements(List *returns, bool bypass)
 }
 
 /*
+ * take_out, when nothing else gets on, deletes rows that are to change a
+ * unique column, so that values can be exchanged between them; their table's
+ * insert brings them back.  Rows that others refer to cannot go.  Adds what
+ * is to run again to *pending; false when no table's rows could be taken out.
+ */
+static bool
+take_out(RehomeConn *conn, List *returns, List **pending)
+{
+	bool		any = false;
+	ListCell   *lc;
+
+	foreach(lc, returns)
+	{
+		Return	   *ret = lfirst(lc);
+		RehomeRemoteError error;
+
+		if (ret->upsert[0] == NULL)
+			continue;
+		rehome_conn_exec(conn, "SAVEPOINT merge");
+		if (!rehome_conn_try(conn, ret->upsert[0], &error))
+		{
+			rehome_conn_exec(conn, "ROLLBACK TO merge");
+			continue;
+		}
+		ret->upsert[0] = NULL;	/* once is enough */
+		*pending = list_append_unique_ptr(*pending, ret->upsert[2]);
+		any = true;
+	}
+	return any;
+}
+
+/*
  * merge runs the statements.  Where the source's triggers and foreign keys
  * fire, one may have to wait for another that comes later: those that a
  * constraint refuses are tried again as long as others succeed.
@@ -377,7 +409,8 @@ merge(RehomeConn *conn, List *returns)
 			rehome_conn_exec(conn, "ROLLBACK TO merge");
 			refused = lappend(refused, lfirst(lc));
 		}
-		if (list_length(refused) == list_length(pending))
+		if (list_length(refused) == list_length(pending) &&
+			(bypass || !take_out(conn, returns, &refused)))
 		{
 			if (error.hint == NULL && !bypass)
 				error.hint = "Let the connecting role bypass foreign keys and triggers: GRANT SET ON PARAMETER session_replication_role (PostgreSQL 15), or make it a superuser.";

@@ -50,6 +50,7 @@ static const char *const session_settings =
 "SET client_min_messages = error;"
 "SET random_page_cost = 1.1;"
 "SET statement_timeout = 0;"
+"SET lock_timeout = 0;"
 "SET idle_in_transaction_session_timeout = 0";
 
 /*

@@ -126,18 +126,6 @@ rehome_spi_read(const char *sql, const char *signature,...)
 	return rows;
 }
 
-static RehomeRows *
-run_plain(const char *sql, bool read_only, const char *signature,...)
-{
-	va_list		args;
-	RehomeRows *rows;
-
-	va_start(args, signature);
-	rows = run_sql(sql, read_only, signature, args);
-	va_end(args);
-	return rows;
-}
-
 /*
  * rehome_spi_as runs one statement as a role: every statement that reads or
  * writes a user's relation, since views, casts, index expressions and the
@@ -150,7 +138,7 @@ rehome_spi_as(Oid role, bool read_only, const char *sql)
 	RehomeRows *rows;
 
 	rehome_become(&as, role);
-	rows = run_plain(sql, read_only, "");
+	rows = read_only ? rehome_spi_read(sql, "") : rehome_spi(sql, "");
 	rehome_become_self(&as);
 	return rows;
 }
