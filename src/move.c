@@ -73,6 +73,7 @@ rehome_start(PG_FUNCTION_ARGS)
 		else
 		{
 			rehome_slice_require(slice, "start", REHOME_PLANNED, REHOME_PLANNED);
+			rehome_slice_require_running(slice);
 			rehome_preflight_require(slice);
 			rehome_copy_begin(&call, slice);
 		}

@@ -306,6 +306,7 @@ move_table(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, bool every
 	valid = !rehome_forward_stale(conn, map);
 	if (valid)
 	{
+		rehome_targets_lock(list_make1(map), RowExclusiveLock);
 		batch->touched += apply_change(slice, &change);
 		batch->nrows += change.ngone + change.nrows;
 		record_parts(conn, map);

@@ -53,6 +53,9 @@ typedef struct Return
 	char	   *join;			/* r.key = s.key */
 	char	   *upsert[3];		/* delete fragile, update, insert; NULL: not needed */
 	char	   *erase;
+	char	   *replaced;		/* condition: the row is taken out and put back; NULL: none is */
+	char	   *set;			/* assignments of the update; NULL: none */
+	const char *visible;		/* condition on r: the filter lets it through; or "" */
 	char	   *hidden;			/* keys taken by rows the filter hides; NULL: no filter */
 } Return;
 
@@ -240,7 +243,12 @@ compose(RehomeConn *conn, RehomeSlice *slice, Return *ret)
 			appendStringInfo(&set, "%s%s = s.%s", set.len ? ", " : "",
 							 quote_identifier(inverse->columns[i].remote),
 							 quote_identifier(inverse->columns[i].remote));
+	ret->visible = visible;
+	ret->set = set.len > 0 ? set.data : NULL;
 	fragile = inverse->fragile;
+	if (fragile != NIL && inverse->complete)
+		ret->replaced = psprintf("ROW(%s)::record *<> ROW(%s)::record",
+								 rehome_quote_list(fragile, "r."), rehome_quote_list(fragile, "s."));
 	if (fragile != NIL && inverse->complete)
 		ret->upsert[0] = psprintf("DELETE FROM %s r USING %s s WHERE s.rehome_op = 'u' AND %s AND ROW(%s)::record *<> ROW(%s)::record%s",
 								  ret->relation, ret->stage, ret->join,
@@ -380,9 +388,84 @@ take_out(RehomeConn *conn, List *returns, List **pending)
 }
 
 /*
+ * all_at_once returns one statement that merges all tables.  A foreign key
+ * without ON DELETE action is checked at the end of it, when everything
+ * is in place; nothing is inserted before everything that goes is gone.
+ */
+static char *
+all_at_once(List *returns)
+{
+	StringInfoData sql;
+	StringInfoData cleared;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	initStringInfo(&cleared);
+	foreach(lc, returns)
+	{
+		Return	   *ret = lfirst(lc);
+		int			i = foreach_current_index(lc);
+
+		appendStringInfo(&sql, "%s erase%d AS (%s RETURNING 1)", i > 0 ? "," : "WITH", i, ret->erase);
+		appendStringInfo(&cleared, "%s(SELECT count(*) FROM erase%d)", i > 0 ? " + " : "", i);
+		if (ret->replaced == NULL)
+			continue;
+		appendStringInfo(&sql, ", out%d AS (DELETE FROM %s r USING %s s WHERE s.rehome_op = 'u' AND %s AND %s%s RETURNING 1)",
+						 i, ret->relation, ret->stage, ret->join, ret->replaced, ret->visible);
+		appendStringInfo(&cleared, " + (SELECT count(*) FROM out%d)", i);
+	}
+	appendStringInfo(&sql, ", cleared AS (SELECT %s AS n)", cleared.data);
+	foreach(lc, returns)
+	{
+		Return	   *ret = lfirst(lc);
+		int			i = foreach_current_index(lc);
+		const char *stays = ret->replaced ? psprintf(" AND NOT (%s)", ret->replaced) : "";
+
+		if (ret->set != NULL)
+			appendStringInfo(&sql, ", change%d AS (UPDATE %s r SET %s FROM %s s WHERE s.rehome_op = 'u' AND %s"
+							 " AND ROW(%s)::record *<> ROW(%s)::record%s%s RETURNING 1)",
+							 i, ret->relation, ret->set, ret->stage, ret->join,
+							 rehome_inverse_columns(ret->inverse, "r.", false),
+							 rehome_inverse_columns(ret->inverse, "s.", false), stays, ret->visible);
+		appendStringInfo(&sql, ", add%d AS (INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s s"
+						 " WHERE s.rehome_op = 'u' AND (SELECT n FROM cleared) >= 0"
+						 " AND NOT EXISTS (SELECT FROM %s r WHERE %s%s) RETURNING 1)",
+						 i, ret->relation, rehome_inverse_columns(ret->inverse, "", false),
+						 rehome_inverse_columns(ret->inverse, "s.", false), ret->stage,
+						 ret->relation, ret->join, stays);
+	}
+	appendStringInfoString(&sql, " SELECT 1");
+	return sql.data;
+}
+
+/*
+ * keys_wait tells whether every foreign key to the tables, when a row it
+ * refers to is deleted, is checked at the end of the statement, and does
+ * nothing else.  No row they refer to is updated: its key stays, and a row
+ * that changes another unique column is taken out and put back.
+ */
+static bool
+keys_wait(RehomeConn *conn, List *returns)
+{
+	StringInfoData names;
+	ListCell   *lc;
+
+	initStringInfo(&names);
+	foreach(lc, returns)
+		appendStringInfo(&names, "%s%s::regclass", names.len ? ", " : "",
+						 quote_literal_cstr(((Return *) lfirst(lc))->relation));
+	return rehome_bool(rehome_conn_value(conn,
+										 psprintf("SELECT NOT EXISTS (SELECT FROM pg_constraint c WHERE c.contype = 'f'"
+												  " AND c.confrelid = ANY (ARRAY[%s]) AND c.confdeltype <> 'a')",
+												  names.data), ""));
+}
+
+/*
  * merge runs the statements.  Where the source's triggers and foreign keys
  * fire, one may have to wait for another that comes later: those that a
- * constraint refuses are tried again as long as others succeed.
+ * constraint refuses are tried again as long as others succeed.  When none
+ * does, unique values are exchanged by taking rows out, and what foreign keys
+ * still refuse is tried in a single statement.
  */
 static void
 merge(RehomeConn *conn, List *returns)
@@ -412,6 +495,12 @@ merge(RehomeConn *conn, List *returns)
 		if (list_length(refused) == list_length(pending) &&
 			(bypass || !take_out(conn, returns, &refused)))
 		{
+			if (!bypass && keys_wait(conn, returns))
+			{
+				rehome_conn_exec(conn, "SAVEPOINT merge");
+				if (rehome_conn_try(conn, all_at_once(returns), &error))
+					return;
+			}
 			if (error.hint == NULL && !bypass)
 				error.hint = "Let the connecting role bypass foreign keys and triggers: GRANT SET ON PARAMETER session_replication_role (PostgreSQL 15), or make it a superuser.";
 			rehome_conn_raise(conn, &error, linitial(refused));
@@ -428,9 +517,10 @@ char *
 rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice)
 {
 	RehomeRows *rows = rehome_conn_query(conn,
-										 "SELECT reverse_position, authority FROM rehome_source.slice"
+										 "SELECT reverse_position, authority, holder FROM rehome_source.slice"
 										 " WHERE token = $1 AND slice = $2::int FOR UPDATE",
 										 "ti", slice->migration->token, slice->id);
+	char	   *self = rehome_spi_value("SELECT rehome.database_identity()", "");
 
 	if (rows->n == 0 || rows->value[0][0] == NULL)
 		ereport(ERROR,
@@ -438,7 +528,17 @@ rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice)
 				errmsg("the source does not know how far the changes of slice \"%s\" were brought back",
 					   slice->name),
 				errhint("Its schema rehome_source was changed or removed; the slice cannot be rolled back."));
-	return strcmp(rows->value[0][1], "target") == 0 ? rows->value[0][0] : NULL;
+	if (strcmp(rows->value[0][1], "target") != 0)
+		return NULL;
+	if (rows->value[0][2] == NULL || strcmp(rows->value[0][2], self) != 0)
+		ereport(ERROR,
+				errcode(ERRCODE_REHOME_POSITION_LOST),
+				errmsg("another database has authority over slice \"%s\"", slice->name),
+				errdetail("The source gave it up to %s; this is %s, a copy of it.",
+						  rows->value[0][2] ? rows->value[0][2] : "?", self),
+				errhint("Go on with the original. If it is lost, and this copy has everything it had, at the source: UPDATE rehome_source.slice SET holder = %s WHERE token = %s AND slice = %d;",
+						quote_literal_cstr(self), quote_literal_cstr(slice->migration->token), slice->id));
+	return rows->value[0][0];
 }
 
 /*

@@ -307,6 +307,14 @@ rehome_source_remove(RehomeConn *conn, RehomeSlice *slice, List *maps, bool keep
 	}
 	if (keep_fence)
 		return true;
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		char	   *relation = quote_literal_cstr(rehome_remote_relation(rehome_remote_table(map->source)));
+
+		run_with_locks(conn, psprintf("SELECT rehome_source.drop_fence_triggers(%s, %d, to_regclass(%s))",
+									  token, map->id, relation), list_make1(map));
+	}
 	run_with_locks(conn, psprintf("SELECT rehome_source.drop_fence(%s, %d)", token, slice->id), maps);
 	rehome_conn_begin(conn, "");
 	rehome_conn_exec(conn, SCHEMA_LOCK);

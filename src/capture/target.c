@@ -154,9 +154,12 @@ local_blockers(List *maps, LOCKMODE mode)
 							" FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
 							" WHERE l.granted AND l.locktype = 'relation' AND l.pid <> pg_backend_pid()"
 							" AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-							" AND ($2 OR l.mode NOT IN ('AccessShareLock', 'RowShareLock'))"
-							" AND l.relation = ANY ($1::oid[])", "tb", rehome_name_array(oids),
-							mode == AccessExclusiveLock);
+							" AND l.mode <> ALL ($2::text[])"
+							" AND l.relation = ANY ($1::oid[])", "tt", rehome_name_array(oids),
+							mode == AccessExclusiveLock ? "{}" :
+							mode == RowExclusiveLock ?
+							"{AccessShareLock,RowShareLock,RowExclusiveLock,ShareUpdateExclusiveLock}" :
+							"{AccessShareLock,RowShareLock}");
 }
 
 /*
@@ -175,7 +178,8 @@ locked(List *maps, LOCKMODE mode)
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		lock_all(maps, ShareUpdateExclusiveLock, REHOME_AUTOVACUUM_TIMEOUT);
+		if (mode > ShareUpdateExclusiveLock)
+			lock_all(maps, ShareUpdateExclusiveLock, REHOME_AUTOVACUUM_TIMEOUT);
 		lock_all(maps, mode, rehome_lock_timeout);
 		ReleaseCurrentSubTransaction();
 	}
@@ -204,7 +208,7 @@ locked(List *maps, LOCKMODE mode)
  * the transaction, trying again as rehome.lock_retries allows, and raises,
  * naming who is in the way, when it cannot have them.
  *
- * First comes SHARE UPDATE EXCLUSIVE.  Writers do not mind it, neither held
+ * For a lock that keeps writers out, first comes SHARE UPDATE EXCLUSIVE.  Writers do not mind it, neither held
  * nor waited for, but autovacuum does: a wait of deadlock_timeout makes it
  * give way.  Otherwise it would be in the way of the real lock, which never
  * waits that long.

@@ -161,7 +161,6 @@ for my $step (
 	let_go($lock);
 	$lock = hold_lock($target, debug_lock());
 	ok(wait_for_lock_waiter($target, debug_lock()), 'leader terminated: a table is copied when it stops');
-	my $done_before = $pair->sql_target('SELECT count(done_at) || chr(32) || coalesce(max(done_at)::text, chr(32)) FROM rehome.chunk WHERE done_at IS NOT NULL');
 	my ($all, $done) = chunks($name);
 	cmp_ok($done, '>', 0, 'leader terminated: chunks are done');
 	$pair->sql_target("SELECT rehome.pause('$name')");

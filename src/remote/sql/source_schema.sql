@@ -389,6 +389,23 @@ BEGIN
 END
 $drop_capture$;
 
+-- The fence's triggers on one table, where the role may drop them: so that
+-- the function need not take all tables' triggers, and locks, at once.
+CREATE OR REPLACE FUNCTION rehome_source.drop_fence_triggers(token text, map int, relation regclass)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $drop_fence_triggers$
+DECLARE
+    part    regclass;
+BEGIN
+    FOR part IN SELECT p FROM rehome_source.partition_tree(relation) AS p JOIN pg_class c ON c.oid = p
+                 WHERE pg_has_role(current_user, c.relowner, 'USAGE') LOOP
+        EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', format('rehome_fence_%s_%s_truncate', token, map), part);
+        IF part = relation THEN
+            EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', format('rehome_fence_%s_%s', token, map), part);
+        END IF;
+    END LOOP;
+END
+$drop_fence_triggers$;
+
 CREATE OR REPLACE FUNCTION rehome_source.drop_fence(token text, slice int)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $drop_fence$
 BEGIN
