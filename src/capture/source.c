@@ -283,6 +283,26 @@ rehome_source_cover(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
 }
 
 /*
+ * drop_by_table calls a function of schema rehome_source for each table, in a
+ * transaction of its own.
+ */
+static void
+drop_by_table(RehomeConn *conn, const char *function, const char *token, List *maps)
+{
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		run_with_locks(conn, psprintf("SELECT rehome_source.%s(%s, %d, to_regclass(%s))",
+									  function, token, map->id,
+									  quote_literal_cstr(rehome_remote_relation(rehome_remote_table(map->source)))),
+					   list_make1(map));
+	}
+}
+
+/*
  * rehome_source_remove takes away what rehome_source_install made; with
  * keep_fence the (closed) fence stays.  The schema goes with its last slice.
  * False when there was nothing to remove.
@@ -291,30 +311,16 @@ bool
 rehome_source_remove(RehomeConn *conn, RehomeSlice *slice, List *maps, bool keep_fence)
 {
 	char	   *token = quote_literal_cstr(slice->migration->token);
-	ListCell   *lc;
 
 	if (rehome_conn_query(conn, "SELECT 1 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
 						  " WHERE n.nspname = 'rehome_source'"
 						  " AND (p.proname LIKE 'capture\\_' || $1 || '\\_%' OR (NOT $2 AND p.proname = 'fence_' || $1 || '_' || $3::text))",
 						  "tbi", slice->migration->token, keep_fence, slice->id)->n == 0)
 		return false;
-	foreach(lc, maps)
-	{
-		RehomeTableMap *map = lfirst(lc);
-
-		run_with_locks(conn, psprintf("SELECT rehome_source.drop_capture(%s, %d)", token, map->id),
-					   list_make1(map));
-	}
+	drop_by_table(conn, "drop_capture", token, maps);
 	if (keep_fence)
 		return true;
-	foreach(lc, maps)
-	{
-		RehomeTableMap *map = lfirst(lc);
-		char	   *relation = quote_literal_cstr(rehome_remote_relation(rehome_remote_table(map->source)));
-
-		run_with_locks(conn, psprintf("SELECT rehome_source.drop_fence_triggers(%s, %d, to_regclass(%s))",
-									  token, map->id, relation), list_make1(map));
-	}
+	drop_by_table(conn, "drop_fence_triggers", token, maps);
 	run_with_locks(conn, psprintf("SELECT rehome_source.drop_fence(%s, %d)", token, slice->id), maps);
 	rehome_conn_begin(conn, "");
 	rehome_conn_exec(conn, SCHEMA_LOCK);

@@ -233,7 +233,7 @@ $pair->sql_source(q{DROP SCHEMA rehome_source CASCADE});
 make_database('short_lived');
 define('d', 'short_lived');
 {
-	$pair->sql_source(q{INSERT INTO app.item SELECT i, 0, repeat('x', 100) FROM generate_series(10000, 60000) i});
+	$pair->sql_source(q{INSERT INTO app.item SELECT i, 0, repeat('x', 100) FROM generate_series(10000, 600000) i});
 	my $copy = start_psql($target, q{CALL rehome.start('d')}, dbname => 'short_lived');
 	ok(wait_until($target, "SELECT ($copy_workers) > 0"), 'copy workers run in a database');
 	finish_psql($copy);

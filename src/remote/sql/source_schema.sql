@@ -377,12 +377,24 @@ $body$ $function$, fn, session_user, token, slice, body);
 END
 $create_capture$;
 
--- Takes the capture of one table map away; the fence stays when asked to.
+-- Locks a table, parents before partitions as writers do, before triggers are
+-- dropped: DROP locks in an order of its own, and would deadlock with them.
+CREATE OR REPLACE FUNCTION rehome_source.lock_for_drop(relation regclass)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $lock_for_drop$
+BEGIN
+    IF has_table_privilege(relation, 'UPDATE') THEN
+        EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', relation);
+    END IF;
+END
+$lock_for_drop$;
+
+-- Takes the capture of one table map away; relation may be null.
 -- Dropping a function drops its triggers, for which a role that does not own
 -- the table has no other way.
-CREATE OR REPLACE FUNCTION rehome_source.drop_capture(token text, map int)
+CREATE OR REPLACE FUNCTION rehome_source.drop_capture(token text, map int, relation regclass)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $drop_capture$
 BEGIN
+    PERFORM rehome_source.lock_for_drop(relation);
     EXECUTE format('DROP FUNCTION IF EXISTS rehome_source.%I() CASCADE', format('capture_%s_%s', token, map));
     EXECUTE format('DROP TABLE IF EXISTS rehome_source.%I', format('change_%s_%s', token, map));
     EXECUTE format('DROP TABLE IF EXISTS rehome_source.%I', format('stage_%s_%s', token, map));
@@ -396,6 +408,7 @@ RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $drop_fen
 DECLARE
     part    regclass;
 BEGIN
+    PERFORM rehome_source.lock_for_drop(relation);
     FOR part IN SELECT p FROM rehome_source.partition_tree(relation) AS p JOIN pg_class c ON c.oid = p
                  WHERE pg_has_role(current_user, c.relowner, 'USAGE') LOOP
         EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', format('rehome_fence_%s_%s_truncate', token, map), part);
