@@ -51,7 +51,7 @@ sub refuses_writes
 			PERFORM set_config('session_replication_role', role, true);
 			EXECUTE sql;
 			RAISE EXCEPTION 'it is not refused';
-		EXCEPTION WHEN OTHERS THEN
+		EXCEPTION WHEN OTHERS THEN -- whatever it is, it is returned, and compared below
 			GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, said = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
 			RETURN concat_ws('|', code, hint, role, sql, said);
 		END $$;} . join '', map { my $role = $_; map { "SELECT pg_temp.try(\$sql\$$_\$sql\$, '$role');\n" } @writes } @roles);
