@@ -71,6 +71,7 @@ extern void rehome_forward_prune(RehomeConn *conn, RehomeSlice *slice, List *map
 /* Reverse: target to source. */
 extern int64 rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								  Snapshot snapshot, bool keep_open);
+extern void rehome_raise_both(RehomeSlice *slice) pg_attribute_noreturn();
 extern void rehome_reverse_prune(RehomeSlice *slice, List *maps, const char *position);
 extern char *rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice);
 

@@ -542,6 +542,20 @@ rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice)
 }
 
 /*
+ * rehome_raise_both raises because the source, too, says that it has
+ * authority.
+ */
+void
+rehome_raise_both(RehomeSlice *slice)
+{
+	ereport(ERROR,
+			errcode(ERRCODE_REHOME_IN_DOUBT),
+			errmsg("both sides claim authority over slice \"%s\"", slice->name),
+			errdetail("This database is cut over, yet the source's fence is open: it was changed or restored by hand, or by another copy of this database."),
+			errhint("Keep writers off the source; compare with rehome.verify() and close its fence."));
+}
+
+/*
  * rehome_reverse_batch brings the source from its position to a snapshot of
  * the target: the one given, or, when that is NULL, one taken now.  With
  * keep_open the source transaction stays open,

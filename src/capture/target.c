@@ -18,7 +18,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "capture/capture.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
@@ -27,13 +26,13 @@
 #include "guc.h"
 #include "remote/query.h"
 #include "storage/lmgr.h"
+#include "util/attempt.h"
 #include "util/name.h"
 #include "util/spi.h"
 #include "util/wait.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 /*
@@ -162,6 +161,23 @@ local_blockers(List *maps, LOCKMODE mode)
 							"{AccessShareLock,RowShareLock}");
 }
 
+/* What lock_targets is to lock. */
+typedef struct LockRequest
+{
+	List	   *maps;
+	LOCKMODE	mode;
+} LockRequest;
+
+static void
+lock_targets(void *arg)
+{
+	LockRequest *request = arg;
+
+	if (request->mode > ShareUpdateExclusiveLock)
+		lock_all(request->maps, ShareUpdateExclusiveLock, REHOME_AUTOVACUUM_TIMEOUT);
+	lock_all(request->maps, request->mode, rehome_lock_timeout);
+}
+
 /*
  * locked tries once to lock the targets, to the end of the transaction,
  * waiting no longer than rehome.lock_timeout in all.  On failure none is
@@ -170,37 +186,16 @@ local_blockers(List *maps, LOCKMODE mode)
 static bool
 locked(List *maps, LOCKMODE mode)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool done = true;
+	LockRequest request = {maps, mode};
+	ErrorData  *error = rehome_attempt(lock_targets, &request);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		if (mode > ShareUpdateExclusiveLock)
-			lock_all(maps, ShareUpdateExclusiveLock, REHOME_AUTOVACUUM_TIMEOUT);
-		lock_all(maps, mode, rehome_lock_timeout);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
-			error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED)
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		FreeErrorData(error);
-		done = false;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return done;
+	if (error == NULL)
+		return true;
+	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
+		error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED)
+		ReThrowError(error);
+	FreeErrorData(error);
+	return false;
 }
 
 /*

@@ -20,17 +20,15 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "copy/copy.h"
 #include "errors.h"
+#include "util/attempt.h"
 #include "util/debug_point.h"
 #include "util/name.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/ruleutils.h"
 
 /*
@@ -164,6 +162,21 @@ rebuild(RehomeSlice *slice, char **v)
 			   "t", v[0]);
 }
 
+/* An object to rebuild. */
+typedef struct Rebuild
+{
+	RehomeSlice *slice;
+	char	  **v;				/* id, create_sql, name, relation */
+} Rebuild;
+
+static void
+rebuild_work(void *arg)
+{
+	Rebuild    *object = arg;
+
+	rebuild(object->slice, object->v);
+}
+
 /*
  * try_rebuild does the same in a subtransaction, and turns an error into a
  * warning and an event.
@@ -171,38 +184,20 @@ rebuild(RehomeSlice *slice, char **v)
 static void
 try_rebuild(RehomeSlice *slice, char **v)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	Rebuild		object = {slice, v};
+	ErrorData  *error = rehome_attempt(rebuild_work, &object);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		rebuild(slice, v);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-			ReThrowError(error);
-		ereport(WARNING,
-				errcode(error->sqlerrcode),
-				errmsg("\"%s\" of \"%s\" could not be rebuilt: %s", v[2], v[3], error->message),
-				errhint("Its definition stays in rehome.saved_object; CALL rehome.cancel() again tries again."));
-		rehome_event(slice->migration->name, slice->name, "error",
-					 psprintf("%s of %s could not be rebuilt: %s", v[2], v[3], error->message), NULL);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	if (error == NULL)
+		return;
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		ReThrowError(error);
+	ereport(WARNING,
+			errcode(error->sqlerrcode),
+			errmsg("\"%s\" of \"%s\" could not be rebuilt: %s", v[2], v[3], error->message),
+			errhint("Its definition stays in rehome.saved_object; CALL rehome.cancel() again tries again."));
+	rehome_event(slice->migration->name, slice->name, "error",
+				 psprintf("%s of %s could not be rebuilt: %s", v[2], v[3], error->message), NULL);
+	FreeErrorData(error);
 }
 
 /*

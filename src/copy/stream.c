@@ -15,15 +15,14 @@
 #include "postgres.h"
 
 #include "access/table.h"
-#include "access/xact.h"
 #include "commands/copy.h"
 #include "copy/stream.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "util/attempt.h"
 #include "util/spi.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 
 /* Rows fetched at once from a local cursor. */
 #define FETCH_ROWS 1000
@@ -40,6 +39,12 @@ counting_read(void *outbuf, int minread, int maxread)
 	return n;
 }
 
+static void
+project(void *projector)
+{
+	(void) rehome_project(projector);
+}
+
 /*
  * try_project projects in a subtransaction; false when the map refuses the
  * row's values.
@@ -47,32 +52,15 @@ counting_read(void *outbuf, int minread, int maxread)
 static bool
 try_project(RehomeProjector *projector)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool done = true;
+	ErrorData  *error = rehome_attempt(project, projector);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		(void) rehome_project(projector);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		int			category = ERRCODE_TO_CATEGORY(geterrcode());
-
-		if (category != ERRCODE_DATA_EXCEPTION &&
-			category != ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		done = false;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return done;
+	if (error == NULL)
+		return true;
+	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_DATA_EXCEPTION &&
+		ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
+		ReThrowError(error);
+	FreeErrorData(error);
+	return false;
 }
 
 /*

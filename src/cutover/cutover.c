@@ -55,9 +55,6 @@
 #include "utils/builtins.h"
 #include "worker/worker.h"
 
-/* Drain at most this often; a backlog that does not shrink is no reason to wait for ever. */
-#define MAX_DRAINS 50
-
 /*
  * new_home returns what the fence tells clients.
  */
@@ -125,7 +122,7 @@ check_gates(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way)
 static void
 drain(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps)
 {
-	for (int i = 0; i < MAX_DRAINS; i++)
+	for (int i = 0; i < REHOME_MAX_DRAINS; i++)
 	{
 		RehomeBatch batch;
 

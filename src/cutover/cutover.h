@@ -12,6 +12,9 @@
 #include "remote/connection.h"
 #include "utils/timestamp.h"
 
+/* Drain at most this often; a backlog that does not shrink is no reason to wait for ever. */
+#define REHOME_MAX_DRAINS 50
+
 /* A write freeze being measured. */
 typedef struct RehomeFreeze
 {
@@ -28,7 +31,6 @@ extern void rehome_recover_slice(RehomeSlice *slice);
 extern bool rehome_give_back(RehomeConn *conn, RehomeSlice *slice, List *maps, char **tail);
 
 extern char *rehome_source_authority(RehomeConn *conn, RehomeSlice *slice);
-extern void rehome_raise_both(RehomeSlice *slice) pg_attribute_noreturn();
 
 /* finish.c: the frame may commit. */
 extern void rehome_complete_slice(RehomeCall *call, RehomeSlice *slice);

@@ -67,20 +67,6 @@ rehome_give_back(RehomeConn *conn, RehomeSlice *slice, List *maps, char **tail)
 }
 
 /*
- * rehome_raise_both raises because the source, too, says that it has
- * authority.
- */
-void
-rehome_raise_both(RehomeSlice *slice)
-{
-	ereport(ERROR,
-			errcode(ERRCODE_REHOME_IN_DOUBT),
-			errmsg("both sides claim authority over slice \"%s\"", slice->name),
-			errdetail("This database is cut over, yet the source's fence is open: it was changed or restored by hand, or by another copy of this database."),
-			errhint("Keep writers off the source; compare with rehome.verify() and close its fence."));
-}
-
-/*
  * rehome_source_authority returns who the source thinks has authority:
  * "source", "target", or NULL when it does not know the slice.
  */

@@ -36,12 +36,10 @@
 #include "utils/builtins.h"
 #include "worker/worker.h"
 
-#define MAX_DRAINS 50
-
 static void
 drain(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps)
 {
-	for (int i = 0; i < MAX_DRAINS && call->nonatomic; i++)
+	for (int i = 0; i < REHOME_MAX_DRAINS && call->nonatomic; i++)
 	{
 		int64		n = rehome_reverse_batch(conn, slice, maps, NULL, false);
 

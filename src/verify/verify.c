@@ -78,9 +78,7 @@ freeze_views(RehomeSlice *slice, List *maps, char **snapshot)
 		PushActiveSnapshot(GetLatestSnapshot());
 		*snapshot = rehome_position_of_active();
 		if (rehome_reverse_batch(conn, slice, maps, GetActiveSnapshot(), true) < 0)
-			ereport(ERROR,
-					errcode(ERRCODE_REHOME_IN_DOUBT),
-					errmsg("both sides claim authority over slice \"%s\"", slice->name));
+			rehome_raise_both(slice);
 	}
 	return conn;
 }

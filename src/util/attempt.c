@@ -1,0 +1,46 @@
+/*-------------------------------------------------------------------------
+ *
+ * attempt.c
+ *	  Work that may fail without failing the transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "util/attempt.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+/*
+ * rehome_attempt does the work in a subtransaction and returns NULL.  If it
+ * raises, the subtransaction is rolled back, and the error returned, in the
+ * caller's memory context, for the caller to judge: ReThrowError() raises it
+ * after all.
+ */
+ErrorData *
+rehome_attempt(void (*work) (void *arg), void *arg)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		work(arg);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return error;
+}

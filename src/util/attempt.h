@@ -1,0 +1,15 @@
+/*-------------------------------------------------------------------------
+ *
+ * attempt.h
+ *	  Work that may fail without failing the transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REHOME_ATTEMPT_H
+#define REHOME_ATTEMPT_H
+
+#include "utils/elog.h"
+
+extern ErrorData *rehome_attempt(void (*work) (void *arg), void *arg);
+
+#endif							/* REHOME_ATTEMPT_H */
