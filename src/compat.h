@@ -79,6 +79,15 @@ rehome_log_mark(void)
 #endif
 }
 
+/* Wait event sets belong to a resource owner from 17 on; ours to nobody. */
+#include "storage/latch.h"
+
+#if PG_VERSION_NUM >= 170000
+#define RehomeCreateWaitEventSet(context, n) CreateWaitEventSet(NULL, n)
+#else
+#define RehomeCreateWaitEventSet(context, n) CreateWaitEventSet(context, n)
+#endif
+
 /* The wait event of a wait inside an extension. */
 #define REHOME_WAIT_EVENT PG_WAIT_EXTENSION
 

@@ -15,16 +15,22 @@
 #include "guc.h"
 #include "utils/guc.h"
 
-int			rehome_chunk_size = 65536;
+int			rehome_chunk_size = 16384;
+int			rehome_chunk_time = 2000;
 int			rehome_copy_workers = 2;
 int			rehome_cutover_backlog = 2000;
 char	   *rehome_databases = NULL;
 char	   *rehome_debug_point_setting = NULL;
 int			rehome_freeze_timeout = 5000;
+int			rehome_keep_indexes_below = 512;
 int			rehome_launcher_naptime = 5000;
 int			rehome_lock_retries = 10;
 int			rehome_lock_timeout = 500;
+int			rehome_maintenance_work_mem = 196608;
 int			rehome_max_discrepancies = 1000;
+int			rehome_max_rate = 0;
+int			rehome_max_replica_lag = 0;
+int			rehome_max_source_backends = 0;
 int			rehome_naptime = 100;
 int			rehome_retry_max = 30000;
 
@@ -37,8 +43,13 @@ rehome_guc_init(void)
 	DefineCustomIntVariable("rehome.chunk_size",
 							"Size of the parts in which a source table is copied.",
 							NULL,
-							&rehome_chunk_size, 65536, 64, INT_MAX / 2,
+							&rehome_chunk_size, 16384, 64, INT_MAX / 2,
 							PGC_USERSET, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("rehome.chunk_time",
+							"Time after which a copy worker commits the chunks it has copied.",
+							"So much work at most is lost when it dies; 0 commits every chunk.",
+							&rehome_chunk_time, 2000, 0, 3600000,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("rehome.copy_workers",
 							"Background workers that copy one slice; 0 copies in the calling session.",
 							NULL,
@@ -64,6 +75,11 @@ rehome_guc_init(void)
 							NULL,
 							&rehome_freeze_timeout, 5000, 10, INT_MAX,
 							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("rehome.keep_indexes_below",
+							"Tables that are smaller at the source are loaded with their indexes in place.",
+							NULL,
+							&rehome_keep_indexes_below, 512, 0, INT_MAX,
+							PGC_USERSET, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("rehome.launcher_naptime",
 							"How often the launcher looks for sync workers to start.",
 							NULL,
@@ -79,10 +95,30 @@ rehome_guc_init(void)
 							NULL,
 							&rehome_lock_timeout, 500, 1, INT_MAX,
 							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("rehome.maintenance_work_mem",
+							"Memory a copy worker may use to build an index; in place of maintenance_work_mem.",
+							NULL,
+							&rehome_maintenance_work_mem, 196608, 1024, MAX_KILOBYTES,
+							PGC_USERSET, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("rehome.max_discrepancies",
 							"Differing rows a verification records for one table; all are counted.",
 							NULL,
 							&rehome_max_discrepancies, 1000, 0, INT_MAX,
+							PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("rehome.max_rate",
+							"Data a slice reads from its source in a second; 0 is no limit.",
+							NULL,
+							&rehome_max_rate, 0, 0, INT_MAX,
+							PGC_USERSET, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("rehome.max_replica_lag",
+							"No work is begun while a replica of the source is further behind; 0 is no limit.",
+							"The connecting role needs pg_read_all_stats to see it.",
+							&rehome_max_replica_lag, 0, 0, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("rehome.max_source_backends",
+							"No work is begun while more sessions than that are active at the source; 0 is no limit.",
+							"The connecting role needs pg_read_all_stats to see them.",
+							&rehome_max_source_backends, 0, 0, INT_MAX,
 							PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("rehome.naptime",
 							"Pause of a sync worker between two batches when there is nothing to do.",

@@ -231,6 +231,8 @@ compose(RehomeConn *conn, RehomeSlice *slice, Return *ret)
 
 	ret->relation = rehome_remote_relation(inverse->table);
 	ret->stage = rehome_stage_table(slice->migration, map);
+	rehome_conn_query(conn, "SELECT rehome_source.create_stage($1, $2::int, $3::regclass)", "tit",
+					  slice->migration->token, map->id, ret->relation);
 	ret->join = rehome_inverse_key_condition(inverse, "r", "s");
 	rehome_inverse_describe(conn, inverse);
 
@@ -616,7 +618,8 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	}
 	if (returns != NIL)
 	{
-		rehome_conn_exec(conn, psprintf("INSERT INTO rehome_source.applying VALUES (txid_current(), %s, %d)",
+		rehome_conn_exec(conn, psprintf("SET LOCAL rehome_source.applying = 'on';"
+										"INSERT INTO rehome_source.applying VALUES (txid_current(), %s, %d)",
 										quote_literal_cstr(slice->migration->token), slice->id));
 		if (rehome_inverse_may_bypass(conn))
 			rehome_conn_exec(conn, "SET LOCAL session_replication_role = replica");

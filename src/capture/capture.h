@@ -32,6 +32,7 @@ extern bool rehome_source_locked(RehomeConn *conn, RehomeSlice *slice, List *map
 
 /* At the target. */
 extern void rehome_targets_lock(List *maps, LOCKMODE mode);
+extern void rehome_target_guard(RehomeSlice *slice, List *maps);
 extern void rehome_target_install(RehomeSlice *slice, List *maps, bool guarded);
 extern bool rehome_target_covered(List *maps);
 extern char *rehome_target_partitions(Oid target);

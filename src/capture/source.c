@@ -4,10 +4,10 @@
  *	  Change capture and fence at the source.
  *
  * What is made there, and how, is in remote/sql/source_schema.sql; this file
- * calls it.  Each table is a transaction of its own, so that a lock is held
- * for one CREATE TRIGGER's time, and each request waits no longer than
- * rehome.lock_timeout: behind a request that waits, every writer of the
- * table waits too.  Every call can be repeated.
+ * calls it.  A transaction takes no longer than a few tables' CREATE TRIGGERs
+ * (INSTALL_TIME), so that no writer waits longer for it, and each request waits no
+ * longer than rehome.lock_timeout: behind a request that waits, every writer
+ * of the table waits too.  Every call can be repeated.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,6 +22,10 @@
 #include "util/wait.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+/* How long, in milliseconds, one transaction may go on creating captures. */
+#define INSTALL_TIME 50
 
 /* Serializes the creation of schema rehome_source. */
 #define SCHEMA_LOCK "SELECT pg_advisory_xact_lock(5391175)"
@@ -137,22 +141,24 @@ blockers(RehomeConn *conn, List *maps)
 /*
  * run_with_locks runs a statement that locks source tables, under
  * lock_timeout, in a transaction of its own, again and again until it gets
- * them or the tries are used up.
+ * them or the tries are used up.  Returns its rows.
  */
-static void
+static RehomeRows *
 run_with_locks(RehomeConn *conn, const char *sql, List *maps)
 {
 	for (int attempt = 0;; attempt++)
 	{
 		RehomeRemoteError error;
+		RehomeRows *rows;
 		char	   *who;
 
 		rehome_conn_begin(conn, "");
 		rehome_conn_exec(conn, psprintf("SET LOCAL lock_timeout = %d", rehome_lock_timeout));
-		if (rehome_conn_try(conn, sql, &error))
+		rows = rehome_conn_try(conn, sql, &error);
+		if (rows != NULL)
 		{
 			rehome_conn_commit(conn);
-			return;
+			return rows;
 		}
 		if (!is_lock_failure(&error))
 			rehome_conn_raise(conn, &error, sql);
@@ -170,6 +176,78 @@ run_with_locks(RehomeConn *conn, const char *sql, List *maps)
 }
 
 /*
+ * create_capture_sql calls create_capture for one map; patient as it says.
+ */
+static char *
+create_capture_sql(RehomeSlice *slice, RehomeTableMap *map, bool patient)
+{
+	RehomeRemoteTable *table = rehome_remote_table(map->source);
+
+	return psprintf("SELECT * FROM rehome_source.create_capture(%s, %d, %d, %s, %s::name[], %s)",
+					quote_literal_cstr(slice->migration->token), slice->id, map->id,
+					quote_literal_cstr(rehome_remote_relation(table)),
+					quote_literal_cstr(rehome_remote_key_array(map, table)),
+					patient ? "true" : "false");
+}
+
+/*
+ * record_capture stores what create_capture has returned for a map.
+ */
+static void
+record_capture(RehomeTableMap *map, RehomeRows *rows)
+{
+	char	  **v = rows->value[0];
+
+	map->source_equal = rehome_name_list(v[0]);
+	map->source_parts = v[1];
+	rehome_spi("UPDATE rehome.table_map SET source_equal = $2::text[],"
+			   " source_parts = CASE WHEN position IS NULL THEN $3 ELSE source_parts END,"
+			   " source_print = CASE WHEN position IS NULL THEN $4 ELSE table_map.source_print END"
+			   " FROM rehome.slice s WHERE s.id = slice_id AND table_map.id = $1",
+			   "ittt", map->id, v[0], v[1], v[2]);
+}
+
+/*
+ * install_some creates the capture of maps from index first on, no more than
+ * limit, in one transaction, as many as there is time for: writers of the
+ * first wait for the last.  When a lock cannot be had nothing is created.
+ * Returns how many were, or would have been.
+ */
+static int
+install_some(RehomeConn *conn, RehomeSlice *slice, List *maps, int first, int limit, bool *done)
+{
+	TimestampTz began = GetCurrentTimestamp();
+	int			n = 0;
+
+	rehome_conn_begin(conn, "");
+	/* flushed before the first position is stored, with everything it sees */
+	rehome_conn_exec(conn, psprintf("SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = %d",
+									Min(rehome_lock_timeout, INSTALL_TIME)));
+	*done = false;
+	do
+	{
+		RehomeTableMap *map = list_nth(maps, first + n);
+		RehomeRemoteError error;
+		char	   *sql = create_capture_sql(slice, map, false);
+		RehomeRows *rows = rehome_conn_try(conn, sql, &error);
+
+		if (rows == NULL)
+		{
+			if (!is_lock_failure(&error))
+				rehome_conn_raise(conn, &error, sql);
+			rehome_conn_rollback(conn);
+			return n;
+		}
+		record_capture(map, rows);
+		n++;
+	} while (n < limit && first + n < list_length(maps) &&
+			 !TimestampDifferenceExceeds(began, GetCurrentTimestamp(), INSTALL_TIME));
+	rehome_conn_commit(conn);
+	*done = true;
+	return n;
+}
+
+/*
  * rehome_source_install creates capture and fence (open) for the maps of a
  * slice, and stores what it learns.  The slice is copying already, so that a
  * crash leaves a trace of what has to be cleaned up.
@@ -178,7 +256,6 @@ void
 rehome_source_install(RehomeConn *conn, RehomeSlice *slice, List *maps)
 {
 	RehomeMigration *migration = slice->migration;
-	ListCell   *lc;
 
 	rehome_conn_begin(conn, "");
 	rehome_conn_exec(conn, SCHEMA_LOCK);
@@ -198,31 +275,22 @@ rehome_source_install(RehomeConn *conn, RehomeSlice *slice, List *maps)
 	else
 		rehome_source_check_identity(conn, migration);
 
-	foreach(lc, maps)
+	for (int i = 0; i < list_length(maps);)
 	{
-		RehomeTableMap *map = lfirst(lc);
-		RehomeRemoteTable *table = rehome_remote_table(map->source);
-		char	   *key = rehome_remote_key_array(map, table);
-		char	   *relation = rehome_remote_relation(table);
-		char	   *operators;
+		bool		done;
+		int			n = install_some(conn, slice, maps, i, list_length(maps), &done);
 
-		run_with_locks(conn,
-					   psprintf("SELECT rehome_source.create_capture(%s, %d, %d, %s, %s::name[])",
-								quote_literal_cstr(migration->token), slice->id, map->id,
-								quote_literal_cstr(relation), quote_literal_cstr(key)),
-					   list_make1(map));
-		operators = rehome_conn_value(conn, "SELECT rehome_source.key_operators($1::regclass, $2::name[])",
-									  "tt", relation, key);
-		map->source_parts = rehome_conn_value(conn, "SELECT rehome_source.partitions($1::regclass)",
-											  "t", relation);
-		rehome_spi("UPDATE rehome.table_map SET source_equal = $2::text[],"
-				   " source_parts = CASE WHEN position IS NULL THEN $3 ELSE source_parts END,"
-				   " source_print = CASE WHEN position IS NULL THEN $4 ELSE table_map.source_print END"
-				   " FROM rehome.slice s WHERE s.id = slice_id AND table_map.id = $1",
-				   "ittt", map->id, operators, map->source_parts,
-				   rehome_conn_value(conn, "SELECT print FROM rehome_source.inspect($1, $2::int, $3)",
-									 "tit", slice->migration->token, map->id, relation));
-		map->source_equal = rehome_name_list(operators);
+		if (!done && n > 0)		/* those before the one that is locked */
+			n = install_some(conn, slice, maps, i, n, &done);
+		if (!done)
+		{
+			/* one by itself, as patiently as the settings say */
+			RehomeTableMap *map = list_nth(maps, i);
+
+			record_capture(map, run_with_locks(conn, create_capture_sql(slice, map, true), list_make1(map)));
+			n = 1;
+		}
+		i += n;
 	}
 }
 

@@ -3,10 +3,11 @@
  * target.c
  *	  Guard, change tables and capture triggers on target tables.
  *
- * All of it is made when the copy starts; cutover and rollback only enable
- * and disable triggers, which is transactional and takes SHARE ROW EXCLUSIVE,
- * so readers go on.  Being catalog state and not a row somewhere, it is seen
- * by transactions with old snapshots too.
+ * The guard is made when the copy starts, capture at the first cutover, before
+ * anybody waits for that; cutover and rollback then only enable and disable
+ * triggers, which is transactional and takes SHARE ROW EXCLUSIVE, so readers
+ * go on.  Being catalog state and not a row somewhere, it is seen by
+ * transactions with old snapshots too.
  *
  * Plain tables have a guard per statement, partitioned tables one per row,
  * which reaches every partition.  TRUNCATE of a partition fires that
@@ -61,16 +62,39 @@ trigger_args(RehomeTableMap *map)
 	return buf.data;
 }
 
-static void
-make_trigger(Oid relid, const char *name, const char *when, const char *level,
-			 const char *call, bool enabled)
+/* A trigger of ours. */
+typedef struct TriggerDefinition
 {
-	if (OidIsValid(get_trigger_oid(relid, name, true)))
-		return;
-	rehome_spi(psprintf("CREATE TRIGGER %s %s ON %s FOR EACH %s EXECUTE FUNCTION rehome.%s",
-						name, when, rehome_relation_name(relid), level, call), "");
-	rehome_spi(psprintf("ALTER TABLE %s %s TRIGGER %s", rehome_relation_name(relid),
-						enabled ? "ENABLE ALWAYS" : "DISABLE", name), "");
+	const char *name;
+	const char *when;
+	const char *level;
+	const char *call;
+	bool		enabled;
+} TriggerDefinition;
+
+/*
+ * make_triggers creates those of n triggers that are not there.
+ */
+static void
+make_triggers(Oid relid, const TriggerDefinition *triggers, int n)
+{
+	char	   *relation = rehome_relation_name(relid);
+	StringInfoData alter;
+
+	initStringInfo(&alter);
+	for (int i = 0; i < n; i++)
+	{
+		const TriggerDefinition *t = &triggers[i];
+
+		if (OidIsValid(get_trigger_oid(relid, t->name, true)))
+			continue;
+		rehome_spi(psprintf("CREATE TRIGGER %s %s ON %s FOR EACH %s EXECUTE FUNCTION rehome.%s",
+							t->name, t->when, relation, t->level, t->call), "");
+		appendStringInfo(&alter, "%s%s TRIGGER %s", alter.len ? ", " : "",
+						 t->enabled ? "ENABLE ALWAYS" : "DISABLE", t->name);
+	}
+	if (alter.len > 0)
+		rehome_spi(psprintf("ALTER TABLE %s %s", relation, alter.data), "");
 }
 
 static void
@@ -231,13 +255,8 @@ rehome_targets_lock(List *maps, LOCKMODE mode)
 	}
 }
 
-/*
- * rehome_target_install puts guard and capture on the targets of a slice,
- * which the caller has locked: with guarded the guard is on, else capture.
- * A second call adds what is missing, as on new partitions.
- */
-void
-rehome_target_install(RehomeSlice *slice, List *maps, bool guarded)
+static void
+install(RehomeSlice *slice, List *maps, bool guarded, bool capturing)
 {
 	char	   *guard = psprintf("guard(%s)", quote_literal_cstr(slice->migration->name));
 	ListCell   *lc;
@@ -247,21 +266,45 @@ rehome_target_install(RehomeSlice *slice, List *maps, bool guarded)
 		RehomeTableMap *map = lfirst(lc);
 		bool		partitioned = get_rel_relkind(map->target) == RELKIND_PARTITIONED_TABLE;
 		char	   *capture = psprintf("capture(%s)", trigger_args(map));
+		/* those of capture come last in each list */
+		TriggerDefinition rows[] = {
+			{"rehome_guard", "BEFORE INSERT OR UPDATE OR DELETE", partitioned ? "ROW" : "STATEMENT", guard, guarded},
+			{"rehome_capture", "AFTER INSERT OR UPDATE OR DELETE", "ROW", capture, !guarded},
+		};
+		TriggerDefinition truncates[] = {
+			{"rehome_guard_truncate", "BEFORE TRUNCATE", "STATEMENT", guard, guarded},
+			{"rehome_capture_truncate", "AFTER TRUNCATE", "STATEMENT", capture, !guarded},
+		};
 		ListCell   *lc2;
 
-		make_change_table(map);
-		make_trigger(map->target, "rehome_guard", "BEFORE INSERT OR UPDATE OR DELETE",
-					 partitioned ? "ROW" : "STATEMENT", guard, guarded);
-		make_trigger(map->target, "rehome_capture", "AFTER INSERT OR UPDATE OR DELETE",
-					 "ROW", capture, !guarded);
+		if (capturing)
+			make_change_table(map);
+		make_triggers(map->target, rows, capturing ? 2 : 1);
 		foreach(lc2, find_all_inheritors(map->target, NoLock, NULL))
-		{
-			make_trigger(lfirst_oid(lc2), "rehome_guard_truncate", "BEFORE TRUNCATE",
-						 "STATEMENT", guard, guarded);
-			make_trigger(lfirst_oid(lc2), "rehome_capture_truncate", "AFTER TRUNCATE",
-						 "STATEMENT", capture, !guarded);
-		}
+			make_triggers(lfirst_oid(lc2), truncates, capturing ? 2 : 1);
 	}
+}
+
+/*
+ * rehome_target_guard puts the guard, switched on, on the targets of a slice,
+ * which the caller has locked.
+ */
+void
+rehome_target_guard(RehomeSlice *slice, List *maps)
+{
+	install(slice, maps, true, false);
+}
+
+/*
+ * rehome_target_install puts guard and capture on the targets of a slice,
+ * which the caller has locked: with guarded the guard is on, else capture.
+ * What is there already is left as it is, so that a second call adds what is
+ * missing, as on new partitions.
+ */
+void
+rehome_target_install(RehomeSlice *slice, List *maps, bool guarded)
+{
+	install(slice, maps, guarded, true);
 }
 
 /*

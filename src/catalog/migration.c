@@ -48,7 +48,7 @@ static int64 last_event = 0;
 
 #define SLICE_COLUMNS \
 	"SELECT s.id, s.name, s.state, s.authority, s.paused, s.reason, s.position, s.error," \
-	" s.database_id <> rehome.database_identity(), s.migration_id, s.continuous, s.source_print, s.one_way" \
+	" s.database_id <> rehome.database_identity(), s.migration_id, s.continuous, s.source_print, s.one_way, s.throttled" \
 	" FROM rehome.slice s "
 
 #define TABLE_MAP_COLUMNS \
@@ -168,6 +168,7 @@ slice_from_row(RehomeSlice *s, char **v)
 	s->continuous = rehome_bool(v[10]);
 	s->source_print = v[11];
 	s->one_way = rehome_bool(v[12]);
+	s->throttled = v[13];
 }
 
 /*
@@ -495,6 +496,19 @@ rehome_slice_set_error(int slice_id, const char *message)
 			   " error_since = coalesce(error_since, clock_timestamp())"
 			   " WHERE id = $1 AND error IS DISTINCT FROM $2",
 			   "it", slice_id, message);
+}
+
+/*
+ * rehome_slice_throttled records why no work is begun, NULL when it is, if
+ * that has changed; true when there is a reason.
+ */
+bool
+rehome_slice_throttled(RehomeSlice *slice, const char *reason)
+{
+	if ((reason == NULL) != (slice->throttled == NULL) ||
+		(reason != NULL && strcmp(reason, slice->throttled) != 0))
+		rehome_spi("UPDATE rehome.slice SET throttled = $2 WHERE id = $1", "it", slice->id, reason);
+	return reason != NULL;
 }
 
 /*

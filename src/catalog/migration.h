@@ -41,6 +41,7 @@ typedef struct RehomeSlice
 	RehomeAuthority authority;
 	bool		continuous;		/* a sync worker should be running */
 	bool		one_way;		/* cut over without a way back */
+	char	   *throttled;		/* why no work is begun, or NULL */
 	bool		paused;			/* by somebody, or because it was restored */
 	bool		restored;		/* this database is not where it last ran */
 	char	   *reason;
@@ -109,6 +110,7 @@ extern void rehome_slice_set_state(RehomeSlice *slice, RehomeState state, const 
 								   const char *message, const char *detail);
 extern void rehome_slice_set_position(RehomeSlice *slice, const char *position,
 									  int64 rows, int64 pending);
+extern bool rehome_slice_throttled(RehomeSlice *slice, const char *reason);
 extern void rehome_slice_set_error(int slice_id, const char *message);
 
 /* The log. */

@@ -8,6 +8,11 @@
  * before 14, which would scan the whole table for each range, get one chunk
  * a table.
  *
+ * What goes first is what most work waits for: a chunk weighs as much as its
+ * table, once for the load and once more for each index that is built after
+ * it (dearer ones more); an index weighs its own share.  So the longest chain
+ * is never left for the end, where the other workers would have nothing to do.
+ *
  * A copy that is resumed reads under another snapshot, S0', while position
  * stays S0.  Updated rows may have moved meanwhile from a chunk that is done
  * to one that is not, or the other way round.  But every such row has its
@@ -33,51 +38,53 @@
 
 /*
  * source_parts lists the tables that hold a map's rows: schema, name,
- * filenode, blocks.
+ * filenode, blocks, bytes with TOAST.
  */
 static RehomeRows *
 source_parts(RehomeConn *conn, RehomeTableMap *map)
 {
 	return rehome_conn_query(conn,
 							 "SELECT n.nspname, c.relname, pg_relation_filenode(c.oid),"
-							 " pg_relation_size(c.oid) / current_setting('block_size')::int"
+							 " pg_relation_size(c.oid) / current_setting('block_size')::int, pg_table_size(c.oid)"
 							 " FROM rehome_source.partition_tree($1::regclass) AS p"
 							 " JOIN pg_class c ON c.oid = p JOIN pg_namespace n ON n.oid = c.relnamespace"
 							 " WHERE c.relkind = 'r' ORDER BY c.oid",
 							 "t", rehome_remote_relation(rehome_remote_table(map->source)));
 }
 
+/*
+ * plan_map cuts one table.  A chunk holds rehome.chunk_size, TOAST included.
+ */
 static void
-plan_map(RehomeConn *conn, RehomeTableMap *map)
+plan_map(RehomeConn *conn, RehomeTableMap *map, double weight)
 {
 	RehomeRows *parts = source_parts(conn, map);
-	int64		step = Max(rehome_chunk_size / 8, 1);
 
 	for (int i = 0; i < parts->n; i++)
 	{
 		char	  **p = parts->value[i];
 		int64		blocks = rehome_int64(p[3]);
+		int64		chunks = rehome_int64(p[4]) / (rehome_chunk_size * INT64CONST(1024));
+		int64		step = Max(blocks / Max(chunks, 1), 1);
 
 		if (rehome_conn_version(conn) < TID_RANGE_VERSION || blocks <= step)
-			rehome_spi("INSERT INTO rehome.chunk (table_map_id, part_schema, part_table, part_filenode)"
-					   " VALUES ($1, $2::name, $3::name, $4::oid)", "ittt", map->id, p[0], p[1], p[2]);
-		else
-			rehome_spi("INSERT INTO rehome.chunk (table_map_id, part_schema, part_table, part_filenode, lo, hi)"
-					   " SELECT $1, $2::name, $3::name, $4::oid, lo, CASE WHEN lo + $6 < $5 THEN lo + $6 END"
-					   " FROM generate_series(0, $5 - 1, $6) AS lo", "itttll",
-					   map->id, p[0], p[1], p[2], blocks, step);
+			step = Max(blocks, 1);
+		rehome_spi("INSERT INTO rehome.chunk (slice_id, table_map_id, part_schema, part_table, part_filenode, lo, hi, weight)"
+				   " SELECT $1, $2, $3::name, $4::name, $5::oid, CASE WHEN $6 > $7 THEN lo END,"
+				   " CASE WHEN lo + $7 < $6 THEN lo + $7 END, $8::float8"
+				   " FROM generate_series(0, greatest($6 - 1, 0), $7) AS lo", "iitttllt",
+				   map->slice_id, map->id, p[0], p[1], p[2], blocks, step, psprintf("%g", weight));
 	}
 }
 
 /*
- * rehome_chunk_plan cuts all tables of a slice, largest first.  The source
- * transaction in which they will be read is open, and holds their locks.
+ * source_sizes returns, for each map, n (its index in the list) and the bytes
+ * of its source table, all partitions together.
  */
-void
-rehome_chunk_plan(RehomeConn *conn, RehomeSlice *slice, List *maps)
+static RehomeRows *
+source_sizes(RehomeConn *conn, List *maps)
 {
 	StringInfoData names;
-	RehomeRows *order;
 	ListCell   *lc;
 
 	initStringInfo(&names);
@@ -85,12 +92,46 @@ rehome_chunk_plan(RehomeConn *conn, RehomeSlice *slice, List *maps)
 		appendStringInfo(&names, "%s(%s::regclass, %d)", names.len ? ", " : "",
 						 quote_literal_cstr(rehome_remote_relation(rehome_remote_table(((RehomeTableMap *) lfirst(lc))->source))),
 						 foreach_current_index(lc));
-	order = rehome_conn_query(conn,
-							  psprintf("SELECT t.n FROM (VALUES %s) AS t(oid, n)"
-									   " ORDER BY (SELECT sum(pg_relation_size(p)) FROM rehome_source.partition_tree(t.oid) AS p) DESC, t.n",
-									   names.data), "");
-	for (int i = 0; i < order->n; i++)
-		plan_map(conn, list_nth(maps, rehome_int(order->value[i][0])));
+	return rehome_conn_query(conn,
+							 psprintf("SELECT t.n, (SELECT sum(pg_table_size(p)) FROM rehome_source.partition_tree(t.oid) AS p)"
+									  " FROM (VALUES %s) AS t(oid, n) ORDER BY t.n", names.data), "");
+}
+
+/*
+ * weigh turns the cost factors of a table's saved objects into weights, and
+ * returns that of its chunks.
+ */
+static double
+weigh(RehomeTableMap *map, const char *bytes)
+{
+	return rehome_float8(rehome_spi_value("WITH w AS (UPDATE rehome.saved_object SET weight = weight * $2::float8"
+										  " WHERE table_map_id = $1 RETURNING weight, kind)"
+										  " SELECT coalesce(sum(weight) FILTER (WHERE kind <> 'foreign key'), 0) + $2::float8 FROM w",
+										  "it", map->id, bytes));
+}
+
+/*
+ * rehome_chunk_plan cuts all tables of a slice, and takes indexes off the
+ * targets, which are locked, where that pays.  The source transaction in
+ * which the tables will be read is open, and holds their locks.
+ */
+void
+rehome_chunk_plan(RehomeConn *conn, RehomeSlice *slice, List *maps)
+{
+	RehomeRows *sizes = source_sizes(conn, maps);
+	List	   *small = NIL;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+		if (rehome_int64(sizes->value[foreach_current_index(lc)][1]) < rehome_keep_indexes_below * INT64CONST(1024))
+			small = lappend(small, lfirst(lc));
+	rehome_saved_take(maps, small);
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		plan_map(conn, map, weigh(map, sizes->value[foreach_current_index(lc)][1]));
+	}
 }
 
 /*
@@ -128,7 +169,8 @@ rehome_chunk_replan(RehomeConn *conn, RehomeSlice *slice, List *maps)
 		rehome_applying_begin(&applying, slice->migration->owner);
 		(void) rehome_apply_delete_all(rehome_mapping_compile(map, slice->migration->owner));
 		rehome_applying_end(&applying);
-		plan_map(conn, map);
+		plan_map(conn, map, 0);
+		rehome_spi("UPDATE rehome.table_map SET copied_at = NULL WHERE id = $1", "i", map->id);
 		rehome_event(slice->migration->name, slice->name, "copy",
 					 psprintf("table %s was rewritten at the source since its copy began and is copied anew",
 							  rehome_spi_value("SELECT $1::regclass::text", "o", map->target)), NULL);

@@ -5,19 +5,22 @@
  *
  * What is durable, in order, and what a crash after it leaves to do:
  *
- *	1. state copying; guard on the targets; indexes and constraints stored and
- *	   dropped.  One local transaction.  After a crash: go on with 2.
+ *	1. state copying; guard on the targets.  One local transaction.  After a
+ *	   crash: go on with 2.
  *	2. capture at the source, a transaction a table; the local record of it.
  *	   Repeatable: what is there is left alone.
  *	3. a source transaction takes ACCESS SHARE on all tables and then its
- *	   snapshot S0, which becomes the position, together with the chunks: one
- *	   local transaction.  S0 outlives the source transaction: everything not
- *	   visible in it is in the change tables.
+ *	   snapshot S0, which becomes the position, together with the chunks, and
+ *	   indexes and constraints stored and dropped: one local transaction.  S0
+ *	   outlives the source transaction: everything not visible in it is in the
+ *	   change tables.
  *	4. chunk by chunk: rows and done mark.  After a crash, the chunks that are
  *	   not done are copied under a new snapshot, leaving out the keys changed
  *	   since S0 (see chunk.c).
- *	5. index by index.
- *	6. foreign keys; state syncing, at position S0.
+ *	5. index by index, constraint by constraint (see saved_object.c).
+ *	6. after a crash, a first batch, before the foreign keys: the rows left
+ *	   out may be those that these refer to.
+ *	7. state syncing, at position S0 or that of the batch.
  *
  * The leader may be a session in CALL rehome.copy() or the sync worker.  It
  * holds the leader lock throughout, and the work lock in each transaction.
@@ -85,17 +88,7 @@ rehome_copy_begin(RehomeCall *call, RehomeSlice *slice)
 	rehome_targets_lock(maps, AccessExclusiveLock);
 	require_empty(slice, maps);
 	if (slice->migration->live)
-	{
-		int			level = NewGUCNestLevel();
-
-		rehome_target_install(slice, maps, true);
-
-		/* foreign keys may refer to tables that are none of ours */
-		(void) set_config_option("lock_timeout", psprintf("%d", rehome_lock_timeout),
-								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-		rehome_saved_take(slice, maps);
-		AtEOXact_GUC(true, level);
-	}
+		rehome_target_guard(slice, maps);
 	rehome_slice_set_state(slice, REHOME_COPYING, "copy",
 						   psprintf("copy of %d tables begins", list_length(maps)), NULL);
 }
@@ -112,7 +105,6 @@ report_done(RehomeSlice *slice, TimestampTz began)
 	sums = rehome_spi("SELECT coalesce(sum(c.rows), 0), coalesce(sum(c.bytes), 0), count(DISTINCT t.id)"
 					  " FROM rehome.table_map t LEFT JOIN rehome.chunk c ON c.table_map_id = t.id"
 					  " WHERE t.slice_id = $1", "i", slice->id);
-	rehome_spi("UPDATE rehome.table_map SET copied_at = clock_timestamp() WHERE slice_id = $1", "i", slice->id);
 	rehome_slice_set_state(slice, REHOME_SYNCING, "copied",
 						   psprintf("copied %s rows of %s tables in %.1f s",
 									sums->value[0][0], sums->value[0][2], seconds),
@@ -137,10 +129,11 @@ copy_once(RehomeSlice *slice, TimestampTz began)
 		RehomeTableMap *map = lfirst(lc);
 		int64		n = rehome_load_local(slice, rehome_mapping_compile(map, slice->migration->owner));
 
-		rehome_spi("INSERT INTO rehome.chunk (table_map_id, part_schema, part_table, part_filenode, rows, done_at)"
-				   " SELECT $1, n.nspname, c.relname, 0, $3, clock_timestamp() FROM pg_class c"
-				   " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $2",
-				   "iol", map->id, map->source, n);
+		rehome_spi("INSERT INTO rehome.chunk (slice_id, table_map_id, part_schema, part_table, part_filenode, rows, done_at)"
+				   " SELECT $1, $2, n.nspname, c.relname, 0, $4, clock_timestamp() FROM pg_class c"
+				   " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $3",
+				   "iiol", slice->id, map->id, map->source, n);
+		rehome_spi("UPDATE rehome.table_map SET copied_at = clock_timestamp() WHERE id = $1", "i", map->id);
 	}
 	report_done(slice, began);
 }
@@ -188,44 +181,66 @@ still_copying(RehomeSlice *slice)
 }
 
 /*
- * check_complete raises when the workers left something undone.
+ * check_complete raises when the workers left something undone; foreign keys
+ * are not theirs when the copy was resumed.
  */
 static void
-check_complete(RehomeSlice *slice)
+check_complete(RehomeSlice *slice, bool resumed)
 {
 	RehomeRows *left;
 
-	left = rehome_spi("SELECT (SELECT count(*) FROM rehome.chunk c JOIN rehome.table_map t ON t.id = c.table_map_id"
-					  "  WHERE t.slice_id = $1 AND c.done_at IS NULL),"
-					  " (SELECT count(*) FROM rehome.saved_object o JOIN rehome.table_map t ON t.id = o.table_map_id"
-					  "  WHERE t.slice_id = $1 AND o.rebuilt_at IS NULL AND o.kind <> 'foreign key'),"
-					  " (SELECT error FROM rehome.slice WHERE id = $1)", "i", slice->id);
-	if (rehome_int64(left->value[0][0]) > 0 || rehome_int64(left->value[0][1]) > 0)
+	left = rehome_spi("SELECT (SELECT count(*) FROM rehome.chunk WHERE slice_id = $1 AND done_at IS NULL),"
+					  " (SELECT count(*) FROM rehome.saved_object WHERE slice_id = $1 AND rebuilt_at IS NULL"
+					  "  AND NOT ($2 AND kind = 'foreign key')),"
+					  " (SELECT count(*) FROM rehome.table_map WHERE slice_id = $1 AND copied_at IS NULL),"
+					  " (SELECT error FROM rehome.slice WHERE id = $1)", "ib", slice->id, resumed);
+	if (rehome_int64(left->value[0][0]) > 0 || rehome_int64(left->value[0][1]) > 0 ||
+		rehome_int64(left->value[0][2]) > 0)
 		ereport(ERROR,
 				errcode(ERRCODE_REHOME_COPY_INCOMPLETE),
 				errmsg("the copy of slice \"%s\" is not complete", slice->name),
-				errdetail("%s chunks and %s indexes are left. Last error of a worker: %s",
-						  left->value[0][0], left->value[0][1],
-						  left->value[0][2] ? left->value[0][2] : "none"),
+				errdetail("%s chunks and %s indexes and constraints of %s tables are left. Last error of a worker: %s",
+						  left->value[0][0], left->value[0][1], left->value[0][2],
+						  left->value[0][3] ? left->value[0][3] : "none"),
 				errhint("CALL rehome.copy(%s, %s) goes on where it stopped.",
 						quote_literal_cstr(slice->migration->name), quote_literal_cstr(slice->name)));
 }
 
 /*
- * analyze gives the planner statistics of what has just been loaded.
+ * plan_load takes the targets for the moment in which indexes and constraints
+ * are dropped, and plans the chunks.
  */
 static void
-analyze(RehomeSlice *slice, List *maps)
+plan_load(RehomeConn *conn, RehomeSlice *slice, List *maps)
 {
-	ListCell   *lc;
+	int			level = NewGUCNestLevel();
 
-	foreach(lc, maps)
-		(void) rehome_spi_as(slice->migration->owner, false,
-							 psprintf("ANALYZE %s", rehome_relation_name(((RehomeTableMap *) lfirst(lc))->target)));
+	rehome_targets_lock(maps, AccessExclusiveLock);
+	/* foreign keys may refer to tables that are none of ours */
+	(void) set_config_option("lock_timeout", psprintf("%d", rehome_lock_timeout),
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	rehome_chunk_plan(conn, slice, maps);
+	AtEOXact_GUC(true, level);
 }
 
 /*
- * copy_live is steps 2 to 6.
+ * catch_up is step 6.  It commits with what follows: should that fail, the
+ * position is still S0.
+ */
+static void
+catch_up(RehomeSlice *slice)
+{
+	RehomeConn *conn = rehome_slice_connect(slice, "copy");
+	RehomeBatch batch;
+
+	rehome_forward_batch(conn, slice, rehome_table_maps_get(slice), false, &batch);
+	rehome_conn_close(conn);
+	while (rehome_saved_key_one(slice))
+		CHECK_FOR_INTERRUPTS();
+}
+
+/*
+ * copy_live is steps 2 to 7.
  */
 static void
 copy_live(RehomeCall *call, RehomeSlice *slice, TimestampTz began)
@@ -247,7 +262,7 @@ copy_live(RehomeCall *call, RehomeSlice *slice, TimestampTz began)
 	position = lock_and_snapshot(conn, slice, maps, &job);
 	if (slice->position == NULL)
 	{
-		rehome_chunk_plan(conn, slice, maps);
+		plan_load(conn, slice, maps);
 		rehome_slice_set_position(slice, position, 0, 0);
 	}
 	else
@@ -269,9 +284,9 @@ copy_live(RehomeCall *call, RehomeSlice *slice, TimestampTz began)
 	rehome_call_commit(call);	/* to see what the workers did */
 
 	still_copying(slice);
-	check_complete(slice);
-	rehome_saved_rebuild(slice, false);
-	analyze(slice, maps);
+	check_complete(slice, job.resumed);
+	if (job.resumed)
+		catch_up(slice);
 	report_done(slice, began);
 }
 

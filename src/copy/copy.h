@@ -19,6 +19,12 @@ typedef struct RehomeCopyJob
 	Oid			database;
 	int			slice_id;
 	bool		resumed;		/* rows changed since the position are left to sync */
+	int			workers;
+	int			chunk_time;		/* the leader's settings */
+	int			maintenance_work_mem;
+	int			max_rate;
+	int			max_replica_lag;
+	int			max_source_backends;
 	char		snapshot[64];	/* exported by the leader's source transaction */
 } RehomeCopyJob;
 
@@ -30,7 +36,7 @@ extern void rehome_copy_begin(RehomeCall *call, RehomeSlice *slice);
 extern bool rehome_copy_lead(int slice_id);
 extern void rehome_copy_unlead(int slice_id);
 extern void rehome_copy_work(RehomeCall *call, const RehomeCopyJob *job);
-extern void rehome_copy_launch(RehomeCall *call, const RehomeCopyJob *job);
+extern void rehome_copy_launch(RehomeCall *call, RehomeCopyJob *job);
 
 /* chunk.c */
 extern void rehome_chunk_plan(RehomeConn *conn, RehomeSlice *slice, List *maps);
@@ -43,8 +49,10 @@ extern int64 rehome_load_chunk(RehomeConn *conn, RehomeSlice *slice, RehomeMappi
 extern int64 rehome_load_local(RehomeSlice *slice, RehomeMapping *mapping);
 
 /* saved_object.c */
-extern void rehome_saved_take(RehomeSlice *slice, List *maps);
-extern bool rehome_saved_rebuild_one(RehomeSlice *slice);
-extern void rehome_saved_rebuild(RehomeSlice *slice, bool keep_going);
+extern void rehome_saved_take(List *maps, List *small);
+extern bool rehome_saved_build_one(RehomeSlice *slice, double weight);
+extern bool rehome_saved_finish_one(RehomeSlice *slice);
+extern bool rehome_saved_key_one(RehomeSlice *slice);
+extern void rehome_saved_rebuild(RehomeSlice *slice);
 
 #endif							/* REHOME_COPY_H */

@@ -11,10 +11,20 @@
  *
  * The key is taken off too, unless something other than the foreign keys
  * being dropped depends on it.  Partitioned targets, and partitions, keep
- * theirs.
+ * theirs; so do small tables, for which it would cost more than it saves.
  *
- * Copy workers rebuild indexes and unique constraints table by table while
- * other tables still load; foreign keys come last, by the leader.
+ * Putting back goes in two steps, so that all of a table's indexes can be
+ * built at once, by several workers, while other tables still load:
+ *
+ *	build		create_sql: CREATE INDEX, also for a unique constraint
+ *	finish		finish_sql, table by table: attach constraints to their indexes
+ *				(this wants ACCESS EXCLUSIVE, for a moment), comments and the rest
+ *
+ * Foreign keys come when all tables are finished: all are added NOT VALID in
+ * one transaction, which is their build, and then each is validated.
+ *
+ * built_at and rebuilt_at commit together with what they tell.  After a crash
+ * whatever has no mark has not been done.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,40 +33,57 @@
 #include "catalog/pg_class.h"
 #include "copy/copy.h"
 #include "errors.h"
+#include "guc.h"
 #include "util/attempt.h"
 #include "util/debug_point.h"
 #include "util/name.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/ruleutils.h"
 
 /*
  * What to take off the targets $1 (oid[]): constraints but checks, and
  * indexes that stand on no constraint; not those of an extension, and not
- * those something else depends on.
+ * those something else depends on.  Of the targets $2 (oid[]) only foreign
+ * keys.  Columns: kind, oid, table, name, index, whether the constraint can
+ * be attached to an index built before, what it says after its columns, and
+ * what building costs, per byte of the table, compared with a btree.
  */
 static const char *const candidates =
-"WITH target AS (SELECT c.oid FROM unnest($1::oid[]) AS u(oid) JOIN pg_class c USING (oid)"
+"WITH target AS (SELECT c.oid, c.oid <> ALL ($2::oid[]) AS large FROM unnest($1::oid[]) AS u(oid) JOIN pg_class c USING (oid)"
 "  WHERE c.relkind = 'r' AND NOT c.relispartition),"
 " fk AS (SELECT k.oid, k.conrelid FROM pg_constraint k JOIN target t ON t.oid = k.conrelid"
 "  WHERE k.contype = 'f'),"
 " used AS (SELECT d.classid, d.objid, d.refclassid, d.refobjid FROM pg_depend d"
-"  WHERE d.deptype IN ('n', 'a') AND NOT (d.classid = 'pg_constraint'::regclass AND d.objid IN (SELECT oid FROM fk)))"
-" SELECT 'foreign key', 'pg_constraint'::regclass::oid, fk.oid, fk.conrelid, k.conname, NULL::oid"
+"  WHERE d.deptype IN ('n', 'a') AND NOT (d.classid = 'pg_constraint'::regclass AND d.objid IN (SELECT oid FROM fk))),"
+" cost AS (SELECT c.oid, CASE am.amname WHEN 'gin' THEN 8 WHEN 'gist' THEN 6 WHEN 'spgist' THEN 5 WHEN 'brin' THEN 0.2 ELSE 1 END AS factor"
+"  FROM pg_class c JOIN pg_am am ON am.oid = c.relam WHERE c.relkind = 'i')"
+" SELECT 'foreign key', fk.oid, fk.conrelid, k.conname, NULL::oid, NULL::text, NOT k.convalidated, 0.5"
 "  FROM fk JOIN pg_constraint k USING (oid) WHERE k.conparentid = 0"
 " UNION ALL"
-" SELECT 'constraint', 'pg_constraint'::regclass::oid, k.oid, k.conrelid, k.conname, k.conindid"
-"  FROM pg_constraint k JOIN target t ON t.oid = k.conrelid"
-"  WHERE k.contype IN ('p', 'u', 'x') AND NOT EXISTS (SELECT FROM used u"
+" SELECT 'constraint', k.oid, k.conrelid, k.conname, k.conindid,"
+"  CASE WHEN k.contype IN ('p', 'u') AND coalesce(to_jsonb(k)->>'conperiod', 'false') = 'false'"
+"   THEN format('%s USING INDEX %I%s%s', CASE k.contype WHEN 'p' THEN 'PRIMARY KEY' ELSE 'UNIQUE' END, i.relname,"
+"    CASE WHEN k.condeferrable THEN ' DEFERRABLE' ELSE '' END, CASE WHEN k.condeferred THEN ' INITIALLY DEFERRED' ELSE '' END) END,"
+"  false, cost.factor"
+"  FROM pg_constraint k JOIN target t ON t.oid = k.conrelid JOIN pg_class i ON i.oid = k.conindid JOIN cost ON cost.oid = i.oid"
+"  WHERE t.large AND k.contype IN ('p', 'u', 'x') AND NOT EXISTS (SELECT FROM used u"
 "   WHERE (u.refclassid = 'pg_constraint'::regclass AND u.refobjid = k.oid)"
 "   OR (u.refclassid = 'pg_class'::regclass AND u.refobjid = k.conindid))"
 " UNION ALL"
-" SELECT 'index', 'pg_class'::regclass::oid, i.indexrelid, i.indrelid, c.relname, i.indexrelid"
-"  FROM pg_index i JOIN target t ON t.oid = i.indrelid JOIN pg_class c ON c.oid = i.indexrelid"
-"  WHERE NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x'))"
+" SELECT 'index', i.indexrelid, i.indrelid, c.relname, i.indexrelid, NULL, false, cost.factor"
+"  FROM pg_index i JOIN target t ON t.oid = i.indrelid JOIN pg_class c ON c.oid = i.indexrelid JOIN cost ON cost.oid = c.oid"
+"  WHERE t.large AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x'))"
 "  AND NOT EXISTS (SELECT FROM used u WHERE u.refclassid = 'pg_class'::regclass AND u.refobjid = i.indexrelid)"
 "  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid AND d.deptype = 'e')";
+
+/* The columns of candidates. */
+enum
+{
+	KIND, OBJECT, TABLE, NAME, INDEX, ATTACH, NOT_VALID, FACTOR
+};
 
 /*
  * Everything that hangs on index $1 (may be null) of table $2 or on constraint
@@ -79,166 +106,272 @@ static const char *const attachments =
 "  FROM pg_attribute a WHERE a.attrelid = $1 AND (to_jsonb(a)->>'attstattarget')::int >= 0";
 
 /*
- * save stores one object's definition and drops it.
+ * save stores one object's definition and drops it; v is a row of candidates.
  */
 static void
 save(RehomeTableMap *map, char **v)
 {
-	const char *kind = v[0];
-	Oid			oid = (Oid) rehome_int64(v[2]);
-	Oid			relid = (Oid) rehome_int64(v[3]);
+	const char *kind = v[KIND];
+	Oid			oid = (Oid) rehome_int64(v[OBJECT]);
+	Oid			relid = (Oid) rehome_int64(v[TABLE]);
+	Oid			index = (Oid) rehome_int64(v[INDEX]);
 	bool		is_index = strcmp(kind, "index") == 0;
-	Oid			index = (Oid) rehome_int64(v[5]);
 	char	   *table = rehome_relation_name(relid);
 	char	   *drop;
-	List	   *create;
+	char	   *create;
+	List	   *finish = NIL;
 	RehomeRows *more;
 
 	if (is_index)
 	{
 		drop = psprintf("DROP INDEX %s",
-						quote_qualified_identifier(get_namespace_name(get_rel_namespace(oid)), v[4]));
-		create = list_make1(pg_get_indexdef_string(oid));
+						quote_qualified_identifier(get_namespace_name(get_rel_namespace(oid)), v[NAME]));
+		create = pg_get_indexdef_string(oid);
 	}
 	else
 	{
-		drop = psprintf("ALTER TABLE %s DROP CONSTRAINT %s", table, quote_identifier(v[4]));
-		create = list_make1(pg_get_constraintdef_command(oid));
+		drop = psprintf("ALTER TABLE %s DROP CONSTRAINT %s", table, quote_identifier(v[NAME]));
+		create = pg_get_constraintdef_command(oid);
+	}
+	if (v[ATTACH] != NULL)
+	{
+		create = pg_get_indexdef_string(index);
+		finish = lappend(finish, psprintf("ALTER TABLE %s ADD CONSTRAINT %s %s", table,
+										  quote_identifier(v[NAME]), v[ATTACH]));
+	}
+	else if (strcmp(kind, "constraint") == 0)
+	{
+		/* only as a whole, and with the table to itself */
+		finish = lappend(finish, create);
+		create = NULL;
+	}
+	else if (strcmp(kind, "foreign key") == 0 && !rehome_bool(v[NOT_VALID]))
+	{
+		create = psprintf("%s NOT VALID", create);
+		finish = lappend(finish, psprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s", table,
+										  quote_identifier(v[NAME])));
 	}
 	more = rehome_spi(attachments, "ooo", index, relid, is_index ? InvalidOid : oid);
 	for (int i = 0; i < more->n; i++)
-		create = lappend(create, more->value[i][0]);
-	rehome_spi("INSERT INTO rehome.saved_object (table_map_id, kind, relation, name, drop_sql, create_sql)"
-			   " VALUES ($1, $2, $3, $4::name, $5, $6::text[])",
-			   "itottt", map->id, kind, relid, v[4], drop, rehome_name_array(create));
+		finish = lappend(finish, more->value[i][0]);
+	rehome_spi("INSERT INTO rehome.saved_object (slice_id, table_map_id, kind, relation, name, drop_sql, create_sql, finish_sql, weight)"
+			   " VALUES ($1, $2, $3, $4, $5::name, $6, $7::text[], $8::text[], $9::float8)",
+			   "iitottttt", map->slice_id, map->id, kind, relid, v[NAME], drop,
+			   rehome_name_array(create ? list_make1(create) : NIL), rehome_name_array(finish), v[FACTOR]);
 	rehome_spi(drop, "");
 }
 
-/*
- * rehome_saved_take drops and stores what can be of all targets of a slice.
- * Foreign keys go first, since the keys they refer to can then go too.
- */
-void
-rehome_saved_take(RehomeSlice *slice, List *maps)
+static char *
+target_array(List *maps)
 {
 	List	   *oids = NIL;
-	RehomeRows *rows;
 	ListCell   *lc;
 
 	foreach(lc, maps)
 		oids = lappend(oids, psprintf("%u", ((RehomeTableMap *) lfirst(lc))->target));
-	rows = rehome_spi(candidates, "t", rehome_name_array(oids));
+	return rehome_name_array(oids);
+}
+
+/*
+ * rehome_saved_take drops and stores what can be of all targets of a slice,
+ * but of the small ones only foreign keys.  These go first, since the keys
+ * they refer to can then go too.
+ */
+void
+rehome_saved_take(List *maps, List *small)
+{
+	RehomeRows *rows = rehome_spi(candidates, "tt", target_array(maps), target_array(small));
+
 	for (int pass = 0; pass < 2; pass++)
 		for (int i = 0; i < rows->n; i++)
 		{
-			if ((strcmp(rows->value[i][0], "foreign key") == 0) != (pass == 0))
+			ListCell   *lc;
+
+			if ((strcmp(rows->value[i][KIND], "foreign key") == 0) != (pass == 0))
 				continue;
 			foreach(lc, maps)
 			{
 				RehomeTableMap *map = lfirst(lc);
 
-				if (map->target == (Oid) rehome_int64(rows->value[i][3]))
+				if (map->target == (Oid) rehome_int64(rows->value[i][TABLE]))
 					save(map, rows->value[i]);
 			}
 		}
 }
 
 /*
- * rebuild runs the statements of one object as the migration's owner, whose
- * functions an index may call.
+ * run runs stored statements as the migration's owner, whose functions an
+ * index may call; parallel says whether they may have helpers.
  */
 static void
-rebuild(RehomeSlice *slice, char **v)
+run(RehomeSlice *slice, const char *statements, bool parallel)
 {
+	int			level = NewGUCNestLevel();
 	RehomeAs	as;
 	ListCell   *lc;
 
-	rehome_debug_point("rebuild");
+	if (!parallel)
+		(void) set_config_option("max_parallel_maintenance_workers", "0", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("maintenance_work_mem", psprintf("%d", rehome_maintenance_work_mem),
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	rehome_become(&as, slice->migration->owner);
-	foreach(lc, rehome_name_list(v[1]))
+	foreach(lc, rehome_name_list(statements))
 		rehome_spi(lfirst(lc), "");
 	rehome_become_self(&as);
-	rehome_spi("UPDATE rehome.saved_object SET rebuilt_at = clock_timestamp() WHERE id = $1::bigint",
-			   "t", v[0]);
+	AtEOXact_GUC(true, level);
+}
+
+/*
+ * build does create_sql, with helpers if there is nothing else in the slice
+ * that the other workers could do meanwhile.
+ */
+static void
+build(RehomeSlice *slice, const char *id, const char *create_sql)
+{
+	bool		alone;
+
+	rehome_debug_point("rebuild");
+	alone = rehome_spi("(SELECT FROM rehome.chunk WHERE slice_id = $1 AND done_at IS NULL LIMIT 1)"
+					   " UNION ALL (SELECT FROM rehome.saved_object WHERE slice_id = $1 AND rebuilt_at IS NULL"
+					   "  AND built_at IS NULL AND kind <> 'foreign key' AND id <> $2::bigint LIMIT 1)",
+					   "it", slice->id, id)->n == 0;
+	run(slice, create_sql, alone);
+	rehome_spi("UPDATE rehome.saved_object SET built_at = clock_timestamp() WHERE id = $1::bigint", "t", id);
+}
+
+/*
+ * finish does finish_sql.
+ */
+static void
+finish(RehomeSlice *slice, const char *id, const char *finish_sql)
+{
+	run(slice, finish_sql, true);
+	rehome_spi("UPDATE rehome.saved_object SET rebuilt_at = clock_timestamp() WHERE id = $1::bigint", "t", id);
+}
+
+/*
+ * rehome_saved_build_one builds one index of a table that is loaded, the one
+ * that is most work, if there is one nobody works on that weighs at least so
+ * much; false if there is none.
+ */
+bool
+rehome_saved_build_one(RehomeSlice *slice, double weight)
+{
+	RehomeRows *rows;
+
+	rows = rehome_spi("SELECT o.id, o.create_sql FROM rehome.saved_object o"
+					  " WHERE o.slice_id = $1 AND o.kind <> 'foreign key' AND o.rebuilt_at IS NULL AND o.built_at IS NULL"
+					  " AND o.weight >= $2::float8"
+					  " AND NOT EXISTS (SELECT FROM rehome.chunk c WHERE c.table_map_id = o.table_map_id AND c.done_at IS NULL)"
+					  " ORDER BY o.weight DESC, o.id LIMIT 1 FOR UPDATE SKIP LOCKED", "it", slice->id, psprintf("%g", weight));
+	if (rows->n == 0)
+		return false;
+	build(slice, rows->value[0][0], rows->value[0][1]);
+	return true;
+}
+
+/*
+ * rehome_saved_finish_one finishes a table that is loaded and whose indexes
+ * are built, and gives the planner its statistics; false if there is none
+ * that nobody works on.
+ */
+bool
+rehome_saved_finish_one(RehomeSlice *slice)
+{
+	RehomeRows *table;
+	RehomeRows *objects;
+
+	table = rehome_spi("SELECT t.id, t.target::oid FROM rehome.table_map t WHERE t.slice_id = $1 AND t.copied_at IS NULL"
+					   " AND NOT EXISTS (SELECT FROM rehome.chunk c WHERE c.table_map_id = t.id AND c.done_at IS NULL)"
+					   " AND NOT EXISTS (SELECT FROM rehome.saved_object o WHERE o.table_map_id = t.id"
+					   "  AND o.built_at IS NULL AND o.rebuilt_at IS NULL AND o.kind <> 'foreign key')"
+					   " ORDER BY t.id LIMIT 1 FOR UPDATE SKIP LOCKED", "i", slice->id);
+	if (table->n == 0)
+		return false;
+	objects = rehome_spi("SELECT id, finish_sql FROM rehome.saved_object WHERE table_map_id = $1::int"
+						 " AND rebuilt_at IS NULL AND kind <> 'foreign key' ORDER BY id", "t", table->value[0][0]);
+	for (int i = 0; i < objects->n; i++)
+		finish(slice, objects->value[i][0], objects->value[i][1]);
+	(void) rehome_spi_as(slice->migration->owner, false,
+						 psprintf("ANALYZE %s", rehome_relation_name((Oid) rehome_int64(table->value[0][1]))));
+	rehome_spi("UPDATE rehome.table_map SET copied_at = clock_timestamp() WHERE id = $1::int", "t", table->value[0][0]);
+	return true;
+}
+
+/*
+ * rehome_saved_key_one does what there is to do for foreign keys once all
+ * tables are finished; false if that is nothing, or somebody else's.
+ */
+bool
+rehome_saved_key_one(RehomeSlice *slice)
+{
+	RehomeRows *rows;
+
+	if (rehome_spi("SELECT FROM rehome.table_map WHERE slice_id = $1 AND copied_at IS NULL LIMIT 1", "i", slice->id)->n > 0)
+		return false;
+	rows = rehome_spi("SELECT o.id, o.create_sql FROM rehome.saved_object o WHERE o.slice_id = $1"
+					  " AND o.kind = 'foreign key' AND o.rebuilt_at IS NULL AND o.built_at IS NULL"
+					  " ORDER BY o.id FOR UPDATE", "i", slice->id);
+	for (int i = 0; i < rows->n; i++)
+		build(slice, rows->value[i][0], rows->value[i][1]);
+	if (rows->n > 0)
+		return true;
+	rows = rehome_spi("SELECT o.id, o.finish_sql FROM rehome.saved_object o WHERE o.slice_id = $1"
+					  " AND o.kind = 'foreign key' AND o.rebuilt_at IS NULL"
+					  " ORDER BY o.weight DESC, o.id LIMIT 1 FOR UPDATE SKIP LOCKED", "i", slice->id);
+	if (rows->n == 0)
+		return false;
+	finish(slice, rows->value[0][0], rows->value[0][1]);
+	return true;
 }
 
 /* An object to rebuild. */
 typedef struct Rebuild
 {
 	RehomeSlice *slice;
-	char	  **v;				/* id, create_sql, name, relation */
+	char	  **v;				/* id, create_sql, finish_sql, built_at, name, relation */
 } Rebuild;
 
 static void
-rebuild_work(void *arg)
+rebuild(void *arg)
 {
 	Rebuild    *object = arg;
 
-	rebuild(object->slice, object->v);
-}
-
-/*
- * try_rebuild does the same in a subtransaction, and turns an error into a
- * warning and an event.
- */
-static void
-try_rebuild(RehomeSlice *slice, char **v)
-{
-	Rebuild		object = {slice, v};
-	ErrorData  *error = rehome_attempt(rebuild_work, &object);
-
-	if (error == NULL)
-		return;
-	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-		ReThrowError(error);
-	ereport(WARNING,
-			errcode(error->sqlerrcode),
-			errmsg("\"%s\" of \"%s\" could not be rebuilt: %s", v[2], v[3], error->message),
-			errhint("Its definition stays in rehome.saved_object; CALL rehome.cancel() again tries again."));
-	rehome_event(slice->migration->name, slice->name, "error",
-				 psprintf("%s of %s could not be rebuilt: %s", v[2], v[3], error->message), NULL);
-	FreeErrorData(error);
-}
-
-/*
- * rehome_saved_rebuild_one rebuilds one index or unique constraint of a table
- * that is loaded, if there is one nobody works on; false if there is none.
- */
-bool
-rehome_saved_rebuild_one(RehomeSlice *slice)
-{
-	RehomeRows *rows;
-
-	rows = rehome_spi("SELECT o.id, o.create_sql FROM rehome.saved_object o"
-					  " JOIN rehome.table_map t ON t.id = o.table_map_id"
-					  " WHERE t.slice_id = $1 AND o.kind <> 'foreign key' AND o.rebuilt_at IS NULL"
-					  " AND NOT EXISTS (SELECT FROM rehome.chunk c WHERE c.table_map_id = t.id AND c.done_at IS NULL)"
-					  " ORDER BY o.id LIMIT 1 FOR UPDATE OF o SKIP LOCKED", "i", slice->id);
-	if (rows->n == 0)
-		return false;
-	rebuild(slice, rows->value[0]);
-	return true;
+	if (object->v[3] == NULL)
+		build(object->slice, object->v[0], object->v[1]);
+	finish(object->slice, object->v[0], object->v[2]);
 }
 
 /*
  * rehome_saved_rebuild rebuilds everything that is still missing, foreign
- * keys last, in the current transaction.  With keep_going what cannot be
- * rebuilt is warned of, and stays on record; else it raises.
+ * keys last, in the current transaction: the copy is given up.  What cannot
+ * be rebuilt is warned of, and stays on record.
  */
 void
-rehome_saved_rebuild(RehomeSlice *slice, bool keep_going)
+rehome_saved_rebuild(RehomeSlice *slice)
 {
 	RehomeRows *rows;
 
-	rows = rehome_spi("SELECT o.id, o.create_sql, o.name, o.relation FROM rehome.saved_object o"
-					  " JOIN rehome.table_map t ON t.id = o.table_map_id"
-					  " WHERE t.slice_id = $1 AND o.rebuilt_at IS NULL"
-					  " ORDER BY o.kind = 'foreign key', o.id", "i", slice->id);
+	rows = rehome_spi("SELECT id, create_sql, finish_sql, built_at, name, relation FROM rehome.saved_object"
+					  " WHERE slice_id = $1 AND rebuilt_at IS NULL"
+					  " ORDER BY kind = 'foreign key', id", "i", slice->id);
 	for (int i = 0; i < rows->n; i++)
 	{
-		if (!keep_going)
-			rebuild(slice, rows->value[i]);
-		else
-			try_rebuild(slice, rows->value[i]);
+		char	  **v = rows->value[i];
+		Rebuild		object = {slice, v};
+		ErrorData  *error = rehome_attempt(rebuild, &object);
+
+		if (error == NULL)
+			continue;
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+			ReThrowError(error);
+		ereport(WARNING,
+				errcode(error->sqlerrcode),
+				errmsg("\"%s\" of \"%s\" could not be rebuilt: %s", v[4], v[5], error->message),
+				errhint("Its definition stays in rehome.saved_object; CALL rehome.cancel() again tries again."));
+		rehome_event(slice->migration->name, slice->name, "error",
+					 psprintf("%s of %s could not be rebuilt: %s", v[4], v[5], error->message), NULL);
+		FreeErrorData(error);
 	}
 }

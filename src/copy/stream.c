@@ -3,10 +3,10 @@
  * stream.c
  *	  Source rows through the compiled maps into whatever takes them.
  *
- * From a PostgreSQL source rows come as COPY text, which the server's own
- * COPY code parses into rows shaped like the foreign table; from anything
- * else a cursor over the foreign table gives them.  Either way each goes
- * through one projection, in memory that is reset for every row.
+ * From a PostgreSQL source rows come as COPY data (reader.c), shaped like the
+ * foreign table; from anything else a cursor over the foreign table gives
+ * them.  Either way each goes through one projection, in memory that is reset
+ * for every row.
  *
  * The caller is the migration's owner while this runs.
  *
@@ -15,29 +15,15 @@
 #include "postgres.h"
 
 #include "access/table.h"
-#include "commands/copy.h"
+#include "copy/reader.h"
 #include "copy/stream.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "util/attempt.h"
 #include "util/spi.h"
 #include "utils/memutils.h"
 
 /* Rows fetched at once from a local cursor. */
 #define FETCH_ROWS 1000
-
-/* Bytes the COPY stream in progress has delivered. */
-static int64 stream_bytes = 0;
-
-static int
-counting_read(void *outbuf, int minread, int maxread)
-{
-	int			n = rehome_conn_copy_read(outbuf, minread, maxread);
-
-	stream_bytes += n;
-	return n;
-}
 
 static void
 project(void *projector)
@@ -73,37 +59,23 @@ stream(RehomeConn *conn, const char *select, RehomeMapping *mapping,
 	   RehomeReceive receive, void *arg, int64 *bytes, bool tolerant)
 {
 	Relation	source = table_open(mapping->map->source, AccessShareLock);
-	List	   *attnames = NIL;
-	List	   *options;
-	CopyFromState cstate;
-	ErrorContextCallback callback;
+	RehomeReader *reader = rehome_reader_open(conn, source, columns, select);
+	TupleTableSlot *source_slot = projector->source;
+	int64		size;
 	int64		n = 0;
-	ListCell   *lc;
-
-	foreach(lc, columns)
-		attnames = lappend(attnames, makeString(lfirst(lc)));
-	options = list_make1(makeDefElem("encoding",
-									 (Node *) makeString(pstrdup(GetDatabaseEncodingName())), -1));
-	rehome_conn_copy_out(conn, psprintf("COPY (%s) TO STDOUT", select));
-	stream_bytes = 0;
-	cstate = BeginCopyFrom(NULL, source, NULL, NULL, false, counting_read, attnames, options);
-	callback.callback = CopyFromErrorCallback;
-	callback.arg = (void *) cstate;
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
 
 	for (;;)
 	{
 		MemoryContext old;
-		TupleTableSlot *source_slot = projector->source;
 		bool		found;
 		bool		wanted = true;
 
+		CHECK_FOR_INTERRUPTS();
 		ResetPerTupleExprContext(projector->estate);
 		old = MemoryContextSwitchTo(GetPerTupleMemoryContext(projector->estate));
 		ExecClearTuple(source_slot);
-		found = NextCopyFrom(cstate, projector->econtext,
-							 source_slot->tts_values, source_slot->tts_isnull);
+		found = rehome_reader_next(reader, projector->econtext,
+								   source_slot->tts_values, source_slot->tts_isnull);
 		if (found)
 		{
 			ExecStoreVirtualTuple(source_slot);
@@ -121,12 +93,10 @@ stream(RehomeConn *conn, const char *select, RehomeMapping *mapping,
 		n++;
 	}
 
-	error_context_stack = callback.previous;
-	EndCopyFrom(cstate);
-	rehome_conn_copy_out_end(conn);
+	size = rehome_reader_close(reader);
 	table_close(source, AccessShareLock);
 	if (bytes != NULL)
-		*bytes = stream_bytes;
+		*bytes = size;
 	return n;
 }
 

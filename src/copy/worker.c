@@ -28,20 +28,26 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "remote/query.h"
+#include "remote/throttle.h"
 #include "storage/ipc.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "tcop/tcopprot.h"
 #include "util/debug_point.h"
 #include "util/spi.h"
+#include "util/wait.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
+#include "utils/timestamp.h"
 #include "worker/worker.h"
 
 /* The lock of a copy's leader is the advisory lock (LEADER_LOCK_CLASS, slice). */
 #define LEADER_LOCK_CLASS 0x5253
+
+/* How long, in milliseconds, a worker waits before it asks a busy source again. */
+#define THROTTLE_NAP 500
 
 PGDLLEXPORT void rehome_copy_worker_main(Datum arg);
 
@@ -127,32 +133,69 @@ chunk_select(RehomeSlice *slice, RehomeMapping *mapping, List *columns, char **c
 }
 
 /*
- * copy_one_chunk copies a chunk nobody works on; false if there is none.
+ * take_chunk takes, to the end of the transaction, the chunk that most work
+ * waits for and that nobody works on; NULL if there is none.
+ */
+static char **
+take_chunk(RehomeSlice *slice)
+{
+	RehomeRows *rows = rehome_spi("SELECT c.id, c.table_map_id, c.part_schema, c.part_table, c.lo, c.hi"
+								  " FROM rehome.chunk c WHERE c.slice_id = $1 AND c.done_at IS NULL"
+								  " ORDER BY c.weight DESC, c.id LIMIT 1 FOR UPDATE SKIP LOCKED", "i", slice->id);
+
+	return rows->n > 0 ? rows->value[0] : NULL;
+}
+
+/*
+ * copy_chunks copies chunks, one after the other, until rehome.chunk_time has
+ * passed: so a transaction holds many small tables, or as much of a large one
+ * as can be read in that time, whatever the speed of the source.  False if
+ * there was nothing to copy.
  */
 static bool
-copy_one_chunk(RehomeConn *conn, RehomeSlice *slice, bool resumed)
+copy_chunks(RehomeConn *conn, RehomeSlice *slice, bool resumed)
 {
-	RehomeRows *rows;
-	RehomeMapping *mapping;
-	List	   *columns;
-	int64		n;
-	int64		bytes = 0;
+	TimestampTz began = GetCurrentTimestamp();
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome chunk",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	char	  **chunk;
+	bool		any = false;
 
-	rows = rehome_spi("SELECT c.id, c.table_map_id, c.part_schema, c.part_table, c.lo, c.hi"
-					  " FROM rehome.chunk c JOIN rehome.table_map t ON t.id = c.table_map_id"
-					  " WHERE t.slice_id = $1 AND c.done_at IS NULL"
-					  " ORDER BY c.id LIMIT 1 FOR UPDATE OF c SKIP LOCKED", "i", slice->id);
-	if (rows->n == 0)
-		return false;
-	mapping = rehome_mapping_compile(rehome_table_map_by_id(rehome_int(rows->value[0][1])), slice->migration->owner);
-	columns = rehome_mapping_source_columns(mapping);
-	n = rehome_load_chunk(conn, slice, mapping,
-						  chunk_select(slice, mapping, columns, rows->value[0], resumed),
-						  columns, &bytes);
-	rehome_debug_point("chunk-loaded");
-	rehome_spi("UPDATE rehome.chunk SET rows = $2, bytes = $3, done_at = clock_timestamp()"
-			   " WHERE id = $1::bigint", "tll", rows->value[0][0], n, bytes);
-	return true;
+	while ((chunk = take_chunk(slice)) != NULL)
+	{
+		RehomeMapping *mapping = rehome_mapping_compile(rehome_table_map_by_id(rehome_int(chunk[1])),
+														slice->migration->owner);
+		List	   *columns = rehome_mapping_source_columns(mapping);
+		int64		bytes = 0;
+		int64		n;
+
+		n = rehome_load_chunk(conn, slice, mapping,
+							  chunk_select(slice, mapping, columns, chunk, resumed), columns, &bytes);
+		rehome_debug_point("chunk-loaded");
+		rehome_spi("UPDATE rehome.chunk SET rows = $2, bytes = $3, done_at = clock_timestamp()"
+				   " WHERE id = $1::bigint", "tll", chunk[0], n, bytes);
+		any = true;
+		MemoryContextReset(context);
+		if (TimestampDifferenceExceeds(began, GetCurrentTimestamp(), rehome_chunk_time))
+			break;
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return any;
+}
+
+/*
+ * chunk_weight returns the greatest weight of the chunks that are left,
+ * whoever may be at them; 0 when there are none.
+ */
+static double
+chunk_weight(RehomeSlice *slice)
+{
+	RehomeRows *rows = rehome_spi("SELECT weight FROM rehome.chunk WHERE slice_id = $1 AND done_at IS NULL"
+								  " ORDER BY weight DESC LIMIT 1", "i", slice->id);
+
+	return rows->n > 0 ? rehome_float8(rows->value[0][0]) : 0;
 }
 
 /*
@@ -160,11 +203,30 @@ copy_one_chunk(RehomeConn *conn, RehomeSlice *slice, bool resumed)
  * there is nothing left to wait for.
  */
 static bool
-wait_for_others(RehomeSlice *slice)
+wait_for_others(RehomeSlice *slice, bool resumed)
 {
-	return rehome_spi("SELECT c.id FROM rehome.chunk c JOIN rehome.table_map t ON t.id = c.table_map_id"
-					  " WHERE t.slice_id = $1 AND c.done_at IS NULL LIMIT 1 FOR UPDATE OF c",
-					  "i", slice->id)->n > 0;
+	return rehome_spi("SELECT FROM rehome.chunk WHERE slice_id = $1 AND done_at IS NULL LIMIT 1 FOR UPDATE",
+					  "i", slice->id)->n > 0 ||
+		rehome_spi("SELECT FROM rehome.table_map WHERE slice_id = $1 AND copied_at IS NULL LIMIT 1 FOR UPDATE",
+				   "i", slice->id)->n > 0 ||
+		rehome_spi("SELECT FROM rehome.saved_object WHERE slice_id = $1 AND rebuilt_at IS NULL"
+				   " AND NOT ($2 AND kind = 'foreign key') LIMIT 1 FOR UPDATE", "ib", slice->id, resumed)->n > 0;
+}
+
+/*
+ * one_piece does the piece of work that is most urgent, and may be done;
+ * false if there is none.  When the copy was resumed, rows that foreign keys
+ * refer to may still be missing: these keys are the leader's, later.
+ */
+static bool
+one_piece(RehomeConn *conn, RehomeSlice *slice, bool resumed)
+{
+	return rehome_saved_build_one(slice, chunk_weight(slice)) ||
+		copy_chunks(conn, slice, resumed) ||
+		rehome_saved_build_one(slice, 0) ||
+		rehome_saved_finish_one(slice) ||
+		(!resumed && rehome_saved_key_one(slice)) ||
+		wait_for_others(slice, resumed);
 }
 
 /*
@@ -201,9 +263,14 @@ rehome_copy_work(RehomeCall *call, const RehomeCopyJob *job)
 			rehome_conn_exec(conn, psprintf("SET TRANSACTION SNAPSHOT %s",
 											quote_literal_cstr(job->snapshot)));
 		}
-		more = rehome_saved_rebuild_one(slice) ||
-			copy_one_chunk(conn, slice, job->resumed) ||
-			wait_for_others(slice);
+		if (rehome_slice_throttled(slice, rehome_throttle_reason(conn)))
+		{
+			rehome_call_commit(call);
+			rehome_call_rest(call);
+			rehome_pause_for(THROTTLE_NAP);
+		}
+		else
+			more = one_piece(conn, slice, job->resumed);
 		rehome_call_commit(call);
 	}
 	if (conn != NULL)
@@ -211,6 +278,30 @@ rehome_copy_work(RehomeCall *call, const RehomeCopyJob *job)
 	call->context = MemoryContextGetParent(piece);
 	MemoryContextSwitchTo(call->context);
 	MemoryContextDelete(piece);
+}
+
+/*
+ * adopt_settings gives a worker the settings of its leader, and remembers
+ * with how many it shares the rate.
+ */
+static void
+adopt_settings(const RehomeCopyJob *job)
+{
+	const struct
+	{
+		const char *name;
+		int			value;
+	}			settings[] = {
+		{"rehome.chunk_time", job->chunk_time},
+		{"rehome.maintenance_work_mem", job->maintenance_work_mem},
+		{"rehome.max_rate", job->max_rate},
+		{"rehome.max_replica_lag", job->max_replica_lag},
+		{"rehome.max_source_backends", job->max_source_backends},
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i].name, psprintf("%d", settings[i].value), PGC_USERSET, PGC_S_SESSION);
+	rehome_throttle_sharers = Max(job->workers, 1);
 }
 
 /*
@@ -226,6 +317,7 @@ rehome_copy_worker_main(Datum arg)
 	memcpy(&job, MyBgworkerEntry->bgw_extra, sizeof(job));
 	context = rehome_worker_attach(job.database);
 	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION);
+	adopt_settings(&job);
 
 	PG_TRY();
 	{
@@ -268,12 +360,18 @@ launch_one(const RehomeCopyJob *job, RehomeSlice *slice)
  * workers and waits for them; here, when none can be had.
  */
 void
-rehome_copy_launch(RehomeCall *call, const RehomeCopyJob *job)
+rehome_copy_launch(RehomeCall *call, RehomeCopyJob *job)
 {
 	RehomeSlice *slice = rehome_slice_by_id(job->slice_id);
 	BackgroundWorkerHandle **handles = palloc0(sizeof(*handles) * Max(rehome_copy_workers, 1));
 	volatile int n = 0;
 
+	job->workers = rehome_copy_workers;
+	job->chunk_time = rehome_chunk_time;
+	job->maintenance_work_mem = rehome_maintenance_work_mem;
+	job->max_rate = rehome_max_rate;
+	job->max_replica_lag = rehome_max_replica_lag;
+	job->max_source_backends = rehome_max_source_backends;
 	PG_TRY();
 	{
 		while (n < rehome_copy_workers && (handles[n] = launch_one(job, slice)) != NULL)
@@ -288,6 +386,8 @@ rehome_copy_launch(RehomeCall *call, const RehomeCopyJob *job)
 		rehome_call_commit(call);
 		if (n == 0)
 			rehome_copy_work(call, job);
+		/* nor keep old row versions alive meanwhile */
+		rehome_call_rest(call);
 		for (int i = 0; i < n; i++)
 			if (WaitForBackgroundWorkerShutdown(handles[i]) == BGWH_POSTMASTER_DIED)
 				proc_exit(1);

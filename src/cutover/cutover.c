@@ -5,6 +5,7 @@
  *
  * In order, with the locks each step takes:
  *
+ *	 prepare	capture on the targets, switched off
  *	 drain		batches until one is small (work lock; committing in between
  *				when the call may)
  *	 gates		all that can be known before; all failures in one error
@@ -117,6 +118,39 @@ check_gates(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way)
 }
 
 /*
+ * require_cutover raises unless the slice can be cut over at all.
+ */
+static void
+require_cutover(RehomeSlice *slice)
+{
+	rehome_slice_require(slice, "cut over", REHOME_SYNCING, REHOME_SYNCING);
+	rehome_slice_require_running(slice);
+	if (!slice->migration->live)
+		ereport(ERROR,
+				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				errmsg("the source of migration \"%s\" can only be copied from", slice->migration->name),
+				errdetail("It cannot be fenced, so authority cannot be taken from it."),
+				errhint("CALL rehome.complete(%s);", quote_literal_cstr(slice->migration->name)));
+}
+
+/*
+ * prepare makes the targets' capture beforehand, if the call may commit: with
+ * many tables this takes a while, in which changes would pile up at the
+ * source.
+ */
+static void
+prepare(RehomeCall *call, RehomeSlice *slice, List *maps)
+{
+	if (!call->nonatomic || rehome_target_covered(maps))
+		return;
+	rehome_targets_lock(maps, ShareRowExclusiveLock);
+	rehome_target_install(slice, maps, true);
+	rehome_call_commit(call);
+	rehome_slice_work_lock(slice);
+	require_cutover(slice);
+}
+
+/*
  * drain runs batches until one is small.
  */
 static void
@@ -222,22 +256,6 @@ switch_over(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way,
 }
 
 /*
- * require_cutover raises unless the slice can be cut over at all.
- */
-static void
-require_cutover(RehomeSlice *slice)
-{
-	rehome_slice_require(slice, "cut over", REHOME_SYNCING, REHOME_SYNCING);
-	rehome_slice_require_running(slice);
-	if (!slice->migration->live)
-		ereport(ERROR,
-				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				errmsg("the source of migration \"%s\" can only be copied from", slice->migration->name),
-				errdetail("It cannot be fenced, so authority cannot be taken from it."),
-				errhint("CALL rehome.complete(%s);", quote_literal_cstr(slice->migration->name)));
-}
-
-/*
  * rehome_cutover_slice cuts a slice over.  When the frame may commit, it is
  * committed when this returns; else it is with the caller's COMMIT.  With
  * one_way there is no way back, and nothing is captured for one.
@@ -259,11 +277,12 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 	maps = rehome_table_maps_get(slice);
 	conn = rehome_slice_connect(slice, "cutover");
 
+	prepare(call, slice, maps);
 	ereport(NOTICE, errmsg("slice \"%s\": draining", slice->name));
 	drain(call, conn, slice, maps);
 	check_gates(conn, slice, maps, one_way);
 	rehome_targets_lock(maps, ShareRowExclusiveLock);
-	rehome_target_install(slice, maps, true);	/* for partitions added since */
+	rehome_target_install(slice, maps, true);
 
 	freeze_source(conn, slice, maps, &freeze);
 	PG_TRY();

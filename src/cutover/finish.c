@@ -132,7 +132,7 @@ rehome_cancel_slice(RehomeCall *call, RehomeSlice *slice)
 	if (slice->state == REHOME_CANCELLED)
 	{
 		ereport(NOTICE, errmsg("slice \"%s\" is cancelled already", slice->name));
-		rehome_saved_rebuild(slice, true);
+		rehome_saved_rebuild(slice);
 	}
 	else
 	{
@@ -149,7 +149,7 @@ rehome_cancel_slice(RehomeCall *call, RehomeSlice *slice)
 							   "cancelled; the rows copied so far are removed" : "cancelled", NULL);
 		if (unfinished)
 			empty_targets(slice, maps);
-		rehome_saved_rebuild(slice, true);
+		rehome_saved_rebuild(slice);
 		rehome_target_remove(maps);
 		rehome_call_commit(call);
 	}

@@ -39,12 +39,14 @@ CREATE VIEW rehome.status AS
            s.position,
            s.rows_applied,
            s.batches,
-           (SELECT count(*) FROM rehome.table_map t WHERE t.slice_id = s.id) AS tables
+           (SELECT count(*) FROM rehome.table_map t WHERE t.slice_id = s.id) AS tables,
+           s.throttled
       FROM rehome.slice s
       JOIN rehome.migration m ON m.id = s.migration_id
      ORDER BY m.id, s.id;
 COMMENT ON VIEW rehome.status IS 'where every slice stands';
 COMMENT ON COLUMN rehome.status.staleness IS 'how old the position is: now minus the time it was taken';
+COMMENT ON COLUMN rehome.status.throttled IS 'why no piece of work is begun: a setting that spares the source';
 COMMENT ON COLUMN rehome.status.worker IS 'pid of the slice''s sync worker, null when there is none';
 
 CREATE VIEW rehome.progress AS
@@ -86,7 +88,8 @@ CREATE VIEW rehome.progress AS
              / greatest(extract(epoch FROM clock_timestamp() - w.began), 0.001))::bigint AS bytes_per_second,
            CASE WHEN w.chunks_done > 0 AND w.chunks_done < w.chunks
                 THEN (w.last_done - w.began) * ((w.chunks - w.chunks_done)::float8 / w.chunks_done) END AS eta,
-           w.objects_left AS indexes_left
+           w.objects_left AS indexes_left,
+           s.throttled
       FROM work w
       JOIN rehome.slice s ON s.id = w.slice_id
       JOIN rehome.migration m ON m.id = s.migration_id

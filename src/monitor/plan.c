@@ -80,7 +80,7 @@ plan_live(RehomePlan *plan, RehomeSlice *slice, List *maps)
 		RehomeRemoteTable *table = rehome_remote_table(map->source);
 
 		step(plan, rehome_remote_relation(table), "create capture and fence triggers at the source",
-			 psprintf("SELECT rehome_source.create_capture('%s', %d, %d, %s, %s);", slice->migration->token,
+			 psprintf("SELECT rehome_source.create_capture('%s', %d, %d, %s, %s, true);", slice->migration->token,
 					  slice->id, map->id, quote_literal_cstr(rehome_remote_relation(table)),
 					  quote_literal_cstr(rehome_remote_key_array(map, table))),
 			 "SHARE ROW EXCLUSIVE for the time of CREATE TRIGGER, waited for no longer than rehome.lock_timeout; from then on each write also logs its key");

@@ -8,6 +8,8 @@
  * is no superuser has to authenticate with a password.  The remote session
  * is pinned once, at connect, to the settings of util/call.c.
  *
+ * COPY is in remote/copy_stream.c.
+ *
  * Waits go through the latch, so that cancel and shutdown work at once.
  * Every result is copied into palloc'd memory and cleared immediately;
  * nothing of libpq's is left behind when an error is raised.  What happens
@@ -34,9 +36,6 @@
 #include "utils/timestamp.h"
 
 void		(*rehome_conn_wait_hook) (void) = NULL;
-
-/* The stream that rehome_conn_copy_read() reads from. */
-static RehomeConn *copy_stream = NULL;
 
 static const char *const session_settings =
 "SET search_path = pg_catalog;"
@@ -117,6 +116,20 @@ has_password(const char **keywords, const char **values)
 }
 
 /*
+ * make_events sets up what all waits for this connection use.
+ */
+static void
+make_events(RehomeConn *conn)
+{
+	conn->events = RehomeCreateWaitEventSet(TopMemoryContext, 3);
+	AddWaitEventToSet(conn->events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(conn->events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	conn->socket_wanted = WL_SOCKET_READABLE;
+	conn->socket_event = AddWaitEventToSet(conn->events, conn->socket_wanted,
+										   PQsocket(conn->pg), NULL, NULL);
+}
+
+/*
  * rehome_conn_open connects to the server with the role's user mapping.
  * purpose ends up in the source's pg_stat_activity.  The connection lives
  * until rehome_conn_close(), or until the local transaction aborts.
@@ -185,6 +198,7 @@ rehome_conn_open(Oid serverid, Oid roleid, const char *purpose)
 				errdetail("Non-superuser cannot connect if the server does not request a password."),
 				errhint("Target server's authentication method must be changed or password_required=false set in the user mapping attributes."));
 	}
+	make_events(conn);
 	rehome_conn_exec(conn, session_settings);
 	if (PQserverVersion(pg) >= 110000)
 		rehome_conn_exec(conn, "SET jit = off");
@@ -192,7 +206,7 @@ rehome_conn_open(Oid serverid, Oid roleid, const char *purpose)
 	{
 		RehomeRemoteError ignored;	/* not every platform has it */
 
-		conn->self_ending = rehome_conn_try(conn, "SET client_connection_check_interval = '200ms'", &ignored);
+		conn->self_ending = rehome_conn_try(conn, "SET client_connection_check_interval = '200ms'", &ignored) != NULL;
 	}
 	return conn;
 }
@@ -206,9 +220,10 @@ rehome_conn_open(Oid serverid, Oid roleid, const char *purpose)
 void
 rehome_conn_close(RehomeConn *conn)
 {
-	if (copy_stream == conn)
-		copy_stream = NULL;
+	rehome_conn_copy_forget(conn);
 	rehome_conn_forget(conn);
+	if (conn->events != NULL)
+		FreeWaitEventSet(conn->events);
 	if (conn->pg != NULL)
 	{
 		if (!conn->self_ending && PQstatus(conn->pg) == CONNECTION_OK &&
@@ -241,15 +256,16 @@ rehome_conn_version(RehomeConn *conn)
 }
 
 /*
- * wait_for_socket waits until the source has something for us.  With a
+ * rehome_conn_wait waits until the source has something for us (wanted is
+ * WL_SOCKET_READABLE), or takes something from us as well.  With a
  * deadline (in a transaction callback, where interrupts are held) it gives
  * up when that has passed and returns false.
  */
-static bool
-wait_for_socket(RehomeConn *conn, int events, TimestampTz deadline)
+bool
+rehome_conn_wait(RehomeConn *conn, uint32 wanted, TimestampTz deadline)
 {
 	long		timeout = 1000L;
-	int			rc;
+	WaitEvent	event;
 
 	if (deadline != 0)
 	{
@@ -257,16 +273,21 @@ wait_for_socket(RehomeConn *conn, int events, TimestampTz deadline)
 		if (timeout <= 0)
 			return false;
 	}
-	rc = WaitLatchOrSocket(MyLatch,
-						   WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT | events,
-						   PQsocket(conn->pg), timeout, REHOME_WAIT_EVENT);
-	if (rc & WL_LATCH_SET)
+	if (conn->socket_wanted != wanted)
+	{
+		ModifyWaitEvent(conn->events, conn->socket_event, wanted, NULL);
+		conn->socket_wanted = wanted;
+	}
+	if (WaitEventSetWait(conn->events, timeout, &event, 1, REHOME_WAIT_EVENT) == 0)
+	{
+		if (deadline == 0 && rehome_conn_wait_hook != NULL)
+			rehome_conn_wait_hook();
+	}
+	else if (event.events & WL_LATCH_SET)
 	{
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
-	if ((rc & WL_TIMEOUT) && deadline == 0 && rehome_conn_wait_hook != NULL)
-		rehome_conn_wait_hook();
 	return true;
 }
 
@@ -288,7 +309,7 @@ rehome_conn_result(RehomeConn *conn, TimestampTz deadline)
 
 			while (PQisBusy(conn->pg))
 			{
-				if (!wait_for_socket(conn, WL_SOCKET_READABLE, deadline) ||
+				if (!rehome_conn_wait(conn, WL_SOCKET_READABLE, deadline) ||
 					!PQconsumeInput(conn->pg))
 				{
 					PQclear(last);
@@ -317,11 +338,11 @@ done:	;
 }
 
 /*
- * fill_error copies what the source said (or that it said nothing) into the
+ * rehome_conn_fill_error copies what the source said (or that it said nothing) into the
  * current memory context and clears the result.
  */
-static void
-fill_error(RehomeConn *conn, PGresult *result, RehomeRemoteError *error)
+void
+rehome_conn_fill_error(RehomeConn *conn, PGresult *result, RehomeRemoteError *error)
 {
 	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
 	const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
@@ -355,17 +376,17 @@ rehome_conn_raise(RehomeConn *conn, const RehomeRemoteError *error, const char *
 }
 
 /*
- * take_rows copies a result's rows and clears it; a refusal goes to *error.
+ * rehome_conn_take_rows copies a result's rows and clears it; a refusal goes to *error.
  */
-static RehomeRows *
-take_rows(RehomeConn *conn, PGresult *result, RehomeRemoteError *error)
+RehomeRows *
+rehome_conn_take_rows(RehomeConn *conn, PGresult *result, RehomeRemoteError *error)
 {
 	ExecStatusType status = PQresultStatus(result);
 	RehomeRows *rows;
 
 	if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK)
 	{
-		fill_error(conn, result, error);
+		rehome_conn_fill_error(conn, result, error);
 		return NULL;
 	}
 	rows = palloc0(sizeof(RehomeRows));
@@ -385,10 +406,10 @@ take_rows(RehomeConn *conn, PGresult *result, RehomeRemoteError *error)
 }
 
 /*
- * send raises when a statement could not even be handed to libpq.
+ * rehome_conn_check_sent raises when a statement could not even be handed to libpq.
  */
-static void
-check_sent(RehomeConn *conn, int sent, const char *sql)
+void
+rehome_conn_check_sent(RehomeConn *conn, int sent, const char *sql)
 {
 	if (!sent)
 	{
@@ -408,8 +429,8 @@ rehome_conn_exec(RehomeConn *conn, const char *sql)
 	RehomeRemoteError error;
 	RehomeRows *rows;
 
-	check_sent(conn, PQsendQuery(conn->pg, sql), sql);
-	rows = take_rows(conn, rehome_conn_result(conn, 0), &error);
+	rehome_conn_check_sent(conn, PQsendQuery(conn->pg, sql), sql);
+	rows = rehome_conn_take_rows(conn, rehome_conn_result(conn, 0), &error);
 	if (rows == NULL)
 		rehome_conn_raise(conn, &error, sql);
 	return rows;
@@ -422,14 +443,14 @@ rehome_conn_exec(RehomeConn *conn, const char *sql)
 void
 rehome_conn_send(RehomeConn *conn, const char *sql)
 {
-	check_sent(conn, PQsendQuery(conn->pg, sql), sql);
+	rehome_conn_check_sent(conn, PQsendQuery(conn->pg, sql), sql);
 }
 
 RehomeRows *
 rehome_conn_receive(RehomeConn *conn)
 {
 	RehomeRemoteError error;
-	RehomeRows *rows = take_rows(conn, rehome_conn_result(conn, 0), &error);
+	RehomeRows *rows = rehome_conn_take_rows(conn, rehome_conn_result(conn, 0), &error);
 
 	if (rows == NULL)
 		rehome_conn_raise(conn, &error, NULL);
@@ -437,14 +458,14 @@ rehome_conn_receive(RehomeConn *conn)
 }
 
 /*
- * rehome_conn_try runs a statement that may be refused: false, with *error
+ * rehome_conn_try runs a statement that may be refused: NULL, with *error
  * filled in, when it was.
  */
-bool
+RehomeRows *
 rehome_conn_try(RehomeConn *conn, const char *sql, RehomeRemoteError *error)
 {
-	check_sent(conn, PQsendQuery(conn->pg, sql), sql);
-	return take_rows(conn, rehome_conn_result(conn, 0), error) != NULL;
+	rehome_conn_check_sent(conn, PQsendQuery(conn->pg, sql), sql);
+	return rehome_conn_take_rows(conn, rehome_conn_result(conn, 0), error);
 }
 
 /*
@@ -489,9 +510,9 @@ query(RehomeConn *conn, const char *sql, const char *signature, va_list args)
 	RehomeRemoteError error;
 	RehomeRows *rows;
 
-	check_sent(conn, PQsendQueryParams(conn->pg, sql, (int) strlen(signature), NULL,
+	rehome_conn_check_sent(conn, PQsendQueryParams(conn->pg, sql, (int) strlen(signature), NULL,
 									   values, NULL, NULL, 0), sql);
-	rows = take_rows(conn, rehome_conn_result(conn, 0), &error);
+	rows = rehome_conn_take_rows(conn, rehome_conn_result(conn, 0), &error);
 	if (rows == NULL)
 		rehome_conn_raise(conn, &error, sql);
 	return rows;
@@ -532,17 +553,17 @@ rehome_conn_query_prepared(RehomeConn *conn, const char *sql, const char *signat
 			pfree(conn->prepared);
 			conn->prepared = NULL;
 		}
-		check_sent(conn, PQsendPrepare(conn->pg, "rehome", sql, 0, NULL), sql);
-		if (take_rows(conn, rehome_conn_result(conn, 0), &error) == NULL)
+		rehome_conn_check_sent(conn, PQsendPrepare(conn->pg, "rehome", sql, 0, NULL), sql);
+		if (rehome_conn_take_rows(conn, rehome_conn_result(conn, 0), &error) == NULL)
 			rehome_conn_raise(conn, &error, sql);
 		conn->prepared = MemoryContextStrdup(TopMemoryContext, sql);
 	}
 	va_start(args, signature);
 	values = collect_params(signature, args);
 	va_end(args);
-	check_sent(conn, PQsendQueryPrepared(conn->pg, "rehome", (int) strlen(signature),
+	rehome_conn_check_sent(conn, PQsendQueryPrepared(conn->pg, "rehome", (int) strlen(signature),
 										 values, NULL, NULL, 0), sql);
-	rows = take_rows(conn, rehome_conn_result(conn, 0), &error);
+	rows = rehome_conn_take_rows(conn, rehome_conn_result(conn, 0), &error);
 	if (rows == NULL)
 		rehome_conn_raise(conn, &error, sql);
 	return rows;
@@ -591,149 +612,40 @@ rehome_conn_rollback(RehomeConn *conn)
 	conn->xact_level = 0;
 }
 
-static PGresult *
-start_copy(RehomeConn *conn, const char *sql, ExecStatusType expected)
-{
-	PGresult   *result;
-
-	check_sent(conn, PQsendQuery(conn->pg, sql), sql);
-	result = rehome_conn_result(conn, 0);
-	if (PQresultStatus(result) != expected)
-	{
-		RehomeRemoteError error;
-
-		fill_error(conn, result, &error);
-		rehome_conn_raise(conn, &error, sql);
-	}
-	return result;
-}
-
 /*
- * finish_copy reads the end of a COPY, and raises when the source refused it.
+ * rehome_conn_describe asks for the types (base types, of domains) and type
+ * modifiers of the nfields columns that a query returns.  The source locks
+ * what the query reads until the end of its transaction.
  */
-static void
-finish_copy(RehomeConn *conn, const char *what)
+void
+rehome_conn_describe(RehomeConn *conn, const char *sql, int nfields, Oid **types, int **typmods)
 {
 	RehomeRemoteError error;
-	RehomeRows *rows = take_rows(conn, rehome_conn_result(conn, 0), &error);
+	PGresult   *result;
 
-	if (rows == NULL)
-		rehome_conn_raise(conn, &error, what);
-}
-
-/*
- * rehome_conn_copy_out starts a COPY ... TO STDOUT and makes it the stream
- * that rehome_conn_copy_read() serves; one at a time in a session.
- */
-void
-rehome_conn_copy_out(RehomeConn *conn, const char *sql)
-{
-	PQclear(start_copy(conn, sql, PGRES_COPY_OUT));
-	conn->copy_data = NULL;
-	conn->copy_len = conn->copy_pos = 0;
-	conn->copy_done = false;
-	copy_stream = conn;
-}
-
-/*
- * next_row fetches the next piece of the stream into copy_data; false at its
- * end.
- */
-static bool
-next_piece(RehomeConn *conn)
-{
-	for (;;)
+	rehome_conn_check_sent(conn, PQsendPrepare(conn->pg, "", sql, 0, NULL), sql);
+	if (rehome_conn_take_rows(conn, rehome_conn_result(conn, 0), &error) == NULL)
+		rehome_conn_raise(conn, &error, sql);
+	*types = palloc(sizeof(Oid) * Max(nfields, 1));
+	*typmods = palloc(sizeof(int) * Max(nfields, 1));
+	rehome_conn_check_sent(conn, PQsendDescribePrepared(conn->pg, ""), sql);
+	result = rehome_conn_result(conn, 0);
+	if (PQresultStatus(result) != PGRES_COMMAND_OK)
 	{
-		char	   *data;
-		int			len = PQgetCopyData(conn->pg, &data, 1);
-
-		if (len > 0)
-		{
-			conn->copy_data = data;
-			conn->copy_len = len;
-			conn->copy_pos = 0;
-			return true;
-		}
-		if (len == -1)
-		{
-			finish_copy(conn, "COPY TO STDOUT");
-			conn->copy_done = true;
-			return false;
-		}
-		if (len == -2)
-			check_sent(conn, 0, "COPY TO STDOUT");
-		wait_for_socket(conn, WL_SOCKET_READABLE, 0);
-		if (!PQconsumeInput(conn->pg))
-			check_sent(conn, 0, "COPY TO STDOUT");
+		rehome_conn_fill_error(conn, result, &error);
+		rehome_conn_raise(conn, &error, sql);
 	}
-}
-
-/*
- * rehome_conn_copy_read is a data source for BeginCopyFrom(): it fills outbuf
- * with at least minread bytes, unless the stream ends before.
- */
-int
-rehome_conn_copy_read(void *outbuf, int minread, int maxread)
-{
-	RehomeConn *conn = copy_stream;
-	int			have = 0;
-
-	if (conn == NULL)
-		elog(ERROR, "no COPY stream is open");
-	while (have < maxread && !conn->copy_done)
+	for (int i = 0; i < Min(nfields, PQnfields(result)); i++)
 	{
-		int			n;
-
-		if (conn->copy_pos == conn->copy_len)
-		{
-			if (conn->copy_data != NULL)
-				PQfreemem(conn->copy_data);
-			conn->copy_data = NULL;
-			conn->copy_len = conn->copy_pos = 0;
-			if (!next_piece(conn))
-				break;
-		}
-		n = Min(maxread - have, conn->copy_len - conn->copy_pos);
-		memcpy((char *) outbuf + have, conn->copy_data + conn->copy_pos, n);
-		conn->copy_pos += n;
-		have += n;
+		(*types)[i] = PQftype(result, i);
+		(*typmods)[i] = PQfmod(result, i);
 	}
-	CHECK_FOR_INTERRUPTS();
-	return have;
-}
+	if (PQnfields(result) != nfields)
+	{
+		int			n = PQnfields(result);
 
-/*
- * rehome_conn_copy_out_end closes the stream, which must have been read to
- * its end.
- */
-void
-rehome_conn_copy_out_end(RehomeConn *conn)
-{
-	/* the text format has no end marker: the reader may stop one short */
-	if (!conn->copy_done && next_piece(conn))
-		elog(ERROR, "the COPY stream was not read to its end");
-	copy_stream = NULL;
-}
-
-/*
- * rehome_conn_copy_in starts a COPY ... FROM STDIN.
- */
-void
-rehome_conn_copy_in(RehomeConn *conn, const char *sql)
-{
-	PQclear(start_copy(conn, sql, PGRES_COPY_IN));
-}
-
-void
-rehome_conn_copy_put(RehomeConn *conn, const char *data, int len)
-{
-	check_sent(conn, PQputCopyData(conn->pg, data, len) == 1, "COPY FROM STDIN");
-	CHECK_FOR_INTERRUPTS();
-}
-
-void
-rehome_conn_copy_in_end(RehomeConn *conn)
-{
-	check_sent(conn, PQputCopyEnd(conn->pg, NULL) == 1, "COPY FROM STDIN");
-	finish_copy(conn, "COPY FROM STDIN");
+		PQclear(result);
+		elog(ERROR, "expected %d columns from \"%s\", got %d", nfields, sql, n);
+	}
+	PQclear(result);
 }

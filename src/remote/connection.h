@@ -37,7 +37,7 @@ extern char *rehome_conn_value(RehomeConn *conn, const char *sql,
 							   const char *signature,...);
 extern void rehome_conn_send(RehomeConn *conn, const char *sql);
 extern RehomeRows *rehome_conn_receive(RehomeConn *conn);
-extern bool rehome_conn_try(RehomeConn *conn, const char *sql, RehomeRemoteError *error);
+extern RehomeRows *rehome_conn_try(RehomeConn *conn, const char *sql, RehomeRemoteError *error);
 extern void rehome_conn_raise(RehomeConn *conn, const RehomeRemoteError *error,
 							  const char *sql) pg_attribute_noreturn();
 
@@ -56,8 +56,13 @@ extern void rehome_conn_rollback(RehomeConn *conn);
 extern void rehome_conn_commit_before_local(RehomeConn *conn, const char *undo);
 extern void rehome_conn_commit_after_local(RehomeConn *conn, const char *tail);
 
+/* What a query would return. */
+extern void rehome_conn_describe(RehomeConn *conn, const char *sql, int nfields,
+								 Oid **types, int **typmods);
+
 /* COPY. */
 extern void rehome_conn_copy_out(RehomeConn *conn, const char *sql);
+extern char *rehome_conn_copy_message(RehomeConn *conn, int *len);
 extern int	rehome_conn_copy_read(void *outbuf, int minread, int maxread);
 extern void rehome_conn_copy_out_end(RehomeConn *conn);
 extern void rehome_conn_copy_in(RehomeConn *conn, const char *sql);

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * connection_private.h
- *	  What connection.c and xact.c share.
+ *	  What connection.c, copy_stream.c and xact.c share.
  *
  *-------------------------------------------------------------------------
  */
@@ -11,6 +11,8 @@
 #include "datatype/timestamp.h"
 #include "lib/ilist.h"
 #include "libpq-fe.h"
+#include "remote/connection.h"
+#include "storage/latch.h"
 
 typedef enum RehomeEnding
 {
@@ -23,6 +25,9 @@ struct RehomeConn
 {
 	dlist_node	node;			/* in the list of xact.c */
 	PGconn	   *pg;
+	WaitEventSet *events;		/* latch, postmaster, socket */
+	int			socket_event;	/* position of the socket in it */
+	uint32		socket_wanted;	/* what it waits for on the socket */
 	bool		self_ending;	/* the source notices by itself when we are gone */
 	int			open_level;		/* nest level at which it was opened */
 	int			xact_level;		/* nest level of its transaction, 0: none */
@@ -35,7 +40,7 @@ struct RehomeConn
 	char	   *prepared;		/* SQL of the one prepared statement, or NULL */
 
 	/* the COPY stream being read */
-	char	   *copy_data;
+	char	   *copy_data;		/* libpq's; the piece in hand */
 	int			copy_len;
 	int			copy_pos;
 	bool		copy_done;
@@ -44,5 +49,11 @@ struct RehomeConn
 extern void rehome_conn_remember(RehomeConn *conn);
 extern void rehome_conn_forget(RehomeConn *conn);
 extern PGresult *rehome_conn_result(RehomeConn *conn, TimestampTz deadline);
+extern bool rehome_conn_wait(RehomeConn *conn, uint32 wanted, TimestampTz deadline);
+extern void rehome_conn_check_sent(RehomeConn *conn, int sent, const char *sql);
+extern RehomeRows *rehome_conn_take_rows(RehomeConn *conn, PGresult *result,
+										 RehomeRemoteError *error);
+extern void rehome_conn_fill_error(RehomeConn *conn, PGresult *result, RehomeRemoteError *error);
+extern void rehome_conn_copy_forget(RehomeConn *conn);
 
 #endif							/* REHOME_CONNECTION_PRIVATE_H */

@@ -21,13 +21,18 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "commands/defrem.h"
 #include "foreign/foreign.h"
 #include "remote/query.h"
 #include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 static const char *
 option(List *options, const char *name, const char *otherwise)
@@ -44,14 +49,80 @@ option(List *options, const char *name, const char *otherwise)
 	return otherwise;
 }
 
-/*
- * rehome_remote_table reads the names a foreign table's options give.
- */
-RehomeRemoteTable *
-rehome_remote_table(Oid foreign_table)
+/* What is known of foreign tables, by OID. */
+typedef struct CachedTable
 {
-	ForeignTable *ft = GetForeignTable(foreign_table);
+	Oid			relid;
+	bool		valid;
+	MemoryContext context;
+	RehomeRemoteTable *table;
+} CachedTable;
+
+static HTAB *cache = NULL;
+
+/* Contexts of entries that are not valid any more but may still be in use. */
+static List *stale = NIL;
+
+static void
+invalidate_table(Datum arg, Oid relid)
+{
+	HASH_SEQ_STATUS status;
+	CachedTable *entry;
+
+	if (OidIsValid(relid))
+	{
+		entry = hash_search(cache, &relid, HASH_FIND, NULL);
+		if (entry != NULL)
+			entry->valid = false;
+		return;
+	}
+	hash_seq_init(&status, cache);
+	while ((entry = hash_seq_search(&status)) != NULL)
+		entry->valid = false;
+}
+
+static void
+invalidate_all(Datum arg, int cacheid, uint32 hashvalue)
+{
+	invalidate_table(arg, InvalidOid);
+}
+
+/*
+ * free_stale frees, at the end of a transaction, what nobody can be using.
+ */
+static void
+free_stale(XactEvent event, void *arg)
+{
+	ListCell   *lc;
+
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
+		return;
+	foreach(lc, stale)
+		MemoryContextDelete(lfirst(lc));
+	list_free(stale);
+	stale = NIL;
+}
+
+static void
+make_cache(void)
+{
+	HASHCTL		ctl = {.keysize = sizeof(Oid),.entrysize = sizeof(CachedTable)};
+
+	cache = hash_create("pg_rehome source tables", 64, &ctl, HASH_ELEM | HASH_BLOBS);
+	CacheRegisterRelcacheCallback(invalidate_table, (Datum) 0);
+	CacheRegisterSyscacheCallback(FOREIGNTABLEREL, invalidate_all, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, invalidate_all, (Datum) 0);
+	RegisterXactCallback(free_stale, NULL);
+}
+
+/*
+ * read_table reads the names a foreign table's options give.
+ */
+static RehomeRemoteTable *
+read_table(Oid foreign_table)
+{
 	Relation	rel = table_open(foreign_table, AccessShareLock);
+	ForeignTable *ft = GetForeignTable(foreign_table);
 	TupleDesc	desc = RelationGetDescr(rel);
 	RehomeRemoteTable *table = palloc0(sizeof(RehomeRemoteTable));
 
@@ -73,6 +144,42 @@ rehome_remote_table(Oid foreign_table)
 										  "column_name", table->local[i]));
 	}
 	table_close(rel, AccessShareLock);
+	return table;
+}
+
+/*
+ * rehome_remote_table returns the names a foreign table's options give, valid
+ * to the end of the transaction.  They are kept until somebody alters them:
+ * each batch asks for those of all tables.
+ */
+RehomeRemoteTable *
+rehome_remote_table(Oid foreign_table)
+{
+	CachedTable *entry;
+	MemoryContext context;
+	MemoryContext old;
+	RehomeRemoteTable *table;
+	bool		found;
+
+	if (cache == NULL)
+		make_cache();
+	entry = hash_search(cache, &foreign_table, HASH_FIND, NULL);
+	if (entry != NULL && entry->valid)
+		return entry->table;
+
+	context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome source table",
+									ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(context);
+	table = read_table(foreign_table);
+	MemoryContextSwitchTo(TopMemoryContext);
+	entry = hash_search(cache, &foreign_table, HASH_ENTER, &found);
+	if (found)
+		stale = lappend(stale, entry->context);
+	MemoryContextSetParent(context, TopMemoryContext);
+	entry->context = context;
+	entry->table = table;
+	entry->valid = true;
+	MemoryContextSwitchTo(old);
 	return table;
 }
 
@@ -157,7 +264,8 @@ rehome_remote_key_array(RehomeTableMap *map, RehomeRemoteTable *table)
 }
 
 /*
- * rehome_change_table and rehome_stage_table name what create_capture made.
+ * rehome_change_table and rehome_stage_table name what create_capture
+ * and create_stage make.
  */
 char *
 rehome_change_table(RehomeMigration *migration, RehomeTableMap *map)

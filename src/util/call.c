@@ -179,6 +179,19 @@ rehome_call_commit(RehomeCall *call)
 }
 
 /*
+ * rehome_call_rest lets go of the frame's snapshot, right after a commit:
+ * nothing is read until the next rehome_call_commit().
+ */
+void
+rehome_call_rest(RehomeCall *call)
+{
+	if (call->pushed_snapshot)
+		PopActiveSnapshot();
+	call->pushed_snapshot = false;
+	InvalidateCatalogSnapshot();
+}
+
+/*
  * rehome_call_end closes the frame.
  */
 void

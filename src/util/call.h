@@ -32,6 +32,7 @@ typedef struct RehomeAs
 
 extern void rehome_call_begin(RehomeCall *call, FunctionCallInfo fcinfo);
 extern void rehome_call_commit(RehomeCall *call);
+extern void rehome_call_rest(RehomeCall *call);
 extern void rehome_call_end(RehomeCall *call);
 extern void rehome_call_require_nonatomic(RehomeCall *call, const char *what);
 extern void rehome_call_require_unwritten(RehomeCall *call, const char *what);

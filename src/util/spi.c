@@ -204,6 +204,12 @@ rehome_int(const char *text)
 	return text == NULL ? 0 : pg_strtoint32(text);
 }
 
+double
+rehome_float8(const char *text)
+{
+	return text == NULL ? 0 : strtod(text, NULL);
+}
+
 /* Text of a boolean as the server prints it; NULL counts as false. */
 bool
 rehome_bool(const char *text)

@@ -32,6 +32,7 @@ extern SPITupleTable *rehome_cursor_fetch(Portal cursor, long n);
 
 extern int64 rehome_int64(const char *text);
 extern int	rehome_int(const char *text);
+extern double rehome_float8(const char *text);
 extern bool rehome_bool(const char *text);
 
 #endif							/* REHOME_SPI_H */

@@ -6,11 +6,16 @@
  * Both sides hold still: the source in the transaction open on conn, the
  * target under the active snapshot.
  *
- * hash: each side sums up 64-bit hashes of its rows' text, per bucket of the
- * key's hash, in one scan each, at the same time.  Buckets that agree are
- * equal; the rows of the others are compared one by one.  Buckets of a hash
- * need no bounds, so no collation and no order is involved.  The text of a
- * row is exact: session settings that change it are pinned on both sides, and
+ * hash: each side sums up 64-bit hashes of its rows, per bucket of the key's
+ * hash, in one scan each, at the same time.  Buckets that agree are equal; the
+ * rows of the others are compared one by one.  Buckets of a hash need no
+ * bounds, so no collation and no order is involved.
+ *
+ * A row's hash is the hash of its columns' hashes, each with a seed of its
+ * own, combined by exclusive or.  A column is hashed as it is stored where its
+ * type has one form for each value and a hash function that is the same
+ * everywhere (integers, text, uuid, timestamps); all else by its text, which
+ * is exact: session settings that change it are pinned on both sides, and
  * enums appear as labels.  Where text could differ for equal values (another
  * encoding, floats of a source before 12, money), or a column is computed, the
  * rows are compared one by one right away.
@@ -37,7 +42,7 @@
 #include "utils/lsyscache.h"
 #include "verify/verify.h"
 
-#define BUCKETS 4096
+#define BUCKETS 16384
 
 /* Names in difference_query() that no column has. */
 #define THERE "\"rehome there\""
@@ -97,6 +102,14 @@ hashable(RehomeConn *conn, RehomeMapping *mapping, List *columns)
 	return true;
 }
 
+static const char *
+column_name(RehomeMapping *mapping, RehomeMappedColumn *column, const char *prefix, bool source)
+{
+	return psprintf("%s%s", prefix,
+					quote_identifier(source ? NameStr(TupleDescAttr(mapping->source_desc, column->plain - 1)->attname) :
+									 column->name));
+}
+
 /*
  * column_names lists columns as one side calls them, after prefix.
  */
@@ -108,13 +121,8 @@ column_names(RehomeMapping *mapping, List *columns, const char *prefix, bool sou
 
 	initStringInfo(&buf);
 	foreach(lc, columns)
-	{
-		RehomeMappedColumn *column = lfirst(lc);
-		const char *name = source ?
-			NameStr(TupleDescAttr(mapping->source_desc, column->plain - 1)->attname) : column->name;
-
-		appendStringInfo(&buf, "%s%s%s", buf.len ? ", " : "", prefix, quote_identifier(name));
-	}
+		appendStringInfo(&buf, "%s%s", buf.len ? ", " : "",
+						 column_name(mapping, lfirst(lc), prefix, source));
 	return buf.data;
 }
 
@@ -129,13 +137,69 @@ key_columns(RehomeMapping *mapping)
 }
 
 /*
+ * column_hash appends the hash of a column, which the side calls name.
+ */
+static void
+column_hash(StringInfo sql, RehomeMappedColumn *column, const char *name, int seed)
+{
+	switch (getBaseType(column->type))
+	{
+		case BOOLOID:
+			appendStringInfo(sql, "coalesce(hashint8extended(%s::int::int8, %d), %d)", name, seed, seed);
+			break;
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+			appendStringInfo(sql, "coalesce(hashint8extended(%s::int8, %d), %d)", name, seed, seed);
+			break;
+		case TEXTOID:
+		case VARCHAROID:
+			appendStringInfo(sql, "coalesce(hashtextextended(%s::text COLLATE \"C\", %d), %d)", name, seed, seed);
+			break;
+		case UUIDOID:
+			appendStringInfo(sql, "coalesce(uuid_hash_extended(%s::uuid, %d), %d)", name, seed, seed);
+			break;
+		case TIMESTAMPOID:
+		case TIMESTAMPTZOID:
+			/* TimeZone is UTC: the same microseconds */
+			appendStringInfo(sql, "coalesce(timestamp_hash_extended(%s::timestamp, %d), %d)", name, seed, seed);
+			break;
+		default:
+			/* an empty text is not null, nor is a row of nulls */
+			appendStringInfo(sql, "(hashtextextended(concat(%s) COLLATE \"C\", %d) # num_nulls(%s))",
+							 name, seed, name);
+	}
+}
+
+/*
+ * row_hash returns the expression of a row's hash over the columns.
+ */
+static char *
+row_hash(RehomeMapping *mapping, List *columns, const char *prefix, bool source)
+{
+	StringInfoData sql;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "hashint8extended(");
+	foreach(lc, columns)
+	{
+		if (foreach_current_index(lc) > 0)
+			appendStringInfoString(&sql, " # ");
+		column_hash(&sql, lfirst(lc), column_name(mapping, lfirst(lc), prefix, source),
+					foreach_current_index(lc) + 1);
+	}
+	appendStringInfoString(&sql, ", 0)");
+	return sql.data;
+}
+
+/*
  * bucket_of returns the expression of a row's bucket.
  */
 static char *
 bucket_of(RehomeMapping *mapping, const char *prefix, bool source)
 {
-	return psprintf("(hashtextextended(ROW(%s)::text, 0) & %d)",
-					column_names(mapping, key_columns(mapping), prefix, source), BUCKETS - 1);
+	return psprintf("(%s & %d)", row_hash(mapping, key_columns(mapping), prefix, source), BUCKETS - 1);
 }
 
 static void
@@ -163,22 +227,24 @@ static char *
 differing_buckets(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 				  List *columns, RehomeVerdict *verdict)
 {
-	char	   *sums[2][BUCKETS];
-	int64		counts[2][BUCKETS];
+	char	  **sums[2];
+	int64	   *counts[2];
 	StringInfoData sql;
 	StringInfoData buckets;
 
-	memset(sums, 0, sizeof(sums));
-	memset(counts, 0, sizeof(counts));
+	for (int side = 0; side < 2; side++)
+	{
+		sums[side] = palloc0(sizeof(char *) * BUCKETS);
+		counts[side] = palloc0(sizeof(int64) * BUCKETS);
+	}
 	for (int side = 0; side < 2; side++)
 	{
 		bool		source = side == 0;
 		const char *prefix = source ? "source." : "t.";
 
 		initStringInfo(&sql);
-		appendStringInfo(&sql, "SELECT %s, count(*), sum(hashtextextended(ROW(%s)::text, 0)) FROM ",
-						 bucket_of(mapping, prefix, source),
-						 column_names(mapping, columns, prefix, source));
+		appendStringInfo(&sql, "SELECT %s, count(*), sum(%s) FROM ",
+						 bucket_of(mapping, prefix, source), row_hash(mapping, columns, prefix, source));
 		if (source)
 		{
 			append_source(&sql, mapping, NULL);

@@ -15,6 +15,7 @@
 #include "cutover/cutover.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "remote/throttle.h"
 #include "util/spi.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -23,6 +24,9 @@
 /* How often change tables are pruned, and an unchanged position is stored. */
 #define PRUNE_INTERVAL 2000
 #define POSITION_INTERVAL 1000
+
+/* How soon, in milliseconds, a busy source is asked again. */
+#define THROTTLE_NAP 500
 
 static bool
 older_than(TimestampTz since, int ms)
@@ -57,6 +61,19 @@ copy(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 }
 
 /*
+ * nothing_happened tells whether no transaction has ended at the source since
+ * a batch found nothing new.  It is all that an idle source is asked, however
+ * many tables there are, until the position is due to be stored again.
+ */
+static bool
+nothing_happened(RehomeWorkerState *worker, RehomeSlice *slice)
+{
+	return slice->lazy_position && worker->idle_snapshot != NULL &&
+		strcmp(worker->idle_snapshot,
+			   rehome_conn_value(worker->conn, "SELECT txid_current_snapshot()", "")) == 0;
+}
+
+/*
  * forward applies one batch, and prunes what an earlier one has left, once
  * that is on disk: batches commit without waiting for it.
  */
@@ -71,6 +88,8 @@ forward(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 	if (slice->state != REHOME_SYNCING || slice->paused)
 		return 0;
 	get_ready(worker, slice);
+	if (rehome_slice_throttled(slice, rehome_throttle_reason(worker->conn)))
+		return Max(rehome_naptime, THROTTLE_NAP);
 	if (worker->prune_position != NULL && worker->prune_lsn <= GetFlushRecPtr(NULL) &&
 		older_than(worker->pruned_at, PRUNE_INTERVAL))
 	{
@@ -81,7 +100,12 @@ forward(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 	}
 
 	slice->lazy_position = !older_than(worker->positioned_at, POSITION_INTERVAL);
+	if (nothing_happened(worker, slice))
+		return rehome_naptime;
 	rehome_forward_batch(worker->conn, slice, worker->maps, false, &batch);
+	if (worker->idle_snapshot != NULL)
+		pfree(worker->idle_snapshot);
+	worker->idle_snapshot = batch.ntables > 0 ? NULL : MemoryContextStrdup(worker->context, batch.position);
 	if (batch.ntables > 0 || !slice->lazy_position)
 		worker->positioned_at = GetCurrentTimestamp();
 	rehome_commit_lazily();

@@ -70,6 +70,7 @@ forget(RehomeWorkerState *worker)
 {
 	MemoryContextReset(worker->context);
 	worker->maps = NIL;
+	worker->idle_snapshot = NULL;
 	worker->prune_position = NULL;
 	worker->prune_lsn = InvalidXLogRecPtr;
 	worker->positioned_at = 0;

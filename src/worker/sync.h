@@ -20,6 +20,7 @@ struct RehomeWorkerState
 	MemoryContext context;
 	RehomeState state;			/* the maps were read in */
 	bool		in_doubt;		/* the sides disagree: recover first */
+	char	   *idle_snapshot;	/* of the source, in which nothing was new; or NULL */
 	char	   *prune_position; /* applied, not yet known to be on disk */
 	XLogRecPtr	prune_lsn;
 	TimestampTz pruned_at;

@@ -118,10 +118,12 @@ RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $cover_pa
 DECLARE
     part    regclass;
     name    text;
+    names   text[];
     fn      text;
     timing  text;
 BEGIN
     FOR part IN SELECT * FROM rehome_source.partition_tree(relation) LOOP
+        names := '{}';
         FOREACH timing IN ARRAY ARRAY['BEFORE', 'AFTER'] LOOP
             IF timing = 'BEFORE' THEN
                 name := format('rehome_fence_%s_%s_truncate', token, map);
@@ -133,9 +135,12 @@ BEGIN
             IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = part AND t.tgname = name) THEN
                 EXECUTE format('CREATE TRIGGER %I %s TRUNCATE ON %s FOR EACH STATEMENT EXECUTE PROCEDURE rehome_source.%I()',
                                name, timing, part, fn);
-                PERFORM rehome_source.enable_always(part, name);
+                names := names || name;
             END IF;
         END LOOP;
+        IF names <> '{}' THEN
+            PERFORM rehome_source.enable_always(part, names);
+        END IF;
     END LOOP;
 END
 $cover_partitions$;
@@ -166,7 +171,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $inspect$
     SELECT coalesce(to_regclass(relation)::oid::text, '-') || ':'
            || (SELECT coalesce(string_agg(m.oid || m.tgenabled::text || m.xmin, ',' ORDER BY m.oid), '') FROM mine m),
            CASE WHEN to_regclass(relation) IS NULL THEN 'the table does not exist any more'
-                WHEN (SELECT count(*) FROM mine WHERE tgrelid = to_regclass(relation)) < 6 THEN 'triggers of capture or fence are missing: the table was replaced, or they were dropped'
+                WHEN (SELECT count(*) FROM mine WHERE tgrelid = to_regclass(relation)) < 7 THEN 'triggers of capture or fence are missing: the table was replaced, or they were dropped'
                 WHEN EXISTS (SELECT FROM mine WHERE tgenabled NOT IN ('A', 'O')) THEN 'triggers of capture or fence are disabled'
            END
 $inspect$;
@@ -183,11 +188,12 @@ RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $is
 $is_covered$;
 
 -- Triggers fire in replica role too, where the role may say so.
-CREATE OR REPLACE FUNCTION rehome_source.enable_always(relation regclass, name text)
+CREATE OR REPLACE FUNCTION rehome_source.enable_always(relation regclass, names text[])
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $enable_always$
 BEGIN
     IF pg_has_role(current_user, (SELECT relowner FROM pg_class WHERE oid = relation), 'USAGE') THEN
-        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', relation, name);
+        EXECUTE format('ALTER TABLE %s %s', relation,
+                       (SELECT string_agg(format('ENABLE ALWAYS TRIGGER %I', name), ', ') FROM unnest(names) AS name));
     END IF;
 END
 $enable_always$;
@@ -226,7 +232,7 @@ $body$ $fence$, fn, refuse);
         -- ENABLE TRIGGER ALL, after a bulk load say, takes ALWAYS away
         FOR tg IN SELECT t.tgrelid::regclass AS relation, t.tgname FROM pg_trigger t
                    WHERE t.tgfoid = to_regprocedure(fn || '()') AND t.tgenabled <> 'A' LOOP
-            PERFORM rehome_source.enable_always(tg.relation, tg.tgname);
+            PERFORM rehome_source.enable_always(tg.relation, ARRAY[tg.tgname::text]);
         END LOOP;
     END IF;
     INSERT INTO rehome_source.slice AS s (token, slice, authority)
@@ -235,17 +241,18 @@ $body$ $fence$, fn, refuse);
 END
 $set_fence$;
 
--- Change table, staging table, capture and fence triggers of one table map.
+-- Change table, capture and fence triggers of one table map.
 -- A change row is one of 'i', 'u', 'd' with a key, or 't' without; an update
 -- that changes the key is a 'u' of the new and a 'd' of the old one, so that
 -- only keys with a 'd' can be without a row.
--- Returns the equality operators of the key.  Takes SHARE ROW EXCLUSIVE on
--- the table, so that when this commits every older writer is finished.
-CREATE OR REPLACE FUNCTION rehome_source.create_capture(token text, slice int, map int, relation regclass, key name[])
-RETURNS text[] LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $create_capture$
+-- Returns the equality operators of the key, the partitions and the table's
+-- fingerprint.  Takes SHARE ROW EXCLUSIVE on the table, so that when this
+-- commits every older writer is finished.
+CREATE OR REPLACE FUNCTION rehome_source.create_capture(token text, slice int, map int, relation regclass, key name[],
+                                                        patient boolean, OUT operators text[], OUT parts text, OUT print text)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET check_function_bodies = off AS $create_capture$
 DECLARE
     change      text := format('rehome_source.%I', format('change_%s_%s', token, map));
-    stage       text := format('rehome_source.%I', format('stage_%s_%s', token, map));
     fn          text := format('rehome_source.%I', format('capture_%s_%s', token, map));
     fence       text := format('rehome_source.%I', format('fence_%s_%s', token, slice));
     relkind     "char";
@@ -255,13 +262,18 @@ DECLARE
     old_key     text;
     plain_key   text;
     change_key  text;
+    moved       text;
     event       text;
     timing      text;
     name        text;
+    names       text[] := '{}';
     body        text;
 BEGIN
+    operators := rehome_source.key_operators(relation, key);
+    parts := rehome_source.partitions(relation);
     IF to_regclass(change) IS NOT NULL THEN
-        RETURN rehome_source.key_operators(relation, key);
+        print := (SELECT i.print FROM rehome_source.inspect(token, map, relation::text) i);
+        RETURN;
     END IF;
 
     -- Statement triggers with transition tables are cheap for bulk writes,
@@ -274,6 +286,8 @@ BEGIN
       INTO relkind, per_row
       FROM pg_class c WHERE c.oid = relation;
 
+    -- Whether a key has moved is asked for every updated row: by the type's
+    -- own operator, or, where search_path may not lead to it, byte for byte.
     WITH RECURSIVE key_type AS (
         SELECT k.ord, a.attname, a.atttypid AS typid, a.atttypmod AS typmod, a.attcollation
           FROM unnest(key) WITH ORDINALITY AS k(name, ord)
@@ -291,13 +305,17 @@ BEGIN
            string_agg(format('NEW.%I', k.attname), ', ' ORDER BY k.ord),
            string_agg(format('OLD.%I', k.attname), ', ' ORDER BY k.ord),
            string_agg(format('%I', k.attname), ', ' ORDER BY k.ord),
-           string_agg(format('key%s', k.ord), ', ' ORDER BY k.ord)
-      INTO columns, new_key, old_key, plain_key, change_key
+           string_agg(format('key%s', k.ord), ', ' ORDER BY k.ord),
+           string_agg(format(CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace
+                                  THEN 'OLD.%1$I IS DISTINCT FROM NEW.%1$I'
+                                  ELSE 'ROW(OLD.%1$I)::record OPERATOR(pg_catalog.*<>) ROW(NEW.%1$I)::record' END,
+                             k.attname), ' OR ' ORDER BY k.ord)
+      INTO columns, new_key, old_key, plain_key, change_key, moved
       FROM key_type k JOIN pg_type t ON t.oid = k.typid AND t.typtype <> 'd';
 
     -- Writers do not mind this lock, but autovacuum gives way to whoever waits
     -- for it; the one that CREATE TRIGGER takes must not wait that long.
-    IF has_table_privilege(relation, 'UPDATE') THEN
+    IF patient AND has_table_privilege(relation, 'UPDATE') THEN
         name := current_setting('lock_timeout');
         PERFORM set_config('lock_timeout', '10s', true);
         EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', relation);
@@ -306,7 +324,6 @@ BEGIN
 
     EXECUTE format('CREATE TABLE %s (xid bigint NOT NULL DEFAULT txid_current(), op "char" NOT NULL, %s)', change, columns);
     EXECUTE format('CREATE INDEX ON %s (xid)', change);
-    EXECUTE format('CREATE TABLE %s AS SELECT NULL::"char" AS rehome_op, r.* FROM %s r WITH NO DATA', stage, relation);
 
     IF per_row THEN
         body := format($body$
@@ -314,35 +331,37 @@ BEGIN
         INSERT INTO %1$s (op) VALUES ('t');
     ELSIF TG_OP = 'INSERT' THEN
         INSERT INTO %1$s (op, %2$s) VALUES ('i', %3$s);
-    ELSIF TG_OP = 'DELETE' THEN
+    ELSIF TG_OP = 'DELETE' OR TG_NARGS = 1 THEN
         INSERT INTO %1$s (op, %2$s) VALUES ('d', %4$s);
     ELSE
         INSERT INTO %1$s (op, %2$s) VALUES ('u', %3$s);
-        IF ROW(%4$s) IS DISTINCT FROM ROW(%3$s) THEN
-            INSERT INTO %1$s (op, %2$s) VALUES ('d', %4$s);
-        END IF;
     END IF;$body$, change, change_key, new_key, old_key);
     ELSE
         body := format($body$
-    IF TG_OP = 'TRUNCATE' THEN
-        INSERT INTO %1$s (op) VALUES ('t');
+    IF TG_OP = 'UPDATE' THEN
+        IF TG_NARGS = 1 THEN
+            INSERT INTO %1$s (op, %2$s) VALUES ('d', %4$s);
+        ELSE
+            INSERT INTO %1$s (op, %2$s) SELECT 'u', %3$s FROM new_rows;
+        END IF;
     ELSIF TG_OP = 'INSERT' THEN
         INSERT INTO %1$s (op, %2$s) SELECT 'i', %3$s FROM new_rows;
     ELSIF TG_OP = 'DELETE' THEN
         INSERT INTO %1$s (op, %2$s) SELECT 'd', %3$s FROM old_rows;
     ELSE
-        INSERT INTO %1$s (op, %2$s)
-        SELECT 'u'::"char", %3$s FROM new_rows
-        UNION ALL
-        SELECT 'd'::"char", %3$s FROM (SELECT %3$s FROM old_rows EXCEPT SELECT %3$s FROM new_rows) AS moved;
-    END IF;$body$, change, change_key, plain_key);
+        INSERT INTO %1$s (op) VALUES ('t');
+    END IF;$body$, change, change_key, plain_key, old_key);
     END IF;
+    -- The setting only spares others the look into the table: it alone lets
+    -- nobody pass.
     EXECUTE format($function$
 CREATE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
 BEGIN
-    IF session_user = %L AND EXISTS (SELECT FROM rehome_source.applying a
-        WHERE a.xid = txid_current() AND a.token = %L AND a.slice = %s) THEN
-        RETURN NULL;
+    IF current_setting('rehome_source.applying', true) = 'on' THEN
+        IF session_user = %L AND EXISTS (SELECT FROM rehome_source.applying a
+            WHERE a.xid = txid_current() AND a.token = %L AND a.slice = %s) THEN
+            RETURN NULL;
+        END IF;
     END IF;%s
     RETURN NULL;
 END
@@ -357,12 +376,14 @@ $body$ $function$, fn, session_user, token, slice, body);
         ELSE
             EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s REFERENCING %s FOR EACH STATEMENT EXECUTE PROCEDURE %s()',
                            name, event, relation,
-                           CASE event WHEN 'insert' THEN 'NEW TABLE AS new_rows'
-                                      WHEN 'delete' THEN 'OLD TABLE AS old_rows'
-                                      ELSE 'NEW TABLE AS new_rows OLD TABLE AS old_rows' END, fn);
+                           CASE event WHEN 'delete' THEN 'OLD TABLE AS old_rows' ELSE 'NEW TABLE AS new_rows' END, fn);
         END IF;
-        PERFORM rehome_source.enable_always(relation, name);
+        names := names || name;
     END LOOP;
+    name := format('rehome_capture_%s_%s_moved', token, map);
+    EXECUTE format('CREATE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (%s) EXECUTE PROCEDURE %s(%L)',
+                   name, relation, moved, fn, 'moved');
+    names := names || name;
 
     -- Row triggers reach every partition; before 13 only as AFTER triggers.
     timing := CASE WHEN per_row AND relkind = 'p' AND current_setting('server_version_num')::int < 130000
@@ -370,12 +391,24 @@ $body$ $function$, fn, session_user, token, slice, body);
     name := format('rehome_fence_%s_%s', token, map);
     EXECUTE format('CREATE TRIGGER %I %s INSERT OR UPDATE OR DELETE ON %s FOR EACH %s EXECUTE PROCEDURE %s()',
                    name, timing, relation, CASE WHEN per_row THEN 'ROW' ELSE 'STATEMENT' END, fence);
-    PERFORM rehome_source.enable_always(relation, name);
+    names := names || name;
+    PERFORM rehome_source.enable_always(relation, names);
     PERFORM rehome_source.cover_partitions(token, slice, map, relation);
-
-    RETURN rehome_source.key_operators(relation, key);
+    print := (SELECT i.print FROM rehome_source.inspect(token, map, relation::text) i);
 END
 $create_capture$;
+
+-- Where rows that come back are staged, made when the first do.
+CREATE OR REPLACE FUNCTION rehome_source.create_stage(token text, map int, relation regclass)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $create_stage$
+DECLARE
+    stage   text := format('rehome_source.%I', format('stage_%s_%s', token, map));
+BEGIN
+    IF to_regclass(stage) IS NULL THEN
+        EXECUTE format('CREATE TABLE %s AS SELECT NULL::"char" AS rehome_op, r.* FROM %s r WITH NO DATA', stage, relation);
+    END IF;
+END
+$create_stage$;
 
 -- Locks a table, parents before partitions as writers do, before triggers are
 -- dropped: DROP locks in an order of its own, and would deadlock with them.

@@ -104,9 +104,10 @@ sub new_pair
 	}
 
 	my $self = bless {%option}, __PACKAGE__;
+	# The tables are small, and are to be loaded as large ones are.
 	my %conf = (
 		source => $option{source_conf},
-		target => $option{target_conf});
+		target => "rehome.chunk_time = 0\nrehome.keep_indexes_below = 0\n$option{target_conf}");
 	$conf{source} .= "\nlisten_addresses = '127.0.0.1'" if $option{tcp};
 	$conf{target} .=
 	  "\nshared_preload_libraries = 'pg_rehome'\nrehome.databases = '$option{dbname}'"

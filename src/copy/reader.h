@@ -1,0 +1,24 @@
+/*-------------------------------------------------------------------------
+ *
+ * reader.h
+ *	  The rows of a query at the source, as values of a foreign table's
+ *	  columns.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REHOME_READER_H
+#define REHOME_READER_H
+
+#include "executor/executor.h"
+#include "remote/connection.h"
+#include "utils/rel.h"
+
+typedef struct RehomeReader RehomeReader;
+
+extern RehomeReader *rehome_reader_open(RehomeConn *conn, Relation source, List *columns,
+										const char *select);
+extern bool rehome_reader_next(RehomeReader *reader, ExprContext *econtext,
+							   Datum *values, bool *nulls);
+extern int64 rehome_reader_close(RehomeReader *reader);
+
+#endif							/* REHOME_READER_H */
