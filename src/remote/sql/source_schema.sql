@@ -210,8 +210,9 @@ BEGIN
             HINT = %4$L;
     END IF;$refuse$, session_user, token, slice, 'Write to its new home: ' || home);
     END IF;
-    EXECUTE format($fence$
-CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+    -- as a literal: the home may say anything, $body$ included
+    EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
+                   ' SET search_path = pg_catalog, pg_temp AS %L', fn, format($fence$
 BEGIN%s
     IF TG_LEVEL = 'STATEMENT' THEN
         RETURN NULL;
@@ -220,7 +221,7 @@ BEGIN%s
     END IF;
     RETURN NEW;
 END
-$body$ $fence$, fn, refuse);
+$fence$, refuse));
     EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', fn);
     IF closed THEN
         -- ENABLE TRIGGER ALL, after a bulk load say, takes ALWAYS away
@@ -337,8 +338,9 @@ BEGIN
         SELECT 'd'::"char", %3$s FROM (SELECT %3$s FROM old_rows EXCEPT SELECT %3$s FROM new_rows) AS moved;
     END IF;$body$, change, change_key, plain_key);
     END IF;
-    EXECUTE format($function$
-CREATE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+    -- as a literal: so may the names of columns
+    EXECUTE format('CREATE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
+                   ' SET search_path = pg_catalog, pg_temp AS %L', fn, format($function$
 BEGIN
     IF session_user = %L AND EXISTS (SELECT FROM rehome_source.applying a
         WHERE a.xid = txid_current() AND a.token = %L AND a.slice = %s) THEN
@@ -346,7 +348,7 @@ BEGIN
     END IF;%s
     RETURN NULL;
 END
-$body$ $function$, fn, session_user, token, slice, body);
+$function$, session_user, token, slice, body));
     EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', fn);
 
     FOREACH event IN ARRAY ARRAY['insert', 'update', 'delete'] LOOP
