@@ -132,6 +132,7 @@ rehome_conn_open(Oid serverid, Oid roleid, const char *purpose)
 	bool		optional = password_optional(user, roleid);
 	RehomeConn *conn;
 	PGconn	   *pg;
+	char	   *reason;
 	int			n = 0;
 
 	if (known == NULL)
@@ -161,21 +162,18 @@ rehome_conn_open(Oid serverid, Oid roleid, const char *purpose)
 	values[n++] = GetDatabaseEncodingName();
 
 	conn = MemoryContextAllocZero(TopMemoryContext, sizeof(RehomeConn));
-	pg = libpqsrv_connect_params(keywords, values, false, REHOME_WAIT_EVENT);
-	conn->pg = pg;
 	conn->open_level = GetCurrentTransactionNestLevel();
 	rehome_conn_remember(conn);
-
-	if (pg == NULL || PQstatus(pg) != CONNECTION_OK)
+	reason = rehome_conn_establish(conn, keywords, values);
+	if (reason != NULL)
 	{
-		char	   *reason = pchomp(pg ? PQerrorMessage(pg) : "out of memory");
-
 		rehome_conn_close(conn);
 		ereport(ERROR,
 				errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
 				errmsg("could not connect to server \"%s\"", server->servername),
 				errdetail_internal("%s", reason));
 	}
+	pg = conn->pg;
 	if (!optional && !PQconnectionUsedPassword(pg))
 	{
 		rehome_conn_close(conn);

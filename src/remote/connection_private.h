@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * connection_private.h
- *	  What connection.c and xact.c share.
+ *	  What connect.c, connection.c and xact.c share.
  *
  *-------------------------------------------------------------------------
  */
@@ -11,6 +11,7 @@
 #include "datatype/timestamp.h"
 #include "lib/ilist.h"
 #include "libpq-fe.h"
+#include "remote/connection.h"
 
 typedef enum RehomeEnding
 {
@@ -43,6 +44,7 @@ struct RehomeConn
 
 extern void rehome_conn_remember(RehomeConn *conn);
 extern void rehome_conn_forget(RehomeConn *conn);
+extern char *rehome_conn_establish(RehomeConn *conn, const char **keywords, const char **values);
 extern PGresult *rehome_conn_result(RehomeConn *conn, TimestampTz deadline);
 
 #endif							/* REHOME_CONNECTION_PRIVATE_H */
