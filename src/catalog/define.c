@@ -105,7 +105,7 @@ rehome_create_migration(PG_FUNCTION_ARGS)
 					errhint("GRANT USAGE ON FOREIGN SERVER %s TO %s;", quote_identifier(server),
 							quote_identifier(GetUserNameFromId(GetUserId(), false))));
 		if (strcmp(GetForeignDataWrapper(fs->fdwid)->fdwname, "postgres_fdw") == 0)
-			(void) GetUserMapping(GetUserId(), fs->serverid);	/* raises when there is none */
+			(void) rehome_user_mapping(GetUserId(), fs);	/* raises when there is none */
 	}
 
 	rehome_call_begin(&call, fcinfo);
