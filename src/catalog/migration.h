@@ -98,6 +98,7 @@ extern void rehome_require_owner(RehomeCall *call, RehomeMigration *migration);
 
 /* Changing a slice. */
 extern void rehome_slice_work_lock(RehomeSlice *slice);
+extern void rehome_slice_work_wait(RehomeSlice *slice);
 extern void rehome_slice_work_share(RehomeSlice *slice);
 extern bool rehome_slice_try_work_lock(int slice_id);
 extern void rehome_slice_reread(RehomeSlice *slice);

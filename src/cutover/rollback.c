@@ -94,7 +94,7 @@ rehome_rollback_slice(RehomeCall *call, RehomeSlice *slice)
 	{
 		rehome_call_commit(call);
 		rehome_freeze_record(&freeze);
-		rehome_slice_work_lock(slice);
+		rehome_slice_work_wait(slice);
 		if (slice->state == REHOME_ROLLING_BACK)
 			rehome_recover_slice(slice);
 		rehome_call_commit(call);
