@@ -151,7 +151,7 @@ rehome_sync(PG_FUNCTION_ARGS)
 		if (slice->state == REHOME_CUT_OVER)
 			rehome_call_require_unwritten(&call, "rehome.sync()");
 		rehome_slice_require_running(slice);
-		maps = rehome_table_maps_get(slice);
+		maps = rehome_table_maps_require(slice);
 		conn = rehome_slice_connect(slice, "sync");
 		if (slice->state == REHOME_SYNCING)
 		{

@@ -31,6 +31,8 @@
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "util/attempt.h"
+#include "util/name.h"
+#include "util/problems.h"
 #include "util/spi.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -289,6 +291,50 @@ rehome_table_maps_get(RehomeSlice *slice)
 
 	for (int i = 0; i < rows->n; i++)
 		maps = lappend(maps, table_map_from_row(rows->value[i]));
+	return maps;
+}
+
+/*
+ * rehome_table_map_exists tells whether both relations of a map do.
+ */
+bool
+rehome_table_map_exists(RehomeTableMap *map)
+{
+	return get_rel_name(map->source) != NULL && get_rel_name(map->target) != NULL;
+}
+
+/*
+ * rehome_table_maps_require is rehome_table_maps_get for whoever is going to
+ * use the relations: raises with all that have been dropped.
+ */
+List *
+rehome_table_maps_require(RehomeSlice *slice)
+{
+	List	   *maps = rehome_table_maps_get(slice);
+	RehomeProblems problems;
+	ListCell   *lc;
+
+	rehome_problems_init(&problems);
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		char	   *hint = NULL;
+
+		if (slice->authority == REHOME_SOURCE)
+			hint = psprintf("CALL rehome.cancel(%s, %s); and define it anew.",
+							quote_literal_cstr(slice->migration->name),
+							quote_literal_cstr(slice->name));
+		if (get_rel_name(map->target) == NULL)
+			rehome_problem(&problems, ERRCODE_UNDEFINED_TABLE, hint,
+						   "The target of source %s, with OID %u, was dropped.",
+						   rehome_relation_name(map->source), map->target);
+		if (get_rel_name(map->source) == NULL)
+			rehome_problem(&problems, ERRCODE_UNDEFINED_TABLE, hint,
+						   "The source of target %s, with OID %u, was dropped.",
+						   rehome_relation_name(map->target), map->source);
+	}
+	rehome_problems_raise(&problems, "tables of slice \"%s\" of migration \"%s\" do not exist any more",
+						  slice->name, slice->migration->name);
 	return maps;
 }
 

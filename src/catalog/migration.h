@@ -88,6 +88,8 @@ extern RehomeMigration *rehome_migration_by_id(int id);
 extern List *rehome_slices_get(RehomeMigration *migration, const char *slice);
 extern RehomeSlice *rehome_slice_by_id(int id);
 extern List *rehome_table_maps_get(RehomeSlice *slice);
+extern List *rehome_table_maps_require(RehomeSlice *slice);
+extern bool rehome_table_map_exists(RehomeTableMap *map);
 extern RehomeTableMap *rehome_table_map_by_id(int id);
 extern RehomeTableMap *rehome_table_map_of(RehomeMigration *migration, Oid target);
 extern List *rehome_name_list(const char *array);

@@ -72,7 +72,7 @@ require_empty(RehomeSlice *slice, List *maps)
 void
 rehome_copy_begin(RehomeCall *call, RehomeSlice *slice)
 {
-	List	   *maps = rehome_table_maps_get(slice);
+	List	   *maps = rehome_table_maps_require(slice);
 
 	rehome_slice_require(slice, "start", REHOME_PLANNED, REHOME_PLANNED);
 	if (maps == NIL)
@@ -132,7 +132,7 @@ copy_once(RehomeSlice *slice, TimestampTz began)
 {
 	ListCell   *lc;
 
-	foreach(lc, rehome_table_maps_get(slice))
+	foreach(lc, rehome_table_maps_require(slice))
 	{
 		RehomeTableMap *map = lfirst(lc);
 		int64		n = rehome_load_local(slice, rehome_mapping_compile(map, slice->migration->owner));
@@ -237,7 +237,7 @@ copy_live(RehomeCall *call, RehomeSlice *slice, TimestampTz began)
 	char	   *position;
 
 	still_copying(slice);
-	maps = rehome_table_maps_get(slice);
+	maps = rehome_table_maps_require(slice);
 	conn = rehome_slice_connect(slice, "copy");
 	rehome_source_install(conn, slice, maps);
 	rehome_call_commit(call);
