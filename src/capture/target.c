@@ -149,7 +149,7 @@ local_blockers(List *maps, LOCKMODE mode)
 	return rehome_spi_value("SELECT string_agg(format('pid %s (%s) holds %s on %s%s: %s', l.pid,"
 							" coalesce(a.usename, a.backend_type), l.mode, l.relation::regclass,"
 							" coalesce(', in a transaction for ' || date_trunc('milliseconds', clock_timestamp() - a.xact_start), ''),"
-							" coalesce(nullif(left(a.query, 200), ''), '?')), E'\\n')"
+							" coalesce(nullif(btrim(regexp_replace(left(a.query, 200), '[[:space:]]+', ' ', 'g')), ''), '?')), E'\\n')"
 							" FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
 							" WHERE l.granted AND l.locktype = 'relation' AND l.pid <> pg_backend_pid()"
 							" AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"

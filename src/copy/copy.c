@@ -164,9 +164,11 @@ lock_and_snapshot(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeCopyJo
 		rehome_conn_exec(conn, psprintf("SET LOCAL lock_timeout = %d", rehome_lock_timeout));
 		if (rehome_conn_try(conn, sql, &error))
 			break;
-		if (strcmp(error.sqlstate, "55P03") != 0 || attempt >= rehome_lock_retries)
+		if (strcmp(error.sqlstate, "55P03") != 0)
 			rehome_conn_raise(conn, &error, sql);
 		rehome_conn_rollback(conn);
+		if (attempt >= rehome_lock_retries)
+			rehome_source_raise_locked(conn, maps);
 		rehome_back_off(attempt);
 	}
 	rows = rehome_conn_query(conn, "SELECT pg_export_snapshot(), txid_current_snapshot(), pg_current_wal_insert_lsn()", "");
