@@ -13,10 +13,12 @@ use PostgreSQL::Test::Utils;
 use RehomeTest;
 use Test::More;
 
+# Messages name the superuser: he is not called after whoever runs this.
+$ENV{PGUSER} = 'postgres';
 my $pair = new_pair(
 	role        => 1,
 	tcp         => 1,
-	init        => { allows_streaming => 1 },
+	init        => { allows_streaming => 1, extra => [ '--no-locale', '-E', 'UTF8', '-U', 'postgres' ] },
 	server_options => { sslmode => 'disable' },
 	source_conf => "autovacuum = off\nmax_connections = 40\n",
 	target_conf => join("\n",
