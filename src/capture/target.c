@@ -121,6 +121,8 @@ lock_all(List *maps, LOCKMODE mode, int ms)
 		ListCell   *lc2;
 		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
 
+		if (get_rel_name(map->target) == NULL)
+			continue;			/* dropped: cancel does without it */
 		(void) set_config_option("lock_timeout", psprintf("%ld", Max(left, 1)), PGC_USERSET,
 								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 		LockRelationOid(map->target, mode);
@@ -143,6 +145,8 @@ local_blockers(List *maps, LOCKMODE mode)
 	{
 		ListCell   *lc2;
 
+		if (get_rel_name(((RehomeTableMap *) lfirst(lc))->target) == NULL)
+			continue;
 		foreach(lc2, find_all_inheritors(((RehomeTableMap *) lfirst(lc))->target, NoLock, NULL))
 			oids = lappend(oids, psprintf("%u", lfirst_oid(lc2)));
 	}
