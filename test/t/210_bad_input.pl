@@ -427,7 +427,7 @@ for my $case (@cases)
 }
 
 # Of what was dropped on the way cancel cleans up the rest, as the hints say.
-for my $migration (grep { !$ENV{BAD_INPUT_ONLY} } qw(busy lost))
+for my $migration (grep { my $name = $_; grep { $_->{sql} =~ /'$name'/ } @cases } qw(busy lost))
 {
 	is((sqlstate_of($target, "CALL rehome.cancel('$migration')"))[0], '00000', "$migration can be cancelled");
 	is($pair->sql_source("SELECT string_agg(tgname, ', ') FROM pg_trigger WHERE tgrelid = '$migration.item'::regclass AND tgname LIKE 'rehome%'"), '', "and no trigger of $migration is left at the source");
