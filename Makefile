@@ -8,7 +8,7 @@ OBJS = \
 	src/pg_rehome.o src/guc.o \
 	src/util/attempt.o src/util/call.o src/util/debug_point.o src/util/name.o src/util/position.o src/util/problems.o src/util/spi.o src/util/wait.o \
 	src/catalog/define.o src/catalog/define_table.o src/catalog/identity.o src/catalog/migration.o src/catalog/state.o \
-	src/remote/connection.o src/remote/copy_stream.o src/remote/query.o src/remote/throttle.o src/remote/xact.o \
+	src/remote/connect.o src/remote/connection.o src/remote/copy_stream.o src/remote/query.o src/remote/throttle.o src/remote/xact.o \
 	src/mapping/compile.o src/mapping/project.o \
 	src/capture/source.o src/capture/target.o src/capture/trigger.o \
 	src/copy/chunk.o src/copy/copy.o src/copy/load.o src/copy/reader.o src/copy/saved_object.o src/copy/stream.o src/copy/worker.o \

@@ -151,7 +151,7 @@ rehome_sync(PG_FUNCTION_ARGS)
 		if (slice->state == REHOME_CUT_OVER)
 			rehome_call_require_unwritten(&call, "rehome.sync()");
 		rehome_slice_require_running(slice);
-		maps = rehome_table_maps_get(slice);
+		maps = rehome_table_maps_require(slice);
 		conn = rehome_slice_connect(slice, "sync");
 		if (slice->state == REHOME_SYNCING)
 		{
@@ -171,9 +171,13 @@ rehome_sync(PG_FUNCTION_ARGS)
 			char	   *position = slice->position;
 
 			rehome_call_commit(&call);
-			rehome_slice_work_lock(slice);
-			if (slice->state == REHOME_SYNCING && XactLastCommitEnd <= GetFlushRecPtr(NULL))
-				rehome_forward_prune(conn, slice, maps, position);
+			/* in sync all the same if somebody else was faster */
+			if (rehome_slice_try_work_lock(slice->id))
+			{
+				rehome_slice_reread(slice);
+				if (slice->state == REHOME_SYNCING && XactLastCommitEnd <= GetFlushRecPtr(NULL))
+					rehome_forward_prune(conn, slice, maps, position);
+			}
 		}
 		rehome_conn_close(conn);
 		ereport(NOTICE,

@@ -130,7 +130,8 @@ relation_names(List *maps)
 
 /*
  * check_source raises when the source is not as this slice knows it: fenced,
- * or pruned beyond our position by somebody else.
+ * taken back to an earlier state, or pruned beyond our position by somebody
+ * else.
  */
 static void
 check_source(RehomeSlice *slice, RehomeRows *poll)
@@ -149,6 +150,16 @@ check_source(RehomeSlice *slice, RehomeRows *poll)
 					   slice->name),
 				errdetail("A cutover was interrupted between its two commits; neither side accepts writes."),
 				errhint("CALL rehome.recover(%s);", quote_literal_cstr(slice->migration->name)));
+	/* a snapshot never ends before an earlier one, not even after a crash */
+	if (rehome_position_xmax(poll->value[0][0]) < rehome_position_xmax(slice->position))
+		ereport(ERROR,
+				errcode(ERRCODE_REHOME_POSITION_LOST),
+				errmsg("the source of migration \"%s\" has gone back behind the position of slice \"%s\"",
+					   slice->migration->name, slice->name),
+				errdetail("Position is %s, but the source is at %s: it was restored from a backup.",
+						  slice->position, poll->value[0][0]),
+				errhint("The target has rows that the source has lost. CALL rehome.cancel(%s) and begin again.",
+						quote_literal_cstr(slice->migration->name)));
 	if (poll->value[0][2] != NULL &&
 		rehome_position_xmax(poll->value[0][2]) > rehome_position_xmax(slice->position))
 		ereport(ERROR,

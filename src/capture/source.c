@@ -21,6 +21,7 @@
 #include "util/spi.h"
 #include "util/wait.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -32,14 +33,15 @@
 
 /*
  * rehome_source_identity returns which cluster, timeline and database the
- * connection has reached.  The control file would tell the timeline of the
- * last checkpoint only.
+ * connection has reached; NULL for a standby, which has no timeline of its
+ * own.  The control file would tell the timeline of the last checkpoint only.
  */
 char *
 rehome_source_identity(RehomeConn *conn)
 {
 	return rehome_conn_value(conn,
-							 "SELECT s.system_identifier || '/' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) || '/' || d.oid"
+							 "SELECT CASE WHEN NOT pg_is_in_recovery() THEN s.system_identifier"
+							 " || '/' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) || '/' || d.oid END"
 							 " FROM pg_control_system() s, pg_database d"
 							 " WHERE d.datname = current_database()", "");
 }
@@ -67,6 +69,13 @@ rehome_source_check_identity(RehomeConn *conn, RehomeMigration *migration)
 {
 	char	   *identity = rehome_source_identity(conn);
 
+	if (identity == NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("the source of migration \"%s\" is a standby", migration->name),
+				errdetail("Server \"%s\" leads to a server that is in recovery and cannot be written.", migration->server),
+				errhint("Point it at the primary: ALTER SERVER %s OPTIONS (SET host '...');",
+						quote_identifier(migration->server)));
 	if (migration->source_id == NULL || strcmp(identity, migration->source_id) == 0)
 		return;
 	ereport(ERROR,
@@ -125,17 +134,36 @@ is_lock_failure(const RehomeRemoteError *error)
 static char *
 blockers(RehomeConn *conn, List *maps)
 {
+	if (maps == NIL)
+		return NULL;
 	return rehome_conn_value(conn,
 							 psprintf("SELECT string_agg(format('pid %%s (%%s) holds %%s on %%s%%s: %%s', l.pid,"
 									  " coalesce(a.usename, '?'), l.mode, l.relation::regclass,"
 									  " coalesce(', in a transaction for ' || date_trunc('milliseconds', clock_timestamp() - a.xact_start), ''),"
-									  " coalesce(nullif(left(a.query, 200), ''), '?')), E'\\n')"
+									  " coalesce(nullif(btrim(regexp_replace(left(a.query, 200), '[[:space:]]+', ' ', 'g')), ''), '?')), E'\\n')"
 									  " FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
 									  " WHERE l.granted AND l.locktype = 'relation' AND l.pid <> pg_backend_pid()"
 									  " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 									  " AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')"
 									  " AND l.relation IN (SELECT p FROM unnest(ARRAY[%s]) AS r, rehome_source.partition_tree(r) AS p)",
 									  rehome_remote_relations(maps, true)), "");
+}
+
+/*
+ * rehome_source_raise_locked raises because the source's tables could not be
+ * locked, and says who is in the way.
+ */
+void
+rehome_source_raise_locked(RehomeConn *conn, List *maps)
+{
+	char	   *who = blockers(conn, maps);
+
+	ereport(ERROR,
+			errcode(ERRCODE_REHOME_LOCK_TIMEOUT),
+			errmsg("could not lock %s at the source", rehome_remote_relations(maps, false)),
+			errdetail_internal("%s", who ? who : "Whoever held the lock has gone meanwhile."),
+			errhint("Try again when that transaction has ended, or raise rehome.lock_timeout (now %d ms) or rehome.lock_retries (now %d).",
+					rehome_lock_timeout, rehome_lock_retries));
 }
 
 /*
@@ -150,7 +178,6 @@ run_with_locks(RehomeConn *conn, const char *sql, List *maps)
 	{
 		RehomeRemoteError error;
 		RehomeRows *rows;
-		char	   *who;
 
 		rehome_conn_begin(conn, "");
 		rehome_conn_exec(conn, psprintf("SET LOCAL lock_timeout = %d", rehome_lock_timeout));
@@ -163,14 +190,8 @@ run_with_locks(RehomeConn *conn, const char *sql, List *maps)
 		if (!is_lock_failure(&error))
 			rehome_conn_raise(conn, &error, sql);
 		rehome_conn_rollback(conn);
-		who = blockers(conn, maps);
 		if (attempt >= rehome_lock_retries)
-			ereport(ERROR,
-					errcode(ERRCODE_REHOME_LOCK_TIMEOUT),
-					errmsg("could not lock %s at the source", rehome_remote_relations(maps, false)),
-					errdetail_internal("%s", who ? who : "Whoever held the lock has gone meanwhile."),
-					errhint("Try again when that transaction has ended, or raise rehome.lock_timeout (now %d ms) or rehome.lock_retries (now %d).",
-							rehome_lock_timeout, rehome_lock_retries));
+			rehome_source_raise_locked(conn, maps);
 		rehome_back_off(attempt);
 	}
 }
@@ -363,10 +384,14 @@ drop_by_table(RehomeConn *conn, const char *function, const char *token, List *m
 	{
 		RehomeTableMap *map = lfirst(lc);
 
-		run_with_locks(conn, psprintf("SELECT rehome_source.%s(%s, %d, to_regclass(%s))",
-									  function, token, map->id,
-									  quote_literal_cstr(rehome_remote_relation(rehome_remote_table(map->source)))),
-					   list_make1(map));
+		/* without the foreign table nobody knows what it was called */
+		if (get_rel_name(map->source) == NULL)
+			run_with_locks(conn, psprintf("SELECT rehome_source.%s(%s, %d, NULL)", function, token, map->id), NIL);
+		else
+			run_with_locks(conn, psprintf("SELECT rehome_source.%s(%s, %d, to_regclass(%s))",
+										  function, token, map->id,
+										  quote_literal_cstr(rehome_remote_relation(rehome_remote_table(map->source)))),
+						   list_make1(map));
 	}
 }
 
@@ -379,7 +404,12 @@ bool
 rehome_source_remove(RehomeConn *conn, RehomeSlice *slice, List *maps, bool keep_fence)
 {
 	char	   *token = quote_literal_cstr(slice->migration->token);
+	List	   *known = NIL;
+	ListCell   *lc;
 
+	foreach(lc, maps)
+		if (get_rel_name(((RehomeTableMap *) lfirst(lc))->source) != NULL)
+			known = lappend(known, lfirst(lc));
 	if (rehome_conn_query(conn, "SELECT 1 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
 						  " WHERE n.nspname = 'rehome_source'"
 						  " AND (p.proname LIKE 'capture\\_' || $1 || '\\_%' OR (NOT $2 AND p.proname = 'fence_' || $1 || '_' || $3::text))",
@@ -389,7 +419,7 @@ rehome_source_remove(RehomeConn *conn, RehomeSlice *slice, List *maps, bool keep
 	if (keep_fence)
 		return true;
 	drop_by_table(conn, "drop_fence_triggers", token, maps);
-	run_with_locks(conn, psprintf("SELECT rehome_source.drop_fence(%s, %d)", token, slice->id), maps);
+	run_with_locks(conn, psprintf("SELECT rehome_source.drop_fence(%s, %d)", token, slice->id), known);
 	rehome_conn_begin(conn, "");
 	rehome_conn_exec(conn, SCHEMA_LOCK);
 	if (rehome_conn_query(conn, "SELECT 1 FROM rehome_source.slice LIMIT 1", "")->n == 0)

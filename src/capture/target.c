@@ -145,6 +145,8 @@ lock_all(List *maps, LOCKMODE mode, int ms)
 		ListCell   *lc2;
 		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
 
+		if (get_rel_name(map->target) == NULL)
+			continue;			/* dropped: cancel does without it */
 		(void) set_config_option("lock_timeout", psprintf("%ld", Max(left, 1)), PGC_USERSET,
 								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 		LockRelationOid(map->target, mode);
@@ -167,13 +169,15 @@ local_blockers(List *maps, LOCKMODE mode)
 	{
 		ListCell   *lc2;
 
+		if (get_rel_name(((RehomeTableMap *) lfirst(lc))->target) == NULL)
+			continue;
 		foreach(lc2, find_all_inheritors(((RehomeTableMap *) lfirst(lc))->target, NoLock, NULL))
 			oids = lappend(oids, psprintf("%u", lfirst_oid(lc2)));
 	}
 	return rehome_spi_value("SELECT string_agg(format('pid %s (%s) holds %s on %s%s: %s', l.pid,"
 							" coalesce(a.usename, a.backend_type), l.mode, l.relation::regclass,"
 							" coalesce(', in a transaction for ' || date_trunc('milliseconds', clock_timestamp() - a.xact_start), ''),"
-							" coalesce(nullif(left(a.query, 200), ''), '?')), E'\\n')"
+							" coalesce(nullif(btrim(regexp_replace(left(a.query, 200), '[[:space:]]+', ' ', 'g')), ''), '?')), E'\\n')"
 							" FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
 							" WHERE l.granted AND l.locktype = 'relation' AND l.pid <> pg_backend_pid()"
 							" AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"

@@ -103,13 +103,13 @@ rehome_guard(PG_FUNCTION_ARGS)
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	const char *migration;
 
-	if (!CALLED_AS_TRIGGER(fcinfo))
+	if (!CALLED_AS_TRIGGER(fcinfo) || trigger->tg_trigger->tgnargs != 1)
 		ereport(ERROR,
 				errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				errmsg("rehome.guard() must be called as a trigger"));
 	if (own_writes_level > 0)
 		return pass_on(trigger);
-	migration = trigger->tg_trigger->tgnargs > 0 ? trigger->tg_trigger->tgargs[0] : "";
+	migration = trigger->tg_trigger->tgargs[0];
 	ereport(ERROR,
 			errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 			errmsg("table \"%s.%s\" cannot be written here yet",

@@ -105,7 +105,7 @@ rehome_create_migration(PG_FUNCTION_ARGS)
 					errhint("GRANT USAGE ON FOREIGN SERVER %s TO %s;", quote_identifier(server),
 							quote_identifier(GetUserNameFromId(GetUserId(), false))));
 		if (strcmp(GetForeignDataWrapper(fs->fdwid)->fdwname, "postgres_fdw") == 0)
-			(void) GetUserMapping(GetUserId(), fs->serverid);	/* raises when there is none */
+			(void) rehome_user_mapping(GetUserId(), fs);	/* raises when there is none */
 	}
 
 	rehome_call_begin(&call, fcinfo);
@@ -192,7 +192,16 @@ rehome_add_table(PG_FUNCTION_ARGS)
 				errmsg("columns must be an object of columns and expressions"),
 				errhint("As in: columns => '{\"full_name\": \"first || last\"}'."));
 	if (json != NULL)
-		columns = rehome_spi("SELECT key, value FROM jsonb_each_text($1::jsonb)", "t", json);
+	{
+		columns = rehome_spi("SELECT key, value #>> '{}', jsonb_typeof(value) FROM jsonb_each($1::jsonb)", "t", json);
+		for (int c = 0; c < columns->n; c++)
+			if (strcmp(columns->value[c][2], "string") != 0 && strcmp(columns->value[c][2], "null") != 0)
+				ereport(ERROR,
+						errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("the expression of column \"%s\" must be a string, not a JSON %s",
+							   columns->value[c][0], columns->value[c][2]),
+						errhint("As in: columns => '{\"full_name\": \"first || last\"}'; null leaves a column out."));
+	}
 	(void) rehome_define_table(&call, one_slice(migration, slice), source, target,
 							   key, filter, columns, false);
 	rehome_event(name, slice, "defined",
@@ -445,7 +454,7 @@ rehome_define_column(RehomeCall *call, RehomeMigration *migration, RehomeTableMa
 				errmsg("column \"%s\" of \"%s\" is a generated column", column,
 					   RelationGetRelationName(target)),
 				errhint("It computes itself; leave it out."));
-	if (expression == NULL && inverse != NULL)
+	if (expression == NULL && (inverse != NULL || inverse_column != NULL))
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				errmsg("a column that is left out has no inverse"));

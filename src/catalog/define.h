@@ -16,6 +16,7 @@
 extern int	rehome_define_table(RehomeCall *call, RehomeSlice *slice, Oid source, Oid target,
 								List *key, const char *filter, RehomeRows *columns,
 								bool imported);
+extern void rehome_define_check_key(Relation target, List *key, RehomeProblems *problems);
 extern void rehome_define_column(RehomeCall *call, RehomeMigration *migration,
 								 RehomeTableMap *map, const char *column, char *expression,
 								 char *inverse, char *inverse_column, const char *note);

@@ -189,8 +189,12 @@ key_is_unique(Relation target, List *key)
 	return found;
 }
 
-static void
-check_key(Relation target, List *key, RehomeProblems *problems)
+/*
+ * rehome_define_check_key adds what keeps key from identifying the target's
+ * rows.
+ */
+void
+rehome_define_check_key(Relation target, List *key, RehomeProblems *problems)
 {
 	bool		usable = true;
 	ListCell   *lc;
@@ -392,7 +396,7 @@ rehome_define_table(RehomeCall *call, RehomeSlice *slice, Oid source_oid, Oid ta
 					   rows->value[i][2]);
 	if (key == NIL)
 		key = find_key(target);
-	check_key(target, key, &problems);
+	rehome_define_check_key(target, key, &problems);
 	if (filter != NULL && problems.n == 0)
 		filter = check_filter(call, migration->owner, filter, source);
 

@@ -18,19 +18,27 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/migration.h"
 #include "commands/async.h"
 #include "errors.h"
 #include "foreign/foreign.h"
+#include "guc.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "util/attempt.h"
+#include "util/name.h"
+#include "util/problems.h"
 #include "util/spi.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 
@@ -287,6 +295,50 @@ rehome_table_maps_get(RehomeSlice *slice)
 	return maps;
 }
 
+/*
+ * rehome_table_map_exists tells whether both relations of a map do.
+ */
+bool
+rehome_table_map_exists(RehomeTableMap *map)
+{
+	return get_rel_name(map->source) != NULL && get_rel_name(map->target) != NULL;
+}
+
+/*
+ * rehome_table_maps_require is rehome_table_maps_get for whoever is going to
+ * use the relations: raises with all that have been dropped.
+ */
+List *
+rehome_table_maps_require(RehomeSlice *slice)
+{
+	List	   *maps = rehome_table_maps_get(slice);
+	RehomeProblems problems;
+	ListCell   *lc;
+
+	rehome_problems_init(&problems);
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		char	   *hint = NULL;
+
+		if (slice->authority == REHOME_SOURCE)
+			hint = psprintf("CALL rehome.cancel(%s, %s); and define it anew.",
+							quote_literal_cstr(slice->migration->name),
+							quote_literal_cstr(slice->name));
+		if (get_rel_name(map->target) == NULL)
+			rehome_problem(&problems, ERRCODE_UNDEFINED_TABLE, hint,
+						   "The target of source %s, with OID %u, was dropped.",
+						   rehome_relation_name(map->source), map->target);
+		if (get_rel_name(map->source) == NULL)
+			rehome_problem(&problems, ERRCODE_UNDEFINED_TABLE, hint,
+						   "The source of target %s, with OID %u, was dropped.",
+						   rehome_relation_name(map->target), map->source);
+	}
+	rehome_problems_raise(&problems, "tables of slice \"%s\" of migration \"%s\" do not exist any more",
+						  slice->name, slice->migration->name);
+	return maps;
+}
+
 RehomeTableMap *
 rehome_table_map_by_id(int id)
 {
@@ -336,34 +388,115 @@ rehome_require_owner(RehomeCall *call, RehomeMigration *migration)
 						  GetUserNameFromId(migration->owner, false)));
 }
 
-static void
-work_lock(RehomeSlice *slice, LOCKMODE mode)
+/* What acquire is to lock, waiting how long. */
+typedef struct WorkLockRequest
 {
 	LOCKTAG		tag;
+	LOCKMODE	mode;
+	int			timeout;		/* milliseconds */
+} WorkLockRequest;
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, WORK_LOCK_CLASS, slice->id, REHOME_LOCK_SPACE);
-	(void) LockAcquire(&tag, mode, false, false);
+static void
+acquire(void *arg)
+{
+	WorkLockRequest *request = arg;
+	int			level = NewGUCNestLevel();
+
+	(void) set_config_option("lock_timeout", psprintf("%d", request->timeout), PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	(void) LockAcquire(&request->tag, request->mode, false, false);
+	AtEOXact_GUC(true, level);
+}
+
+/*
+ * work_lock_holders describes who has the work lock, a line each; NULL when
+ * nobody has any more.
+ */
+static char *
+work_lock_holders(RehomeSlice *slice)
+{
+	return rehome_spi_value("SELECT string_agg(format('pid %s (%s) works on it%s: %s', l.pid,"
+							" coalesce(a.usename, a.backend_type, '?'),"
+							" coalesce(', in a transaction for ' || date_trunc('milliseconds', clock_timestamp() - a.xact_start), ''),"
+							" coalesce(nullif(btrim(regexp_replace(left(a.query, 200), '[[:space:]]+', ' ', 'g')), ''), nullif(a.application_name, ''), '?')), E'\\n' ORDER BY l.pid)"
+							" FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
+							" WHERE l.granted AND l.locktype = 'advisory' AND l.pid <> pg_backend_pid()"
+							" AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+							" AND l.classid::bigint = $1 AND l.objid::bigint = $2 AND l.objsubid = $3",
+							"iii", WORK_LOCK_CLASS, slice->id, REHOME_LOCK_SPACE);
+}
+
+/*
+ * work_lock waits in the lock's queue, so that a worker, which only ever
+ * tries, cannot take it before us again and again.  A session waits as long
+ * as it would for tables, and then says who is in its way; with patient, or
+ * in a background worker, which nobody waits for, there is no limit.
+ */
+static void
+work_lock(RehomeSlice *slice, LOCKMODE mode, bool patient)
+{
+	WorkLockRequest request = {.mode = mode};
+	ErrorData  *error;
+	char	   *holders;
+
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				errmsg("cannot work on slice \"%s\" of migration \"%s\" during recovery",
+					   slice->name, slice->migration->name),
+				errdetail("This server is a standby."),
+				errhint("Connect to its primary."));
+	SET_LOCKTAG_ADVISORY(request.tag, MyDatabaseId, WORK_LOCK_CLASS, slice->id, REHOME_LOCK_SPACE);
+	request.timeout = (int) Min((int64) rehome_lock_timeout * (rehome_lock_retries + 1), INT_MAX);
+	if (patient || MyBackendType != B_BACKEND)
+		(void) LockAcquire(&request.tag, mode, false, false);
+	else if (LockAcquire(&request.tag, mode, false, true) == LOCKACQUIRE_NOT_AVAIL &&
+			 (error = rehome_attempt(acquire, &request)) != NULL)
+	{
+		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+			ReThrowError(error);
+		holders = work_lock_holders(slice);
+		ereport(ERROR,
+				errcode(ERRCODE_REHOME_LOCK_TIMEOUT),
+				errmsg("could not lock slice \"%s\" of migration \"%s\" within %d ms",
+					   slice->name, slice->migration->name, request.timeout),
+				errdetail_internal("%s", holders ? holders : "Whoever held the lock has gone meanwhile."),
+				errhint("Try again when that transaction has ended, end it with pg_cancel_backend(), or raise rehome.lock_timeout (now %d ms) or rehome.lock_retries (now %d).",
+						rehome_lock_timeout, rehome_lock_retries));
+	}
 	rehome_slice_reread(slice);
 }
 
 /*
- * rehome_slice_work_lock takes the work lock to the end of the transaction,
- * waiting for it, and reads the slice again.
+ * rehome_slice_work_lock takes the work lock to the end of the transaction
+ * and reads the slice again.  It waits for the lock, but not for ever: raises
+ * with who has it after rehome.lock_timeout times one more than
+ * rehome.lock_retries.
  */
 void
 rehome_slice_work_lock(RehomeSlice *slice)
 {
-	work_lock(slice, ExclusiveLock);
+	work_lock(slice, ExclusiveLock, false);
 }
 
 /*
- * rehome_slice_work_share is the same for work that is done in parallel: the
- * chunks of a copy.
+ * rehome_slice_work_wait is the same without a limit: where authority has
+ * moved already, and an error would be a lie.
+ */
+void
+rehome_slice_work_wait(RehomeSlice *slice)
+{
+	work_lock(slice, ExclusiveLock, true);
+}
+
+/*
+ * rehome_slice_work_share is like rehome_slice_work_lock for work that is
+ * done in parallel: the chunks of a copy.
  */
 void
 rehome_slice_work_share(RehomeSlice *slice)
 {
-	work_lock(slice, ShareLock);
+	work_lock(slice, ShareLock, false);
 }
 
 /*

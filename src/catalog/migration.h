@@ -89,6 +89,8 @@ extern RehomeMigration *rehome_migration_by_id(int id);
 extern List *rehome_slices_get(RehomeMigration *migration, const char *slice);
 extern RehomeSlice *rehome_slice_by_id(int id);
 extern List *rehome_table_maps_get(RehomeSlice *slice);
+extern List *rehome_table_maps_require(RehomeSlice *slice);
+extern bool rehome_table_map_exists(RehomeTableMap *map);
 extern RehomeTableMap *rehome_table_map_by_id(int id);
 extern RehomeTableMap *rehome_table_map_of(RehomeMigration *migration, Oid target);
 extern List *rehome_name_list(const char *array);
@@ -99,6 +101,7 @@ extern void rehome_require_owner(RehomeCall *call, RehomeMigration *migration);
 
 /* Changing a slice. */
 extern void rehome_slice_work_lock(RehomeSlice *slice);
+extern void rehome_slice_work_wait(RehomeSlice *slice);
 extern void rehome_slice_work_share(RehomeSlice *slice);
 extern bool rehome_slice_try_work_lock(int slice_id);
 extern void rehome_slice_reread(RehomeSlice *slice);

@@ -75,7 +75,7 @@ require_empty(RehomeSlice *slice, List *maps)
 void
 rehome_copy_begin(RehomeCall *call, RehomeSlice *slice)
 {
-	List	   *maps = rehome_table_maps_get(slice);
+	List	   *maps = rehome_table_maps_require(slice);
 
 	rehome_slice_require(slice, "start", REHOME_PLANNED, REHOME_PLANNED);
 	if (maps == NIL)
@@ -124,7 +124,7 @@ copy_once(RehomeSlice *slice, TimestampTz began)
 {
 	ListCell   *lc;
 
-	foreach(lc, rehome_table_maps_get(slice))
+	foreach(lc, rehome_table_maps_require(slice))
 	{
 		RehomeTableMap *map = lfirst(lc);
 		int64		n = rehome_load_local(slice, rehome_mapping_compile(map, slice->migration->owner));
@@ -157,9 +157,11 @@ lock_and_snapshot(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeCopyJo
 		rehome_conn_exec(conn, psprintf("SET LOCAL lock_timeout = %d", rehome_lock_timeout));
 		if (rehome_conn_try(conn, sql, &error))
 			break;
-		if (strcmp(error.sqlstate, "55P03") != 0 || attempt >= rehome_lock_retries)
+		if (strcmp(error.sqlstate, "55P03") != 0)
 			rehome_conn_raise(conn, &error, sql);
 		rehome_conn_rollback(conn);
+		if (attempt >= rehome_lock_retries)
+			rehome_source_raise_locked(conn, maps);
 		rehome_back_off(attempt);
 	}
 	rows = rehome_conn_query(conn, "SELECT pg_export_snapshot(), txid_current_snapshot(), pg_current_wal_insert_lsn()", "");
@@ -252,7 +254,7 @@ copy_live(RehomeCall *call, RehomeSlice *slice, TimestampTz began)
 	char	   *position;
 
 	still_copying(slice);
-	maps = rehome_table_maps_get(slice);
+	maps = rehome_table_maps_require(slice);
 	conn = rehome_slice_connect(slice, "copy");
 	rehome_source_install(conn, slice, maps);
 	rehome_call_commit(call);

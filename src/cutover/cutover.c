@@ -100,7 +100,8 @@ check_gates(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way)
 					  " WHERE q.migration = $1::name AND q.slice = $2::name AND NOT q.accepted"
 					  " GROUP BY q.target ORDER BY q.target::text", "tt", slice->migration->name, slice->name);
 	for (int i = 0; i < rows->n; i++)
-		rehome_problem(&problems, ERRCODE_REHOME_GATE, NULL,
+		rehome_problem(&problems, ERRCODE_REHOME_GATE,
+					   "Repair them, or decide to go without: UPDATE rehome.quarantine SET accepted = true WHERE ...;",
 					   "%s rows in quarantine for %s.", rows->value[i][1], rows->value[i][0]);
 
 	foreach(lc, rehome_preflight_switch(conn, slice, maps))
@@ -274,7 +275,7 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 		return;
 	}
 	require_cutover(slice);
-	maps = rehome_table_maps_get(slice);
+	maps = rehome_table_maps_require(slice);
 	conn = rehome_slice_connect(slice, "cutover");
 
 	prepare(call, slice, maps);

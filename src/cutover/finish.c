@@ -22,6 +22,7 @@
 #include "errors.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 
 /*
  * clean_source removes what is left at the source.
@@ -63,9 +64,11 @@ rehome_complete_slice(RehomeCall *call, RehomeSlice *slice)
 		rehome_slice_require_running(slice);
 		if (slice->migration->live)
 		{
-			/* the old home gets everything up to this moment */
-			RehomeConn *conn = rehome_slice_connect(slice, "complete");
+			RehomeConn *conn;
 
+			maps = rehome_table_maps_require(slice);
+			/* the old home gets everything up to this moment */
+			conn = rehome_slice_connect(slice, "complete");
 			if (!slice->one_way && rehome_reverse_batch(conn, slice, maps, NULL, false) < 0)
 				rehome_raise_both(slice);
 			rehome_conn_close(conn);
@@ -113,7 +116,12 @@ empty_targets(RehomeSlice *slice, List *maps)
 
 	rehome_applying_begin(&applying, slice->migration->owner);
 	foreach(lc, maps)
-		(void) rehome_apply_delete_all(rehome_mapping_compile(lfirst(lc), slice->migration->owner));
+	{
+		RehomeMapping mapping = {.map = lfirst(lc)};
+
+		if (get_rel_name(mapping.map->target) != NULL)
+			(void) rehome_apply_delete_all(&mapping);
+	}
 	rehome_applying_end(&applying);
 }
 

@@ -131,7 +131,7 @@ finish_rollback(RehomeConn *conn, RehomeSlice *slice, const char *authority)
 		char	   *tail;
 
 		/* the COMMIT that was under way may have arrived while we waited */
-		if (rehome_give_back(conn, slice, rehome_table_maps_get(slice), &tail))
+		if (rehome_give_back(conn, slice, rehome_table_maps_require(slice), &tail))
 		{
 			rehome_conn_exec(conn, tail);
 			rehome_conn_commit(conn);
@@ -161,7 +161,10 @@ rehome_recover_slice(RehomeSlice *slice)
 		ereport(ERROR,
 				errcode(ERRCODE_REHOME_POSITION_LOST),
 				errmsg("the source does not know slice \"%s\" of migration \"%s\" (any more)",
-					   slice->name, slice->migration->name));
+					   slice->name, slice->migration->name),
+				slice->authority == REHOME_SOURCE ?
+				errhint("Its change capture was removed: CALL rehome.cancel(%s) and begin again.",
+						quote_literal_cstr(slice->migration->name)) : 0);
 	switch (slice->state)
 	{
 		case REHOME_SYNCING:

@@ -70,7 +70,7 @@ rehome_rollback_slice(RehomeCall *call, RehomeSlice *slice)
 	rehome_slice_require(slice, "roll back", REHOME_CUT_OVER, REHOME_CUT_OVER);
 	rehome_slice_require_running(slice);
 	rehome_slice_require_way_back(slice, "roll back");
-	maps = rehome_table_maps_get(slice);
+	maps = rehome_table_maps_require(slice);
 	conn = rehome_slice_connect(slice, "rollback");
 
 	ereport(NOTICE, errmsg("slice \"%s\": draining back to the source", slice->name));
@@ -94,7 +94,7 @@ rehome_rollback_slice(RehomeCall *call, RehomeSlice *slice)
 	{
 		rehome_call_commit(call);
 		rehome_freeze_record(&freeze);
-		rehome_slice_work_lock(slice);
+		rehome_slice_work_wait(slice);
 		if (slice->state == REHOME_ROLLING_BACK)
 			rehome_recover_slice(slice);
 		rehome_call_commit(call);

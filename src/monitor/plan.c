@@ -128,7 +128,7 @@ rehome_plan(PG_FUNCTION_ARGS)
 	foreach(lc, rehome_slices_get(rehome_migration_get(NameStr(*PG_GETARG_NAME(0))), NULL))
 	{
 		RehomeSlice *slice = lfirst(lc);
-		List	   *maps = rehome_table_maps_get(slice);
+		List	   *maps = rehome_table_maps_require(slice);
 		char	   *object = psprintf("slice %s", slice->name);
 		ListCell   *lc2;
 

@@ -13,7 +13,9 @@
 
 #include "access/table.h"
 #include "apply/inverse.h"
+#include "catalog/define.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "errors.h"
 #include "funcapi.h"
 #include "mapping/mapping.h"
@@ -21,6 +23,7 @@
 #include "monitor/preflight.h"
 #include "monitor/sql/source_facts.sql.h"
 #include "remote/query.h"
+#include "util/attempt.h"
 #include "util/name.h"
 #include "util/problems.h"
 #include "util/spi.h"
@@ -240,6 +243,41 @@ check_filter(List *findings, RehomeConn *conn, RehomeTableMap *map)
 	return findings;
 }
 
+/*
+ * check_target_since looks for what has been done to a target since it was
+ * mapped; once its copy has begun, its indexes may be off it.
+ */
+static List *
+check_target_since(List *findings, RehomeSlice *slice, RehomeTableMap *map, const char *name)
+{
+	Relation	rel = table_open(map->target, AccessShareLock);
+	RehomeProblems problems;
+	RehomeRows *rows;
+
+	rehome_problems_init(&problems);
+	if (slice->state == REHOME_PLANNED)
+		rehome_define_check_key(rel, map->key, &problems);
+	if (problems.n > 0)
+		findings = finding(findings, "target", "error", name,
+						   psprintf("its key does not identify rows any more: %s", problems.text.data),
+						   unconstify(char *, problems.hint));
+	if (rel->rd_rel->relkind == RELKIND_RELATION && find_inheritance_children(map->target, NoLock) != NIL)
+		findings = finding(findings, "target", "error", name, "has inheritance children",
+						   "Map each child, or use declarative partitioning.");
+	table_close(rel, AccessShareLock);
+
+	rows = rehome_spi("SELECT quote_ident(a.attname) FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0"
+					  " AND NOT a.attisdropped AND a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''"
+					  " AND NOT EXISTS (SELECT FROM rehome.column_map c WHERE c.table_map_id = $2 AND c.\"column\" = a.attname)",
+					  "oi", map->target, map->id);
+	for (int i = 0; i < rows->n; i++)
+		findings = finding(findings, "mapping", "error", psprintf("%s.%s", name, rows->value[i][0]),
+						   "was added since the table was mapped, may not be null and has no default",
+						   psprintf("ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL; or give it a default.",
+									name, rows->value[i][0]));
+	return findings;
+}
+
 static List *
 check_target(List *findings, RehomeSlice *slice, RehomeTableMap *map)
 {
@@ -253,14 +291,18 @@ check_target(List *findings, RehomeSlice *slice, RehomeTableMap *map)
 					  " has_schema_privilege($2, c.relnamespace, 'CREATE')"
 					  " FROM pg_class c WHERE c.oid = $1", "oo", map->target, slice->migration->owner);
 	if (rows->n == 0)
-		return finding(findings, "target", "error", psprintf("%u", map->target), "the target table does not exist any more", NULL);
+		return finding(findings, "target", "error", rehome_relation_name(map->source),
+					   psprintf("the target table it feeds, with OID %u, does not exist any more", map->target),
+					   psprintf("SELECT rehome.drop_migration(%s); and define it anew.",
+								quote_literal_cstr(slice->migration->name)));
 	if (rehome_bool(rows->value[0][0]))
 		findings = finding(findings, "target", "error", name, "row security is forced, even for the owner",
 						   psprintf("ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;", name));
 	if (!rehome_bool(rows->value[0][1]))
 		findings = finding(findings, "privilege", "error", name,
 						   psprintf("role \"%s\" does not own it", GetUserNameFromId(slice->migration->owner, false)),
-						   psprintf("ALTER TABLE %s OWNER TO ...;", name));
+						   psprintf("ALTER TABLE %s OWNER TO %s;", name,
+									quote_identifier(GetUserNameFromId(slice->migration->owner, false))));
 	else if (slice->state == REHOME_PLANNED &&
 			 rehome_spi_as(slice->migration->owner, true, psprintf("SELECT 1 FROM %s LIMIT 1", name))->n > 0)
 		findings = finding(findings, "target", "error", name, "is not empty",
@@ -275,6 +317,7 @@ check_target(List *findings, RehomeSlice *slice, RehomeTableMap *map)
 	if (rehome_bool(rows->value[0][2]))
 		findings = finding(findings, "target", "warning", name,
 						   "has triggers that fire for replicated changes too; they will fire for every row brought here", NULL);
+	findings = check_target_since(findings, slice, map, name);
 	foreach(lc, map->columns)
 	{
 		RehomeColumnMap *column = lfirst(lc);
@@ -455,6 +498,43 @@ rehome_preflight_switch(RehomeConn *conn, RehomeSlice *slice, List *maps)
 	return findings;
 }
 
+/* A table map to compile. */
+typedef struct Compile
+{
+	RehomeTableMap *map;
+	Oid			owner;
+} Compile;
+
+static void
+compile(void *arg)
+{
+	(void) rehome_mapping_compile(((Compile *) arg)->map, ((Compile *) arg)->owner);
+}
+
+/*
+ * compiles tells whether a map still fits its tables; if not, why is a
+ * finding.
+ */
+static bool
+compiles(List **findings, RehomeTableMap *map, Oid owner)
+{
+	Compile		job = {map, owner};
+	ErrorData  *error;
+
+	if (!key_is_mapped(map))
+		return true;
+	error = rehome_attempt(compile, &job);
+	if (error == NULL)
+		return true;
+	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION ||
+		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INTERNAL_ERROR)
+		ReThrowError(error);
+	*findings = finding(*findings, "mapping", "error", rehome_relation_name(map->target),
+						psprintf("its map does not fit any more: %s", error->message),
+						"Take back what was done to the tables, or state the column anew with rehome.map_column().");
+	return false;
+}
+
 /*
  * rehome_preflight_slice returns all findings of a slice.
  */
@@ -473,8 +553,19 @@ rehome_preflight_slice(RehomeSlice *slice)
 					   psprintf("SELECT rehome.add_table(%s, '<source>', '<target>', slice => %s);",
 								quote_literal_cstr(slice->migration->name), quote_literal_cstr(slice->name)));
 	foreach(lc, maps)
-		findings = check_target(findings, slice, lfirst(lc));
-	if (!slice->migration->live)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		findings = check_target(findings, slice, map);
+		if (get_rel_name(map->source) == NULL)
+			findings = finding(findings, "mapping", "error", rehome_relation_name(map->target),
+							   psprintf("the relation it is fed from, with OID %u, does not exist any more", map->source),
+							   psprintf("SELECT rehome.drop_migration(%s); and define it anew.",
+										quote_literal_cstr(slice->migration->name)));
+		if (!rehome_table_map_exists(map) || !compiles(&findings, map, slice->migration->owner))
+			maps = foreach_delete_current(maps, lc);
+	}
+	if (!slice->migration->live || maps == NIL)
 		return findings;
 
 	conn = rehome_conn_open(slice->migration->serverid, slice->migration->owner,

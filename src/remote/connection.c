@@ -33,6 +33,7 @@
 #include "remote/connection_private.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 void		(*rehome_conn_wait_hook) (void) = NULL;
@@ -130,6 +131,24 @@ make_events(RehomeConn *conn)
 }
 
 /*
+ * rehome_user_mapping returns a role's user mapping for a server, or raises.
+ */
+UserMapping *
+rehome_user_mapping(Oid roleid, ForeignServer *server)
+{
+	if (!SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(roleid), ObjectIdGetDatum(server->serverid)) &&
+		!SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid), ObjectIdGetDatum(server->serverid)))
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_OBJECT),
+				errmsg("role \"%s\" has no user mapping for server \"%s\"",
+					   GetUserNameFromId(roleid, false), server->servername),
+				errhint("CREATE USER MAPPING FOR %s SERVER %s OPTIONS (user '...', password '...');",
+						quote_identifier(GetUserNameFromId(roleid, false)),
+						quote_identifier(server->servername)));
+	return GetUserMapping(roleid, server->serverid);
+}
+
+/*
  * rehome_conn_open connects to the server with the role's user mapping.
  * purpose ends up in the source's pg_stat_activity.  The connection lives
  * until rehome_conn_close(), or until the local transaction aborts.
@@ -138,13 +157,14 @@ RehomeConn *
 rehome_conn_open(Oid serverid, Oid roleid, const char *purpose)
 {
 	ForeignServer *server = GetForeignServer(serverid);
-	UserMapping *user = GetUserMapping(roleid, serverid);
+	UserMapping *user = rehome_user_mapping(roleid, server);
 	PQconninfoOption *known = PQconndefaults();
 	const char **keywords;
 	const char **values;
 	bool		optional = password_optional(user, roleid);
 	RehomeConn *conn;
 	PGconn	   *pg;
+	char	   *reason;
 	int			n = 0;
 
 	if (known == NULL)
@@ -174,21 +194,18 @@ rehome_conn_open(Oid serverid, Oid roleid, const char *purpose)
 	values[n++] = GetDatabaseEncodingName();
 
 	conn = MemoryContextAllocZero(TopMemoryContext, sizeof(RehomeConn));
-	pg = libpqsrv_connect_params(keywords, values, false, REHOME_WAIT_EVENT);
-	conn->pg = pg;
 	conn->open_level = GetCurrentTransactionNestLevel();
 	rehome_conn_remember(conn);
-
-	if (pg == NULL || PQstatus(pg) != CONNECTION_OK)
+	reason = rehome_conn_establish(conn, keywords, values);
+	if (reason != NULL)
 	{
-		char	   *reason = pchomp(pg ? PQerrorMessage(pg) : "out of memory");
-
 		rehome_conn_close(conn);
 		ereport(ERROR,
 				errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
 				errmsg("could not connect to server \"%s\"", server->servername),
 				errdetail_internal("%s", reason));
 	}
+	pg = conn->pg;
 	if (!optional && !PQconnectionUsedPassword(pg))
 	{
 		rehome_conn_close(conn);
@@ -366,12 +383,17 @@ void
 rehome_conn_raise(RehomeConn *conn, const RehomeRemoteError *error, const char *sql)
 {
 	const char *s = error->sqlstate;
+	const char *hint = error->hint;
 
+	/* undefined schema, table or function */
+	if (hint == NULL && strstr(error->message, "rehome_source") != NULL &&
+		(strcmp(s, "3F000") == 0 || strcmp(s, "42P01") == 0 || strcmp(s, "42883") == 0))
+		hint = "What pg_rehome made at the source was removed: CALL rehome.cancel() and begin again.";
 	ereport(ERROR,
 			errcode(MAKE_SQLSTATE(s[0], s[1], s[2], s[3], s[4])),
 			errmsg("source: %s", error->message),
 			error->detail ? errdetail_internal("%s", error->detail) : 0,
-			error->hint ? errhint("%s", error->hint) : 0,
+			hint ? errhint("%s", hint) : 0,
 			sql ? errcontext("remote SQL: %s", pnstrdup(sql, 2000)) : 0);
 }
 

@@ -8,6 +8,7 @@
 #ifndef REHOME_CONNECTION_H
 #define REHOME_CONNECTION_H
 
+#include "foreign/foreign.h"
 #include "util/spi.h"
 
 typedef struct RehomeConn RehomeConn;
@@ -23,6 +24,7 @@ typedef struct RehomeRemoteError
 
 extern void rehome_conn_init(void);
 
+extern UserMapping *rehome_user_mapping(Oid roleid, ForeignServer *server);
 extern RehomeConn *rehome_conn_open(Oid serverid, Oid roleid, const char *purpose);
 extern void rehome_conn_close(RehomeConn *conn);
 extern int	rehome_conn_version(RehomeConn *conn);

@@ -24,11 +24,7 @@ rehome_problem(RehomeProblems *problems, int sqlstate, const char *hint,
 			   const char *fmt,...)
 {
 	va_list		args;
-	char		line[2048];
-
-	va_start(args, fmt);
-	vsnprintf(line, sizeof(line), fmt, args);
-	va_end(args);
+	int			needed;
 
 	if (problems->n++ == 0)
 		problems->sqlstate = sqlstate;
@@ -36,7 +32,14 @@ rehome_problem(RehomeProblems *problems, int sqlstate, const char *hint,
 		problems->hint = hint;
 	if (problems->text.len > 0)
 		appendStringInfoChar(&problems->text, '\n');
-	appendStringInfoString(&problems->text, line);
+	do
+	{
+		va_start(args, fmt);
+		needed = appendStringInfoVA(&problems->text, fmt, args);
+		va_end(args);
+		if (needed > 0)
+			enlargeStringInfo(&problems->text, needed);
+	} while (needed > 0);
 }
 
 /*
@@ -47,16 +50,23 @@ void
 rehome_problems_raise(RehomeProblems *problems, const char *fmt,...)
 {
 	va_list		args;
-	char		message[1024];
+	StringInfoData message;
+	int			needed;
 
 	if (problems->n == 0)
 		return;
-	va_start(args, fmt);
-	vsnprintf(message, sizeof(message), fmt, args);
-	va_end(args);
+	initStringInfo(&message);
+	do
+	{
+		va_start(args, fmt);
+		needed = appendStringInfoVA(&message, fmt, args);
+		va_end(args);
+		if (needed > 0)
+			enlargeStringInfo(&message, needed);
+	} while (needed > 0);
 	ereport(ERROR,
 			errcode(problems->sqlstate),
-			errmsg_internal("%s", message),
+			errmsg_internal("%s", message.data),
 			errdetail_internal("%s", problems->text.data),
 			problems->hint ? errhint("%s", problems->hint) : 0);
 }

@@ -100,7 +100,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 	rehome_slice_require_way_back(slice, "verify");
 	if (slice->state == REHOME_CUT_OVER)
 		rehome_call_require_unwritten(call, "rehome.verify()");
-	maps = rehome_table_maps_get(slice);
+	maps = rehome_table_maps_require(slice);
 	conn = freeze_views(slice, maps, &snapshot);
 	foreach(lc, maps)
 	{

@@ -46,7 +46,7 @@ get_ready(RehomeWorkerState *worker, RehomeSlice *slice)
 	{
 		MemoryContext old = MemoryContextSwitchTo(worker->context);
 
-		worker->maps = rehome_table_maps_get(slice);
+		worker->maps = rehome_table_maps_require(slice);
 		MemoryContextSwitchTo(old);
 	}
 }

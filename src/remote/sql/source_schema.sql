@@ -216,8 +216,9 @@ BEGIN
             HINT = %4$L;
     END IF;$refuse$, session_user, token, slice, 'Write to its new home: ' || home);
     END IF;
-    EXECUTE format($fence$
-CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+    -- as a literal: the home may say anything, $body$ included
+    EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
+                   ' SET search_path = pg_catalog, pg_temp AS %L', fn, format($fence$
 BEGIN%s
     IF TG_LEVEL = 'STATEMENT' THEN
         RETURN NULL;
@@ -226,7 +227,7 @@ BEGIN%s
     END IF;
     RETURN NEW;
 END
-$body$ $fence$, fn, refuse);
+$fence$, refuse));
     EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', fn);
     IF closed THEN
         -- ENABLE TRIGGER ALL, after a bulk load say, takes ALWAYS away
@@ -352,10 +353,10 @@ BEGIN
         INSERT INTO %1$s (op) VALUES ('t');
     END IF;$body$, change, change_key, plain_key, old_key);
     END IF;
-    -- The setting only spares others the look into the table: it alone lets
-    -- nobody pass.
-    EXECUTE format($function$
-CREATE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+    -- As a literal: so may the names of columns.  The setting only spares
+    -- others the look into the table: it alone lets nobody pass.
+    EXECUTE format('CREATE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
+                   ' SET search_path = pg_catalog, pg_temp AS %L', fn, format($function$
 BEGIN
     IF current_setting('rehome_source.applying', true) = 'on' THEN
         IF session_user = %L AND EXISTS (SELECT FROM rehome_source.applying a
@@ -365,7 +366,7 @@ BEGIN
     END IF;%s
     RETURN NULL;
 END
-$body$ $function$, fn, session_user, token, slice, body);
+$function$, session_user, token, slice, body));
     EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', fn);
 
     FOREACH event IN ARRAY ARRAY['insert', 'update', 'delete'] LOOP

@@ -28,6 +28,7 @@ our @EXPORT = qw(
   wait_until
   same_content
   sqlstate_of
+  error_of
   start_pgbench
   pgbench_running
   stop_pgbench
@@ -374,6 +375,10 @@ sub wait_until
 Runs it and returns (SQLSTATE, message, detail, hint) of the error that ended it,
 or ('00000', '', '', '').
 
+=item error_of($stderr)
+
+The same from what psql has said with VERBOSITY verbose; it has failed.
+
 =cut
 
 sub sqlstate_of
@@ -381,8 +386,12 @@ sub sqlstate_of
 	my ($node, $sql, $dbname, %more) = @_;
 	my ($status, undef, $stderr) =
 	  $node->psql($dbname // 'postgres', "\\set VERBOSITY verbose\n$sql", %more);
-	return ('00000', '', '', '') if $status == 0;
+	return $status == 0 ? ('00000', '', '', '') : error_of($stderr);
+}
 
+sub error_of
+{
+	my ($stderr) = @_;
 	my ($sqlstate, %part);
 	my $current;
 	for my $line (split /\n/, $stderr)
