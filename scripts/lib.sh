@@ -194,7 +194,7 @@ install_built() {
 # process group of its own that clean_up can end whole, under JOB_TIMEOUT; its
 # output goes to LOG and, unless QUIET is set, to us as it comes.
 run_job() {
-	local dir=$1 log=$2 pid follower='' status=0 offset
+	local dir=$1 log=$2 pid follower='' status=0 offset tries
 	shift 2
 
 	: >>"$log"
@@ -212,6 +212,11 @@ run_job() {
 	if [ -n "$follower" ]; then
 		wait "$follower"
 	fi
+	# A server that has been stopped may take a moment more to be gone.
+	for ((tries = 0; tries < 50; tries++)); do
+		kill -0 -- "-$pid" 2>/dev/null || break
+		sleep 0.1
+	done
 	if kill -TERM -- "-$pid" 2>/dev/null; then
 		say "it left processes behind, which are ended now: $*" | tee -a "$log"
 	fi

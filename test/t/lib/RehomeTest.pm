@@ -81,6 +81,9 @@ server C<src> and a user mapping for the current user. Options:
   source_conf, target_conf => ''   lines for postgresql.conf
   init          => {}          further arguments of PostgreSQL::Test::Cluster's init
 
+The source runs the PostgreSQL whose programs are in the directory
+SOURCE_PG_BINDIR of the environment, if it is set.
+
 =cut
 
 sub new_pair
@@ -114,7 +117,8 @@ sub new_pair
 
 	for my $side (qw(source target))
 	{
-		my $node = PostgreSQL::Test::Cluster->new("$option{prefix}$side");
+		my $node = PostgreSQL::Test::Cluster->new("$option{prefix}$side",
+			$side eq 'source' && $ENV{SOURCE_PG_BINDIR} ? (install_path => dirname($ENV{SOURCE_PG_BINDIR})) : ());
 		# Whatever the caller's locale: the fixtures need UTF-8.
 		$node->init(extra => [ '--no-locale', '-E', 'UTF8' ], %{ $option{init} });
 		$node->append_conf('postgresql.conf',
