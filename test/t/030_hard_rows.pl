@@ -57,6 +57,7 @@ sub ddl
 	my $at_source = $side eq 'source';
 	my $deferrable = $at_source ? 'DEFERRABLE INITIALLY DEFERRED' : '';
 	my $collation = $at_source ? '"de-x-icu"' : '"C"';
+	my $ranges = $pair->source_version >= 140000 ? 'int4multirange' : 'text';
 
 	my @types = ('integer', 'text', 'numeric', 'timestamptz', 'boolean', 'bigint', 'date', 'double precision', 'uuid', 'text[]');
 	my $wide = join ', ', map { "c$_ " . $types[ $_ % @types ] } 1 .. 199;
@@ -93,7 +94,7 @@ sub ddl
 	CREATE TABLE hard.types (
 		id integer PRIMARY KEY, mood hard.mood, f real, d double precision, n numeric, n2 numeric(20, 4),
 		tz timestamptz, ts timestamp, day date, t time, ttz timetz, iv interval, j json, jb jsonb,
-		texts text[], matrix integer[], b bytea, u uuid, ip inet, range tstzrange, ranges int4multirange,
+		texts text[], matrix integer[], b bytea, u uuid, ip inet, range tstzrange, ranges $ranges,
 		bits bit varying, fixed char(5), tsv tsvector, point point, spot hard.spot, spots hard.spot[],
 		lsn pg_lsn, ch "char", money money, even hard.even, yes boolean, x xml, mac macaddr);
 
@@ -185,6 +186,16 @@ my $wide_values = sub {
 		"date '2000-02-29' + %d", 'sqrt(%d)', "md5('%d')::uuid", "ARRAY['%d', NULL]");
 	return join ', ', map { sprintf $sql[ $_ % 10 ], $_ } 1 .. 199;
 };
+
+# MERGE, where the source has it.
+my $merge = $pair->source_version >= 150000 ? q{
+		MERGE INTO hard.gap g USING (VALUES (1), (2), (99)) AS n(id) ON g.id = n.id
+			WHEN MATCHED AND g.id = 1 THEN DELETE
+			WHEN MATCHED THEN UPDATE SET id = 1000 + g.id
+			WHEN NOT MATCHED THEN INSERT (id, v, w) VALUES (n.id, NULL, NULL);} : q{
+		DELETE FROM hard.gap WHERE id = 1;
+		UPDATE hard.gap SET id = 1000 + id WHERE id = 2;
+		INSERT INTO hard.gap (id) SELECT 99 WHERE NOT EXISTS (SELECT FROM hard.gap WHERE id = 99);};
 
 my @steps = (
 	[ 'everything truncated and filled anew in one transaction', qq{
@@ -293,11 +304,7 @@ my @steps = (
 		INSERT INTO hard.swap VALUES (81, 'kept');} ],
 
 	[ 'INSERT ON CONFLICT, MERGE and writes in WITH', q{
-		INSERT INTO hard.pair VALUES (1, 'a', 3), (2, 'new', 1) ON CONFLICT (b, a) DO UPDATE SET v = -excluded.v;
-		MERGE INTO hard.gap g USING (VALUES (1), (2), (99)) AS n(id) ON g.id = n.id
-			WHEN MATCHED AND g.id = 1 THEN DELETE
-			WHEN MATCHED THEN UPDATE SET id = 1000 + g.id
-			WHEN NOT MATCHED THEN INSERT (id, v, w) VALUES (n.id, NULL, NULL);
+		INSERT INTO hard.pair VALUES (1, 'a', 3), (2, 'new', 1) ON CONFLICT (b, a) DO UPDATE SET v = -excluded.v;} . $merge . q{
 		WITH gone AS (DELETE FROM hard.word WHERE v < 3 RETURNING *) INSERT INTO hard.pair SELECT v, w, v FROM gone;} ],
 
 	[ 'what foreign keys do on UPDATE and DELETE', q{
