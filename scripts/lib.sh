@@ -5,7 +5,9 @@
 #
 # Environment: PG_MAJOR (default 15) names the PostgreSQL to use; PG_CONFIG, if
 # set, names the pg_config of a PostgreSQL that needs no package; KEEP=1 keeps
-# the work directory; JOB_TIMEOUT limits one job, in seconds (default 900).
+# the work directory; JOB_TIMEOUT limits one job, in seconds (default 900);
+# REHOME_CACHE is the directory of what takes long to make and can be made again
+# (default /var/cache/pg_rehome, or below the home of a user who is not root).
 
 PG_MAJOR=${PG_MAJOR:-15}
 JOB_TIMEOUT=${JOB_TIMEOUT:-900}
@@ -41,6 +43,11 @@ as_root() {
 # here can reach a server that we did not start, and fixes the locale.
 clean_environment() {
 	local name
+	if is_root; then
+		REHOME_CACHE=${REHOME_CACHE:-/var/cache/pg_rehome}
+	else
+		REHOME_CACHE=${REHOME_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pg_rehome}
+	fi
 	for name in ${!PG@}; do
 		case $name in
 			PG_MAJOR | PG_CONFIG | PG_TEST_*) ;;
