@@ -14,6 +14,8 @@ JOB_TIMEOUT=${JOB_TIMEOUT:-900}
 work=
 as_user=()
 jobs_running=()
+# Directories outside of $work that are to go with it.
+rubbish=()
 
 say() {
 	printf '%s\n' "$*"
@@ -274,6 +276,7 @@ clean_up() {
 			wait "$pid" 2>/dev/null
 		fi
 	done
+	rm -rf --one-file-system "${rubbish[@]}"
 	if [ -n "$work" ] && [ -d "$work" ]; then
 		if [ -n "${bindir:-}" ]; then
 			stop_servers
