@@ -36,7 +36,7 @@ ISOLATION = define_start guard_writers late_commit late_commit_back lock_timeout
 ISOLATION_OPTS = --temp-instance=tmp_check_iso --temp-config=test/regress.conf --inputdir=test/isolation
 
 PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)
-PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers -Wno-clobbered
+PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
 SHLIB_LINK_INTERNAL = $(libpq)
 
 # One shared object: bitcode for inlining would double the build for nothing.

@@ -5,13 +5,17 @@
 #
 # Environment: PG_MAJOR (default 15) names the PostgreSQL to use; PG_CONFIG, if
 # set, names the pg_config of a PostgreSQL that needs no package; KEEP=1 keeps
-# the work directory; JOB_TIMEOUT limits one job, in seconds (default 900).
+# the work directory; JOB_TIMEOUT limits one job, in seconds (default 900);
+# REHOME_CACHE is the directory of what takes long to make and can be made again
+# (default /var/cache/pg_rehome, or below the home of a user who is not root).
 
 PG_MAJOR=${PG_MAJOR:-15}
 JOB_TIMEOUT=${JOB_TIMEOUT:-900}
 work=
 as_user=()
 jobs_running=()
+# Directories outside of $work that are to go with it.
+rubbish=()
 
 say() {
 	printf '%s\n' "$*"
@@ -41,6 +45,11 @@ as_root() {
 # here can reach a server that we did not start, and fixes the locale.
 clean_environment() {
 	local name
+	if is_root; then
+		REHOME_CACHE=${REHOME_CACHE:-/var/cache/pg_rehome}
+	else
+		REHOME_CACHE=${REHOME_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pg_rehome}
+	fi
 	for name in ${!PG@}; do
 		case $name in
 			PG_MAJOR | PG_CONFIG | PG_TEST_*) ;;
@@ -194,7 +203,7 @@ install_built() {
 # process group of its own that clean_up can end whole, under JOB_TIMEOUT; its
 # output goes to LOG and, unless QUIET is set, to us as it comes.
 run_job() {
-	local dir=$1 log=$2 pid follower='' status=0 offset
+	local dir=$1 log=$2 pid follower='' status=0 offset tries
 	shift 2
 
 	: >>"$log"
@@ -212,6 +221,11 @@ run_job() {
 	if [ -n "$follower" ]; then
 		wait "$follower"
 	fi
+	# A server that has been stopped may take a moment more to be gone.
+	for ((tries = 0; tries < 50; tries++)); do
+		kill -0 -- "-$pid" 2>/dev/null || break
+		sleep 0.1
+	done
 	if kill -TERM -- "-$pid" 2>/dev/null; then
 		say "it left processes behind, which are ended now: $*" | tee -a "$log"
 	fi
@@ -262,6 +276,7 @@ clean_up() {
 			wait "$pid" 2>/dev/null
 		fi
 	done
+	rm -rf --one-file-system "${rubbish[@]}"
 	if [ -n "$work" ] && [ -d "$work" ]; then
 		if [ -n "${bindir:-}" ]; then
 			stop_servers

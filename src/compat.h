@@ -13,6 +13,12 @@
 #error "pg_rehome needs PostgreSQL 15 or later"
 #endif
 
+/* A function that does not return says so before its declaration from 18 on. */
+#if PG_VERSION_NUM < 180000
+#undef pg_noreturn
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 /*
  * Permission checks: the *_ownercheck and *_aclcheck families became
  * object_ownercheck and object_aclcheck in 16.

@@ -9,6 +9,7 @@
 #define REHOME_APPLY_H
 
 #include "catalog/migration.h"
+#include "compat.h"
 #include "mapping/mapping.h"
 #include "remote/connection.h"
 #include "utils/snapshot.h"
@@ -71,7 +72,7 @@ extern void rehome_forward_prune(RehomeConn *conn, RehomeSlice *slice, List *map
 /* Reverse: target to source. */
 extern int64 rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								  Snapshot snapshot, bool keep_open);
-extern void rehome_raise_both(RehomeSlice *slice) pg_attribute_noreturn();
+pg_noreturn extern void rehome_raise_both(RehomeSlice *slice);
 extern void rehome_reverse_prune(RehomeSlice *slice, List *maps, const char *position);
 extern char *rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice);
 

@@ -494,7 +494,7 @@ merge(RehomeConn *conn, List *returns)
 			rehome_conn_exec(conn, "ROLLBACK TO merge");
 			refused = lappend(refused, lfirst(lc));
 		}
-		if (list_length(refused) == list_length(pending) &&
+		if (refused != NIL && list_length(refused) == list_length(pending) &&
 			(bypass || !take_out(conn, returns, &refused)))
 		{
 			if (!bypass && keys_wait(conn, returns))

@@ -9,6 +9,7 @@
 #define REHOME_CUTOVER_H
 
 #include "catalog/migration.h"
+#include "compat.h"
 #include "remote/connection.h"
 #include "utils/timestamp.h"
 
@@ -39,7 +40,7 @@ extern void rehome_cancel_slice(RehomeCall *call, RehomeSlice *slice);
 /* freeze.c */
 extern void rehome_freeze_begin(RehomeFreeze *freeze);
 extern void rehome_freeze_check(RehomeFreeze *freeze, const char *step);
-extern void rehome_freeze_rethrow(RehomeFreeze *freeze) pg_attribute_noreturn();
+pg_noreturn extern void rehome_freeze_rethrow(RehomeFreeze *freeze);
 extern char *rehome_freeze_detail(RehomeFreeze *freeze, int64 rows);
 extern void rehome_freeze_record(RehomeFreeze *freeze);
 

@@ -8,6 +8,7 @@
 #ifndef REHOME_CONNECTION_H
 #define REHOME_CONNECTION_H
 
+#include "compat.h"
 #include "foreign/foreign.h"
 #include "util/spi.h"
 
@@ -40,8 +41,8 @@ extern char *rehome_conn_value(RehomeConn *conn, const char *sql,
 extern void rehome_conn_send(RehomeConn *conn, const char *sql);
 extern RehomeRows *rehome_conn_receive(RehomeConn *conn);
 extern RehomeRows *rehome_conn_try(RehomeConn *conn, const char *sql, RehomeRemoteError *error);
-extern void rehome_conn_raise(RehomeConn *conn, const RehomeRemoteError *error,
-							  const char *sql) pg_attribute_noreturn();
+pg_noreturn extern void rehome_conn_raise(RehomeConn *conn, const RehomeRemoteError *error,
+										  const char *sql);
 
 /* Transactions. */
 extern void rehome_conn_begin(RehomeConn *conn, const char *modes);

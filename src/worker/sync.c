@@ -117,7 +117,7 @@ rehome_sync_worker_main(Datum arg)
 	Oid			database;
 	MemoryContext context;
 	MemoryContext round;
-	long		backoff = 0;
+	volatile long backoff = 0;		/* survives the longjmp */
 
 	memcpy(&database, MyBgworkerEntry->bgw_extra, sizeof(database));
 	context = rehome_worker_attach(database);

@@ -10,9 +10,7 @@ my $rows = 6000;
 my $pair = new_pair(
 	fsync       => 1,
 	preload     => 1,
-	source_conf => 'recovery_init_sync_method = syncfs',
 	target_conf => join("\n",
-		'recovery_init_sync_method = syncfs',
 		'restart_after_crash = on',
 		'rehome.launcher_naptime = 200ms',
 		'rehome.retry_max = 200ms',

@@ -12,8 +12,7 @@ use Test::More;
 
 my $pair = new_pair(
 	fsync       => 1,
-	source_conf => "recovery_init_sync_method = syncfs",
-	target_conf => "restart_after_crash = on\nrecovery_init_sync_method = syncfs\nrehome.retry_max = 500ms\nrehome.naptime = 50ms\nrehome.launcher_naptime = 500ms");
+	target_conf => "restart_after_crash = on\nrehome.retry_max = 500ms\nrehome.naptime = 50ms\nrehome.launcher_naptime = 500ms");
 my ($source, $target) = ($pair->source, $pair->target);
 
 my $tables = q{

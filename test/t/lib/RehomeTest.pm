@@ -82,6 +82,9 @@ server C<src> and a user mapping for the current user. Options:
   source_conf, target_conf => ''   lines for postgresql.conf
   init          => {}          further arguments of PostgreSQL::Test::Cluster's init
 
+The source runs the PostgreSQL whose programs are in the directory
+SOURCE_PG_BINDIR of the environment, if it is set.
+
 =cut
 
 sub new_pair
@@ -116,12 +119,15 @@ sub new_pair
 
 	for my $side (qw(source target))
 	{
-		my $node = PostgreSQL::Test::Cluster->new("$option{prefix}$side");
+		my $node = PostgreSQL::Test::Cluster->new("$option{prefix}$side",
+			$side eq 'source' && $ENV{SOURCE_PG_BINDIR} ? (install_path => dirname($ENV{SOURCE_PG_BINDIR})) : ());
 		# Whatever the caller's locale: the fixtures need UTF-8.
 		$node->init(extra => [ '--no-locale', '-E', 'UTF8' ], %{ $option{init} });
 		$node->append_conf('postgresql.conf',
 			"log_statement = ddl\nautovacuum_naptime = 10s\n"
 			  . ($option{fsync} ? "fsync = on\n" : '')
+			  # A recovery that asks for every single file takes long here.
+			  . ($option{fsync} && $node->pg_version >= 14 ? "recovery_init_sync_method = syncfs\n" : '')
 			  . $conf{$side});
 		$self->{$side} = $node;
 	}
@@ -146,6 +152,9 @@ sub new_pair
 sub source { return $_[0]{source} }
 sub target { return $_[0]{target} }
 sub dbname { return $_[0]{dbname} }
+
+# As SHOW server_version_num; what the source lacks, neither side gets.
+sub source_version { my ($self) = @_; return $self->{source_version} //= $self->sql_source('SHOW server_version_num') }
 
 =pod
 
@@ -177,7 +186,8 @@ sub _create_source_role
 {
 	my ($self) = @_;
 	my $password = _literal($source_password);
-	$self->sql_source("CREATE ROLE $source_role LOGIN PASSWORD $password");
+	# scram is what pg_hba.conf asks for, and not the default before 14.
+	$self->sql_source("SET password_encryption = 'scram-sha-256'; CREATE ROLE $source_role LOGIN PASSWORD $password");
 	$self->grant_source($_)
 	  for split /\n/, $self->sql_source(q{
 		SELECT nspname FROM pg_namespace
@@ -291,7 +301,7 @@ sub load_shop
 	my ($self) = @_;
 	for my $side (qw(source target))
 	{
-		_load($self->{$side}, $self->dbname, fixture('shop_schema.sql'));
+		_load($self->{$side}, $self->dbname, fixture('shop_schema.sql'), '-v', 'source_version=' . $self->source_version);
 	}
 	_load($self->source, $self->dbname, fixture('shop_data.sql'), '-v', "scale=$self->{scale}");
 	return;
