@@ -167,6 +167,8 @@ sub operate
 	my ($self) = @_;
 	my $state = $self->state;
 	my $switch = $state eq 'cut_over' ? 'rollback' : 'cutover';
+	# paused, hardly anything else could be done
+	my $resume = ($self->{last} // '') =~ /pause/ ? 60 : 4;
 	my $sql = weighted([
 		[ 50, "CALL rehome.$switch('m')" ],
 		[ 5, q{CALL rehome.cutover('m')} ],
@@ -178,8 +180,9 @@ sub operate
 		[ 4, q{BEGIN; CALL rehome.cutover('m'); ROLLBACK} ],
 		[ 4, q{BEGIN; CALL rehome.rollback('m'); COMMIT} ],
 		[ 4, q{SELECT rehome.pause('m')} ],
-		[ 6, q{SELECT rehome.resume('m')} ],
+		[ $resume, q{SELECT rehome.resume('m')} ],
 		[ 3, q{CALL rehome.start('m')} ] ]);
+	$self->{last} = $sql;
 	my $point = rand(6) < 1 ? pick(@debug_points) . ':' . pick(qw(crash exit)) : undef;
 	$self->start_call($sql, $point);
 	return;
@@ -208,11 +211,11 @@ my %breaker = (
 		my ($self) = @_;
 		$self->kill_backend('target', q{application_name = 'torture call'});
 	} ],
-	'kill a server' => [ 12, sub {
+	'kill a server' => [ 7, sub {
 		my ($self) = @_;
 		$self->kill_whole(pick(qw(source target)));
 	} ],
-	'kill both servers' => [ 2, sub {
+	'kill both servers' => [ 1, sub {
 		my ($self) = @_;
 		$self->kill_whole($_) for rand(2) < 1 ? qw(source target) : qw(target source);
 	} ],

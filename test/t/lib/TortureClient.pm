@@ -106,7 +106,7 @@ sub transaction
 {
 	my ($self) = @_;
 	my $t = { seq => ++$self->{seq}, gid => undef, began => undef };
-	my $way = weighted([ [ 70, 'commit' ], [ 12, 'prepare' ], [ 6, 'long' ], [ 6, 'rollback' ], [ 3, 'prepare, rollback' ], [ 3, 'prepare, long' ] ]);
+	my $way = weighted([ [ 70, 'commit' ], [ 12, 'prepare' ], [ 3, 'long' ], [ 6, 'rollback' ], [ 3, 'prepare, rollback' ], [ 1, 'prepare, long' ] ]);
 	my $well = eval { $self->attempt($t, $way); 1 };
 	my $error = $@;
 	if ($well)
@@ -189,7 +189,7 @@ sub attempt
 		{
 			operate($dbh, \@effects, $self->{side});
 		}
-		sleep rand 1 if $way =~ /long/ && rand(3) < 1;
+		sleep rand 0.8 if $way =~ /long/ && rand(3) < 1;
 	}
 	my %sum;
 	for (@effects)

@@ -30,10 +30,11 @@ sub run
 	my ($channel, $dsn) = @_;
 	my %session;
 	my %seen = (source => 0, target => 0);
-	my $wrong;
+	my ($wrong, $took) = (undef, 0);
 	while (1)
 	{
-		my $line = $channel->next_line(0.02);
+		# as long as it looked, so that others get at the locks, too
+		my $line = $channel->next_line(0.05 + $took);
 		if (defined $line)
 		{
 			die "told \"$line\"\n" if $line ne 'seen';
@@ -41,6 +42,7 @@ sub run
 			%seen = (source => 0, target => 0);
 			next;
 		}
+		my $began = time;
 		for my $side (qw(source target))
 		{
 			next if defined $wrong;
@@ -64,6 +66,7 @@ sub run
 			}
 			$session{$side} = undef;
 		}
+		$took = time - $began;
 	}
 }
 
