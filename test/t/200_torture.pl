@@ -328,7 +328,6 @@ if (!$failed)
 }
 
 is($_->finish, 0, $_->name . ' ended well') for @clients, $observer;
-is($proxy->finish, 0, 'the proxy ended well');
 
 # Crashes that were not ours, and errors that cannot happen.
 for my $side (sort keys %node)
@@ -343,6 +342,8 @@ for my $side (sort keys %node)
 	note("SQLSTATEs in the log of the $side: " . join ', ', map { "$_ $sqlstates{$_}" } sort keys %sqlstates);
 }
 note('SQLSTATEs of calls: ' . join ', ', map { "$_ $actor->{sqlstates}{$_}" } sort keys %{ $actor->{sqlstates} });
+note('commits of a move that broke: ' . $proxy->sprung);
+is($proxy->finish, 0, 'the proxy ended well');
 note('broken: ' . join ', ', map { "$_ $actor->{done}{$_}" } sort keys %{ $actor->{done} });
 note(sprintf '%.0f s in all', time - $began);
 diag("torture: TORTURE_SEED=$seed failed; the last actions:\n", map { "  $_\n" } $actor->actions) if !Test::More->builder->is_passing;

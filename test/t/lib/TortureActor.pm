@@ -184,6 +184,12 @@ sub operate
 		[ 3, q{CALL rehome.start('m')} ] ]);
 	$self->{last} = $sql;
 	my $point = rand(6) < 1 ? pick(@debug_points) . ':' . pick(qw(crash exit)) : undef;
+	if (rand(4) < 1)
+	{
+		my $trap = pick('lost', 'unheard', 'late ' . int rand 3000);
+		$self->note_action("network: trap $trap");
+		$self->{proxy}->set("trap $trap");
+	}
 	$self->start_call($sql, $point);
 	return;
 }
