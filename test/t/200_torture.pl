@@ -16,7 +16,7 @@
 #   TORTURE_SEED     where everything random comes from; printed. The choices of a
 #                    round depend on seed and round only (how the processes then
 #                    interleave does not)
-#   TORTURE_ROUNDS   how many rounds (default 4)
+#   TORTURE_ROUNDS   how many rounds (default 3)
 #   TORTURE_FIRST    the number of the first round (default 1): to choose again what
 #                    a later round chose
 use strict;
@@ -37,7 +37,7 @@ use TortureProcess;
 use TortureSchema qw(tables schema_sql load_sql violations weighted);
 
 my $seed   = $ENV{TORTURE_SEED}   // int(rand 1_000_000_000);
-my $rounds = $ENV{TORTURE_ROUNDS} // 4;
+my $rounds = $ENV{TORTURE_ROUNDS} // 3;
 my $first  = $ENV{TORTURE_FIRST}  // 1;
 my $clients = 4;
 my $async_loss = 5;    # seconds; three times wal_writer_delay, on a machine that has other things to do
