@@ -112,7 +112,8 @@ sub transaction
 	if ($well)
 	{
 		$self->{refused} = 0;
-		sleep rand 0.04;
+		# a client has other things to do, too
+		sleep rand 0.1;
 		return;
 	}
 
