@@ -302,9 +302,15 @@ for my $round ($first .. $first + $rounds - 1)
 	for (0 .. 3 + rand 4)
 	{
 		$actor->operate;
-		sleep rand 0.4;
+		$actor->let_run;
 		$actor->break for 1 .. weighted([ [ 9, 0 ], [ 8, 1 ], [ 3, 2 ] ]);
 		$actor->await_calls(weighted([ [ 7, 0 ], [ 3, 1 ] ]));
+	}
+	if (rand(2) < 1)
+	{
+		$actor->mend;
+		wait_for_peace($round);
+		$actor->call_until_done('CALL rehome.' . ($actor->state eq 'cut_over' ? 'rollback' : 'cutover') . q{('m')});
 	}
 	my $side = checks($round);
 	note(sprintf 'round %d took %.1f s', $round, time - $since);

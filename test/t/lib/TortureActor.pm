@@ -194,6 +194,32 @@ sub operate
 	return;
 }
 
+# Lets the calls come somewhere: now and then to where they hold the targets'
+# locks, and authority is about to move.
+sub let_run
+{
+	my ($self) = @_;
+	if (rand(2) < 1)
+	{
+		my $until = time + 10;
+		my $frozen;
+		until ($frozen || time > $until || !grep { psql_running($_) } @{ $self->{calls} })
+		{
+			($frozen) = $self->ask('target', q{
+				SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid)
+				 WHERE application_name = 'torture call' AND mode = 'ShareRowExclusiveLock' AND granted LIMIT 1});
+			# it is another process: nothing to wait on
+			sleep 0.02;
+		}
+		sleep rand 0.3;
+	}
+	else
+	{
+		sleep rand 0.5;
+	}
+	return;
+}
+
 =pod
 
 =head1 Breaking
