@@ -17,7 +17,9 @@
  *	   not done are copied under a new snapshot, leaving out the keys changed
  *	   since S0 (see chunk.c).
  *	5. index by index.
- *	6. foreign keys; state syncing, at position S0.
+ *	6. after a crash, a first batch: the rows left out may be those that
+ *	   foreign keys refer to.
+ *	7. foreign keys; state syncing, at position S0 or that of the batch.
  *
  * The leader may be a session in CALL rehome.copy() or the sync worker.  It
  * holds the leader lock throughout, and the work lock in each transaction.
@@ -225,7 +227,21 @@ analyze(RehomeSlice *slice, List *maps)
 }
 
 /*
- * copy_live is steps 2 to 6.
+ * catch_up is step 6.  It commits with what follows: should that fail, the
+ * position is still S0.
+ */
+static void
+catch_up(RehomeSlice *slice)
+{
+	RehomeConn *conn = rehome_slice_connect(slice, "copy");
+	RehomeBatch batch;
+
+	rehome_forward_batch(conn, slice, rehome_table_maps_get(slice), false, &batch);
+	rehome_conn_close(conn);
+}
+
+/*
+ * copy_live is steps 2 to 7.
  */
 static void
 copy_live(RehomeCall *call, RehomeSlice *slice, TimestampTz began)
@@ -270,6 +286,8 @@ copy_live(RehomeCall *call, RehomeSlice *slice, TimestampTz began)
 
 	still_copying(slice);
 	check_complete(slice);
+	if (job.resumed)
+		catch_up(slice);
 	rehome_saved_rebuild(slice, false);
 	analyze(slice, maps);
 	report_done(slice, began);
