@@ -46,6 +46,8 @@ sub note_action
 
 sub actions { return @{ $_[0]{actions} } }
 
+sub is_expected { return $_[1] =~ $expected }
+
 # What was wrong since it was last asked.
 sub wrong { return splice @{ $_[0]{wrong} } }
 
