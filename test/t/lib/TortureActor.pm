@@ -162,7 +162,10 @@ sub call_until_done
 	return;
 }
 
-my @debug_points = qw(batch-read batch-applied frozen before-remote-commit after-remote-commit reverse-applied given-back);
+# Where a call can be made to end, by what it does; a point it does not come to
+# does nothing.
+my @batch  = qw(batch-read batch-applied reverse-applied);
+my @switch = qw(frozen before-remote-commit after-remote-commit given-back);
 
 sub operate
 {
@@ -185,7 +188,7 @@ sub operate
 		[ $resume, q{SELECT rehome.resume('m')} ],
 		[ 3, q{CALL rehome.start('m')} ] ]);
 	$self->{last} = $sql;
-	my $point = rand(6) < 1 ? pick(@debug_points) . ':' . pick(qw(crash exit)) : undef;
+	my $point = rand(5) < 1 ? pick($sql =~ /cutover|rollback/ ? (@batch, (@switch) x 2) : @batch) . ':' . pick(qw(crash exit)) : undef;
 	if (rand(4) < 1)
 	{
 		my $trap = pick('lost', 'unheard', 'late ' . int rand 3000);
