@@ -109,7 +109,7 @@ sub run_client
 			}
 
 			my $error = $@;
-			my $sqlstate = ($dbh ? $dbh->state : DBI->state) || '08006';
+			my $sqlstate = ($dbh ? $dbh->state : '') || '08006';
 			my $lost = !$dbh || $sqlstate =~ /^(?:08|57P)/ || !eval { $dbh->ping };
 			if ($lost)
 			{
