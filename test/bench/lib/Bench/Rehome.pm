@@ -1,5 +1,6 @@
 # Bench::Rehome: our contender: a migration from a database of the source into
-# one of the target, up to where a measure begins, and its removal.
+# one of the target, up to where a measure begins, and its removal. Each call has
+# a session of its own, so that its memory is what that call takes.
 package Bench::Rehome;
 
 use strict;
@@ -7,7 +8,19 @@ use warnings;
 
 use Exporter 'import';
 
-our @EXPORT = qw(rehome_prepare rehome_define rehome_call rehome_migrate rehome_cancel);
+our @EXPORT = qw(rehome_prepare rehome_define rehome_call rehome_verify rehome_migrate rehome_cancel);
+
+# Runs the code with a new connection to a database of the target; an error of it
+# begins with the SQLSTATE.
+sub in_session
+{
+	my ($bench, $to, $code) = @_;
+	my $dbh = $bench->target->connect($to);
+	my $result;
+	eval { $result = $code->($dbh); 1 } or die $dbh->state . ": $@";
+	$dbh->disconnect;
+	return $result;
+}
 
 # The extension and the way to the source, in an existing database.
 sub rehome_prepare
@@ -25,8 +38,13 @@ sub rehome_define
 {
 	my ($bench, $to, $migration) = @_;
 	$migration //= 'm';
-	$bench->target->do($to, "SELECT rehome.create_migration('$migration', 'src', 'a benchmark')",
-		"SELECT rehome.add_schema('$migration', 'public', 'public')");
+	in_session(
+		$bench, $to,
+		sub {
+			my ($dbh) = @_;
+			$dbh->do('SELECT rehome.create_migration(?, ?, ?)', undef, $migration, 'src', 'a benchmark');
+			$dbh->do('SELECT rehome.add_schema(?, ?, ?)', undef, $migration, 'public', 'public');
+		});
 	return;
 }
 
@@ -35,8 +53,18 @@ sub rehome_call
 {
 	my ($bench, $to, $procedure, $migration) = @_;
 	$migration //= 'm';
-	$bench->target->do($to, "CALL rehome.$procedure('$migration')");
+	in_session($bench, $to, sub { $_[0]->do("CALL rehome.$procedure('$migration')") });
 	return;
+}
+
+# The rows of verify, at least one, whatever they say.
+sub rehome_verify
+{
+	my ($bench, $to, $mode) = @_;
+	my $rows = in_session($bench, $to,
+		sub { $_[0]->selectall_arrayref(q{SELECT * FROM rehome.verify('m', mode => ?)}, { Slice => {} }, $mode // 'hash') });
+	die "verify gave no row\n" if !@$rows;
+	return @$rows;
 }
 
 # All of it, into a fresh database: after it, the copy is done and no worker runs.

@@ -91,12 +91,6 @@ sub column
 	return @{ $self->dbh($dbname)->selectcol_arrayref($sql, undef, @bind) };
 }
 
-sub rows
-{
-	my ($self, $dbname, $sql, @bind) = @_;
-	return @{ $self->dbh($dbname)->selectall_arrayref($sql, { Slice => {} }, @bind) };
-}
-
 # A fresh, empty database, in the place of one that there may be.
 sub create_database
 {
@@ -171,13 +165,16 @@ sub _memory_of
 	return ($anonymous // 0, $title =~ s/\0.*//sr);
 }
 
-# {pid => [bytes, title]} of the processes that serve somebody.
+# {pid => [bytes, title]} of the processes that serve somebody else than the
+# functions above.
 sub memory
 {
 	my ($self) = @_;
 	my %memory;
+	my %own = map { $_->{pg_pid} => 1 } values %{ $self->{dbh} };
 	for my $pid ($self->_children)
 	{
+		next if $own{$pid};
 		my ($bytes, $title) = _memory_of($pid) or next;
 		$memory{$pid} = [ $bytes, "$self->{name}, $title" ] unless $title =~ $auxiliary;
 	}

@@ -7,9 +7,19 @@ use warnings;
 
 use Bench::Data;
 use Bench::Rehome;
+use List::Util qw(sum);
 
 # Idle rounds of the worker over which round trips are counted.
 my $idle_rounds = 50;
+
+# How many rows verify has compared; dies if it found a table that is not equal.
+sub all_equal
+{
+	my (@tables) = @_;
+	my @bad = map { $_->{target} } grep { !$_->{ok} } @tables;
+	die "verify: @bad differ\n" if @bad;
+	return sum map { $_->{source_rows} } @tables;
+}
 
 # Everything that a migration can be asked to do, each with its memory. Rebuilding
 # an index may use maintenance_work_mem, so that is what it comes as.
@@ -30,8 +40,7 @@ sub memory
 	my $verify = sub {
 		my ($mode) = @_;
 		return sub {
-			my @bad = $target->column($dbname, q{SELECT target FROM rehome.verify('m', mode => ?) WHERE ok IS NOT TRUE}, $mode);
-			die "verify: @bad differ\n" if @bad;
+			all_equal(rehome_verify($bench, $dbname, $mode));
 		};
 	};
 	my $change = 'UPDATE pgbench_accounts SET abalance = abalance + 1; UPDATE wide SET rate = rate + 1';
@@ -110,8 +119,8 @@ sub linear
 	$compare->(
 		'linear-verify',
 		run => sub {
-			my ($ok, $n) = $bench->target->dbh($_[0])->selectrow_array(q{SELECT ok, source_rows FROM rehome.verify('m')});
-			die "verify says " . ($ok ? "$n rows" : 'that they differ') . "\n" if !$ok || $n != $rows{ $_[0] };
+			my $n = all_equal(rehome_verify($bench, $_[0]));
+			die "verify compared $n rows of $rows{ $_[0] }\n" if $n != $rows{ $_[0] };
 		}) if $bench->wanted('linear-verify');
 	$compare->(
 		'change-10m',
@@ -178,8 +187,8 @@ sub tables
 		$observe->("$dbname: sync, a row each", $call->('sync'));
 		$check->('the sync');
 		$observe->("$dbname: verify", sub {
-			my ($ok, $tables) = $target->dbh($dbname)->selectrow_array(q{SELECT bool_and(ok), count(*) FROM rehome.verify('m')});
-			die "verify: $tables tables, " . ($ok ? 'equal' : 'not equal') . "\n" if !$ok || $tables != $tables{$dbname};
+			my $compared = all_equal(rehome_verify($bench, $dbname));
+			die "verify compared $compared rows of $tables{$dbname} tables\n" if $compared != 10 * $tables{$dbname};
 		});
 		$call->('start')->();
 		$statements{$dbname} = idle_statements($bench, $dbname);
@@ -245,8 +254,8 @@ sub partitions
 	$compare->(
 		'verify',
 		run => sub {
-			my ($ok, $compared) = $target->dbh($_[0])->selectrow_array(q{SELECT ok, source_rows FROM rehome.verify('m')});
-			die "verify says " . ($ok ? "$compared rows" : 'that they differ') . "\n" if !$ok || $compared != $rows;
+			my $compared = all_equal(rehome_verify($bench, $_[0]));
+			die "verify compared $compared rows of $rows\n" if $compared != $rows;
 		});
 	$compare->('cutover', run => sub { rehome_call($bench, $_[0], 'cutover') }, after => sub { rehome_call($bench, $_[0], 'rollback') });
 	$check->($_, 'cutover and rollback') for qw(parts plain);

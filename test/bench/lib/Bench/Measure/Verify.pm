@@ -17,8 +17,8 @@ my $differ = 100;
 sub verify
 {
 	my ($bench, $expected) = @_;
-	my ($row, @more) = $bench->target->rows($dbname, q{SELECT * FROM rehome.verify('m')});
-	die "verify gave no row, or several\n" if !$row || @more;
+	my ($row, @more) = rehome_verify($bench, $dbname);
+	die "verify gave several rows for one table\n" if @more;
 	die "verify found $row->{differing} differing, $row->{missing} missing and $row->{extra} extra rows"
 	  . " where $expected differ\n"
 	  if $row->{differing} != $expected || $row->{missing} || $row->{extra};
