@@ -44,7 +44,7 @@ sub data_wide
 		qq{INSERT INTO wide (reference, aid, at, day, amount, rate, document, tags, numbers, note)
 		   SELECT md5(i::text)::uuid, i % $accounts + 1,
 		          timestamptz '2020-01-01 00:00:00+00' + i * interval '7 minutes', date '2020-01-01' + i % 1000,
-		          (i * 7919 % 100000000)::numeric / 10000, CASE WHEN i % 10 > 0 THEN sqrt(i) END,
+		          (i::bigint * 7919 % 100000000)::numeric / 10000, CASE WHEN i % 10 > 0 THEN sqrt(i) END,
 		          jsonb_build_object('name', 'customer ' || i % 5000, 'kind', i % 7, 'address',
 		                             jsonb_build_object('street', md5((i % 1000)::text), 'number', i % 200)),
 		          ARRAY['tag ' || i % 50, 'kind ' || i % 7], ARRAY[i, i % 100, i % 7],
