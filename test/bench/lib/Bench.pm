@@ -140,7 +140,7 @@ sub contend
 			my $measured = $self->observe($contender->{run});
 			push @{ $its->{$_} }, $measured->{$_} for qw(seconds cpu);
 			@$its{qw(memory who)} = @$measured{qw(memory who)} if $measured->{memory} > $its->{memory};
-			$self->tell(sprintf '%s, round %d: %-9s %8.3f s, CPU of both servers %7.2f s, memory %4.0f MB',
+			$self->tell(sprintf '%s, round %d: %-12s %8.3f s, CPU of both servers %7.2f s, memory %4.0f MB',
 				$option{name}, $round, $name, $measured->{seconds}, $measured->{cpu}, $measured->{memory} / 2**20);
 			$contender->{after}->() if $contender->{after};
 		}
