@@ -66,6 +66,7 @@ sub data_tables
 {
 	my ($bench, $server, $dbname, $n, $rows) = @_;
 	$server->create_database($dbname);
+	$server->do($dbname, 'SET synchronous_commit = off');
 	for my $i (1 .. $n)
 	{
 		my $table = sprintf 'table_%05d', $i;
@@ -77,7 +78,7 @@ sub data_tables
 			  . " FROM generate_series(1, $rows) AS i",
 			"CREATE INDEX ON $table (at)");
 	}
-	$server->do($dbname, 'VACUUM ANALYZE');
+	$server->do($dbname, 'RESET synchronous_commit', 'VACUUM ANALYZE');
 	return;
 }
 

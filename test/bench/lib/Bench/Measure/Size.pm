@@ -180,10 +180,12 @@ sub tables
 		my $check = sub { $bench->same_contents($dbname, $bench->contents($source, $dbname), "$_[0] of $dbname") };
 		$check->('the copy');
 		$idle{$dbname} = $observe->("$dbname: idle sync", $call->('sync'));
+		$source->do($dbname, 'SET synchronous_commit = off');
 		for my $table ($source->column($dbname, q{SELECT oid::regclass FROM pg_class WHERE relname ~ '^table_[0-9]+$'}))
 		{
 			$source->do($dbname, "UPDATE $table SET value = value + 1 WHERE id = 1");
 		}
+		$source->do($dbname, 'RESET synchronous_commit');
 		$observe->("$dbname: sync, a row each", $call->('sync'));
 		$check->('the sync');
 		$observe->("$dbname: verify", sub {
