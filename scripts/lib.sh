@@ -5,12 +5,12 @@
 #
 # Environment: PG_MAJOR (default 15) names the PostgreSQL to use; PG_CONFIG, if
 # set, names the pg_config of a PostgreSQL that needs no package; KEEP=1 keeps
-# the work directory; JOB_TIMEOUT limits one job, in seconds (default 900);
+# the work directory; JOB_TIMEOUT limits one job, in seconds (default 3000);
 # REHOME_CACHE is the directory of what takes long to make and can be made again
 # (default /var/cache/pg_rehome, or below the home of a user who is not root).
 
 PG_MAJOR=${PG_MAJOR:-15}
-JOB_TIMEOUT=${JOB_TIMEOUT:-900}
+JOB_TIMEOUT=${JOB_TIMEOUT:-3000}
 work=
 as_user=()
 jobs_running=()

@@ -220,6 +220,16 @@ fragile_columns(RehomeMapping *mapping)
 }
 
 /*
+ * rehome_apply_is_fragile tells whether rows may have to be taken out before
+ * others come: they must then be applied all at once.
+ */
+bool
+rehome_apply_is_fragile(RehomeMapping *mapping)
+{
+	return fragile_columns(mapping) != NIL;
+}
+
+/*
  * rehome_apply_delete_all empties the target.
  */
 int64

@@ -33,6 +33,7 @@ extern void rehome_rows_unregister(const char *name);
 /* Applying to the target. */
 extern int64 rehome_apply_delete_all(RehomeMapping *mapping);
 extern int64 rehome_apply_gone(RehomeMapping *mapping, Tuplestorestate *gone, int64 n);
+extern bool rehome_apply_is_fragile(RehomeMapping *mapping);
 extern int64 rehome_apply_rows(RehomeMapping *mapping, Tuplestorestate *rows, int64 n);
 extern int64 rehome_apply_insert(RehomeMapping *mapping, Tuplestorestate *rows, int64 n);
 extern char *rehome_target_name(RehomeMapping *mapping);
@@ -43,11 +44,14 @@ extern char *rehome_key_condition(RehomeMapping *mapping, const char *a, const c
 typedef struct RehomeChange
 {
 	RehomeMapping *mapping;
-	bool		everything;		/* truncated: rows holds all there is */
+	bool		everything;		/* truncated: all there is is read */
+	bool		by_parts;		/* rows may be applied while others are read */
 	Tuplestorestate *gone;
 	int64		ngone;
-	Tuplestorestate *rows;
+	Tuplestorestate *rows;		/* on hand */
 	int64		nrows;
+	int64		nread;			/* applied */
+	int64		touched;		/* rows changed at the target */
 } RehomeChange;
 
 /* A batch: what it took to get from one snapshot of the source to another. */

@@ -19,7 +19,10 @@
  * rows are pruned only up to a position the target has flushed to disk.
  *
  * The tables are read and applied one after the other, so that what is on
- * hand at any time is one table's part of the batch.
+ * hand at any time is one table's part of the batch.  Of a table without
+ * unique values besides the key it is but a few thousand rows: they are
+ * applied while the source looks up the next, so that both sides work.  Keys
+ * come in order, which spares both sides' caches.
  *
  * TRUNCATE is not MVCC-safe: a table truncated after S1 was taken, but before
  * it was read, reads as empty although S1 still has its rows.  So is changing
@@ -62,6 +65,12 @@
 #include "util/wait.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+
+/*
+ * Rows that are applied at once: about as many as fit into the buffers of a
+ * socket, so that the source goes on meanwhile.
+ */
+#define APPLY_ROWS 2000
 
 /*
  * poll_query returns the SQL that tells, in one round trip, the snapshot, who
@@ -213,15 +222,65 @@ read_gone(RehomeConn *conn, RehomeSlice *slice, RehomeChange *change)
 }
 
 /*
- * read_rows stores the changed rows as the source has them; after a TRUNCATE
- * all rows.
+ * apply_rows brings the rows on hand into the target, and lets go of them.
  */
 static void
-read_rows(RehomeConn *conn, RehomeSlice *slice, RehomeChange *change)
+apply_rows(RehomeSlice *slice, RehomeChange *change)
+{
+	RehomeApplying applying;
+
+	if (change->nrows == 0)
+		return;
+	rehome_applying_begin(&applying, slice->migration->owner);
+	if (change->everything)
+		change->touched += rehome_apply_insert(change->mapping, change->rows, change->nrows);
+	else
+		change->touched += rehome_apply_rows(change->mapping, change->rows, change->nrows);
+	rehome_applying_end(&applying);
+	tuplestore_clear(change->rows);
+	change->nread += change->nrows;
+	change->nrows = 0;
+	CommandCounterIncrement();
+}
+
+/* Where the rows of a stream go. */
+typedef struct Sink
+{
+	RehomeSlice *slice;
+	RehomeChange *change;
+	MemoryContext context;		/* for the time of one application */
+} Sink;
+
+/*
+ * receive_change keeps a row, and applies what is there when it is enough; a
+ * RehomeReceive.
+ */
+static void
+receive_change(TupleTableSlot *row, void *arg)
+{
+	Sink	   *sink = arg;
+	MemoryContext old;
+
+	tuplestore_puttupleslot(sink->change->rows, row);
+	if (++sink->change->nrows < APPLY_ROWS || !sink->change->by_parts)
+		return;
+	old = MemoryContextSwitchTo(sink->context);
+	apply_rows(sink->slice, sink->change);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(sink->context);
+}
+
+/*
+ * move_rows brings over the changed rows as the source has them; after a
+ * TRUNCATE all rows.
+ */
+static void
+move_rows(RehomeConn *conn, RehomeSlice *slice, RehomeChange *change)
 {
 	RehomeTableMap *map = change->mapping->map;
 	List	   *columns = rehome_mapping_source_columns(change->mapping);
 	RehomeProjector *projector = rehome_projector_mapped(change->mapping);
+	Sink		sink = {slice, change};
 	StringInfoData sql;
 
 	initStringInfo(&sql);
@@ -235,8 +294,9 @@ read_rows(RehomeConn *conn, RehomeSlice *slice, RehomeChange *change)
 	}
 	if (map->filter != NULL)
 		appendStringInfo(&sql, " WHERE (%s)", map->filter);
-	change->nrows = rehome_stream(conn, sql.data, change->mapping, columns,
-								  projector, rehome_receive_store, change->rows, NULL);
+	sink.context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome part of a batch",
+										 ALLOCSET_DEFAULT_SIZES);
+	(void) rehome_stream(conn, sql.data, change->mapping, columns, projector, receive_change, &sink, NULL);
 	rehome_projector_end(projector);
 }
 
@@ -271,29 +331,26 @@ record_parts(RehomeConn *conn, RehomeTableMap *map)
 }
 
 /*
- * apply_change applies one table's part of the batch.  Returns the rows
- * touched.
+ * apply_gone takes away what is gone: the keys on hand, or everything.
  */
-static int64
-apply_change(RehomeSlice *slice, RehomeChange *change)
+static void
+apply_gone(RehomeSlice *slice, RehomeChange *change)
 {
 	RehomeApplying applying;
-	int64		touched;
 
 	rehome_applying_begin(&applying, slice->migration->owner);
 	if (change->everything)
-		touched = rehome_apply_delete_all(change->mapping) +
-			rehome_apply_insert(change->mapping, change->rows, change->nrows);
+		change->touched += rehome_apply_delete_all(change->mapping);
 	else
-		touched = rehome_apply_gone(change->mapping, change->gone, change->ngone) +
-			rehome_apply_rows(change->mapping, change->rows, change->nrows);
+		change->touched += rehome_apply_gone(change->mapping, change->gone, change->ngone);
 	rehome_applying_end(&applying);
-	return touched;
+	CommandCounterIncrement();
 }
 
 /*
- * move_table reads one table's part of the batch and applies it; false when
- * the table was truncated meanwhile.
+ * move_table moves one table's part of the batch; false when the table was
+ * truncated meanwhile, so that what has been applied is not what the snapshot
+ * has.  It is all of keys that will be read again.
  */
 static bool
 move_table(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, bool everything,
@@ -301,30 +358,30 @@ move_table(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, bool every
 {
 	RehomeChange change = {0};
 	RehomeAs	as;
-	bool		valid;
 
 	change.mapping = rehome_mapping_compile(map, slice->migration->owner);
 	change.everything = everything;
+	change.by_parts = everything || !rehome_apply_is_fragile(change.mapping);
 	change.gone = tuplestore_begin_heap(false, false, work_mem);
 	change.rows = tuplestore_begin_heap(false, false, work_mem);
+	rehome_targets_lock(list_make1(map), RowExclusiveLock);
 	rehome_become(&as, slice->migration->owner);
 	if (!everything)
 		read_gone(conn, slice, &change);
-	read_rows(conn, slice, &change);
+	apply_gone(slice, &change);
+	move_rows(conn, slice, &change);
 	rehome_become_self(&as);
 	rehome_debug_point("batch-read");
 
-	valid = !rehome_forward_stale(conn, map);
-	if (valid)
-	{
-		rehome_targets_lock(list_make1(map), RowExclusiveLock);
-		batch->touched += apply_change(slice, &change);
-		batch->nrows += change.ngone + change.nrows;
-		record_parts(conn, map);
-	}
+	if (rehome_forward_stale(conn, map))
+		return false;
+	apply_rows(slice, &change);
+	batch->touched += change.touched;
+	batch->nrows += change.ngone + change.nread;
+	record_parts(conn, map);
 	tuplestore_end(change.gone);
 	tuplestore_end(change.rows);
-	return valid;
+	return true;
 }
 
 /*
@@ -372,7 +429,12 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeBatch
 		MemoryContextSwitchTo(old);
 		MemoryContextDelete(context);
 		if (!moved)
+		{
+			/* to be read as a whole the next time, too */
+			foreach(lc, touched)
+				((RehomeTableMap *) lfirst(lc))->source_print = "";
 			return false;
+		}
 	}
 	if (inspected)
 		rehome_spi("UPDATE rehome.slice SET source_print = $2 WHERE id = $1", "it",

@@ -49,6 +49,7 @@ static const char *const session_settings =
 "SET synchronous_commit = on;"
 "SET client_min_messages = error;"
 "SET random_page_cost = 1.1;"
+"SET max_parallel_workers_per_gather = 0;"
 "SET statement_timeout = 0;"
 "SET lock_timeout = 0;"
 "SET idle_in_transaction_session_timeout = 0";

@@ -283,7 +283,7 @@ rehome_stage_table(RehomeMigration *migration, RehomeTableMap *map)
 
 /*
  * rehome_changed_keys appends a subquery of the distinct keys changed since
- * a position, as key1, key2, ...; with gone_only those that may be without a
+ * a position, as key1, key2, ..., in order; with gone_only those that may be without a
  * row.
  */
 void
@@ -293,9 +293,12 @@ rehome_changed_keys(StringInfo sql, RehomeMigration *migration,
 	appendStringInfoString(sql, "(SELECT DISTINCT ");
 	for (int i = 1; i <= list_length(map->source_key); i++)
 		appendStringInfo(sql, "%skey%d", i > 1 ? ", " : "", i);
-	appendStringInfo(sql, " FROM %s WHERE %s AND op %s)",
+	appendStringInfo(sql, " FROM %s WHERE %s AND op %s ORDER BY ",
 					 rehome_change_table(migration, map),
 					 rehome_position_unseen(since), gone_only ? "= 'd'" : "<> 't'");
+	for (int i = 1; i <= list_length(map->source_key); i++)
+		appendStringInfo(sql, "%s%d", i > 1 ? ", " : "", i);
+	appendStringInfoChar(sql, ')');
 }
 
 /*
