@@ -70,7 +70,7 @@
  * Rows that are applied at once: about as many as fit into the buffers of a
  * socket, so that the source goes on meanwhile.
  */
-#define APPLY_ROWS 2000
+#define APPLY_ROWS 1000
 
 /*
  * poll_query returns the SQL that tells, in one round trip, the snapshot, who
