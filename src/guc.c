@@ -114,7 +114,7 @@ rehome_guc_init(void)
 							"No work is begun while a replica of the source is further behind; 0 is no limit.",
 							"The connecting role needs pg_read_all_stats to see it.",
 							&rehome_max_replica_lag, 0, 0, INT_MAX,
-							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+							PGC_USERSET, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("rehome.max_source_backends",
 							"No work is begun while more sessions than that are active at the source; 0 is no limit.",
 							"The connecting role needs pg_read_all_stats to see them.",

@@ -58,9 +58,11 @@ rehome_throttle_reason(RehomeConn *conn)
 	if (rehome_max_replica_lag == 0 && rehome_max_source_backends == 0)
 		return NULL;
 	rows = rehome_conn_query(conn,
-							 "SELECT (SELECT format('replica %s of the source is %s behind', application_name, date_trunc('milliseconds', replay_lag))"
-							 "  FROM pg_stat_replication WHERE $1::int > 0 AND replay_lag > $1::int * interval '1 millisecond'"
-							 "  ORDER BY replay_lag DESC LIMIT 1),"
+							 "SELECT (SELECT format('replica %s of the source is %s behind', application_name,"
+							 "   pg_size_pretty(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)))"
+							 "  FROM pg_stat_replication"
+							 "  WHERE $1::bigint > 0 AND pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn) > $1::bigint * 1024"
+							 "  ORDER BY replay_lsn LIMIT 1),"
 							 " (SELECT format('%s sessions are active at the source', count(*))"
 							 "  FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid()"
 							 "  AND application_name NOT LIKE 'pg\\_rehome %'"
