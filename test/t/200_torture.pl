@@ -206,20 +206,19 @@ sub checks
 	check("round $round: both sides agree who has authority", $authority eq $at_source ? () : "here $authority, there $at_source");
 
 	# on live data, with what others do to locks meanwhile
-	my (@verified, $sqlstate);
+	my $verified;
 	for (1 .. 10)
 	{
-		($sqlstate, my @error) = sqlstate_of($node{target}, q{SELECT v.* FROM rehome.verify('m', mode => 'rows') v});
-		@verified = ("$sqlstate: @error");
-		last if $sqlstate !~ /^(?:RH004|55P03|40001|40P01)$/;
+		$verified = finish_psql(start_psql($node{target}, q{SELECT v FROM rehome.verify('m', mode => 'rows') v WHERE NOT ok}));
+		last if $verified->{sqlstate} !~ /^(?:RH004|55P03|40001|40P01)$/;
 	}
-	@verified = split /\n/, $pair->sql_target(q{
+	check("round $round: verification of every row finds no difference",
+		$verified->{sqlstate} ne '00000' ? $verified->{stderr} : (split(/\n/, $verified->{stdout}), split /\n/, $pair->sql_target(q{
 		SELECT d.target || ' ' || d.key || ' ' || d.kind || ' source ' || coalesce(d.source_row::text, '-') || ' target ' || coalesce(d.target_row::text, '-')
-		  FROM rehome.discrepancy d WHERE resolved_at IS NULL}) if $sqlstate eq '00000';
-	check("round $round: verification of every row finds no difference", @verified);
+		  FROM rehome.discrepancy d WHERE resolved_at IS NULL})));
 
 	tell_clients('stop');
-	($sqlstate, my @error) = sqlstate_of($node{target}, q{CALL rehome.sync('m')});
+	my ($sqlstate, @error) = sqlstate_of($node{target}, q{CALL rehome.sync('m')});
 	check("round $round: in sync", $sqlstate eq '00000' ? () : "$sqlstate @error");
 	same_content($pair, [ map { "app.$_" } tables() ],
 		"round $round: the same content on both sides") or $failed = 1;
@@ -302,11 +301,14 @@ sub compact
 	return;
 }
 
-my ($running, $began) = (0, time);
-for my $round ($first .. $first + $rounds - 1)
+my ($running, $began, $stage) = (0, time, 'the beginning');
+
+sub run_round
 {
+	my ($round) = @_;
 	srand($seed * 7919 + $round);
 	my $since = time;
+	$stage = "round $round";
 	set_async();
 	tell_clients("round $round");
 	tell_clients('stay source') if !$running;
@@ -331,7 +333,7 @@ for my $round ($first .. $first + $rounds - 1)
 		$actor->break for 1 .. rand 3;
 		$actor->mend;
 		$running = 1;
-		$pair->wait_for_state('m', 'syncing') or $failed = 1;
+		check("round $round: the copy ends", $pair->wait_for_state('m', 'syncing') ? () : 'it does not');
 	}
 	for (0 .. 3 + rand 4)
 	{
@@ -348,31 +350,43 @@ for my $round ($first .. $first + $rounds - 1)
 	}
 	my $side = checks($round);
 	note(sprintf 'round %d took %.1f s', $round, time - $since);
-	last if $failed;
-	compact($round, $side);
+	compact($round, $side) unless $failed;
+	return;
 }
 
-# ---------------------------------------------------------------------------
-# The end of it.
-if (!$failed)
+sub run_end
 {
+	$stage = 'the end';
 	tell_clients('go');
 	$actor->call_until_done(q{CALL rehome.cutover('m')});
 	my $to = $pair->sql_target('SELECT sum(version) + 20 FROM app.register');
-	ok(wait_until($node{target}, "SELECT sum(version) >= $to FROM app.register"), 'the end: clients write to the target');
+	ok(wait_until($node{target}, "SELECT sum(version) >= $to FROM app.register"), 'the end: clients write to the target') or $failed = 1;
 	$actor->call_until_done(q{CALL rehome.complete('m')});
 	$to = $pair->sql_target('SELECT sum(version) + 20 FROM app.register');
-	ok(wait_until($node{target}, "SELECT sum(version) >= $to FROM app.register"), 'the end: completed, and they go on');
+	ok(wait_until($node{target}, "SELECT sum(version) >= $to FROM app.register"), 'the end: completed, and they go on') or $failed = 1;
 	tell_clients('stop');
 	check('the end: no call failed for a reason of its own', $actor->wrong);
-	is((sqlstate_of($node{source}, 'UPDATE app.register SET version = version'))[0], '25006', 'the end: the fence stays closed');
+	is((sqlstate_of($node{source}, 'UPDATE app.register SET version = version'))[0], '25006', 'the end: the fence stays closed') or $failed = 1;
 	check('the end: the target adds up', split /\n/, $pair->sql_target(violations()));
 	check_history('the end', 'target');
+	check_logs('the end');
+	return;
 }
+
+my $came_through = eval {
+	for my $round ($first .. $first + $rounds - 1)
+	{
+		run_round($round);
+		last if $failed;
+	}
+	run_end() unless $failed;
+	1;
+};
+check('the rounds came to their end', $came_through ? () : $@);
+diag("torture: TORTURE_SEED=$seed failed in $stage; the last actions:\n", map { "  $_\n" } $actor->actions) if $failed;
 
 is($_->finish, 0, $_->name . ' ended well') for @clients, $observer;
 
-check_logs('the end');
 for my $side (sort keys %node)
 {
 	note("SQLSTATEs in the log of the $side: " . join ', ', map { "$_ $logged{$side}{$_}" } sort keys %{ $logged{$side} });
@@ -382,6 +396,5 @@ note('commits of a move that broke: ' . $proxy->sprung);
 is($proxy->finish, 0, 'the proxy ended well');
 note('broken: ' . join ', ', map { "$_ $actor->{done}{$_}" } sort keys %{ $actor->{done} });
 note(sprintf '%.0f s in all', time - $began);
-diag("torture: TORTURE_SEED=$seed failed; the last actions:\n", map { "  $_\n" } $actor->actions) if !Test::More->builder->is_passing;
 
 done_testing();
