@@ -21,6 +21,7 @@ typedef struct RehomeCopyJob
 	bool		resumed;		/* rows changed since the position are left to sync */
 	int			workers;
 	int			chunk_time;		/* the leader's settings */
+	int			lock_timeout;
 	int			maintenance_work_mem;
 	int			max_rate;
 	int			max_replica_lag;

@@ -262,6 +262,12 @@ rehome_copy_work(RehomeCall *call, const RehomeCopyJob *job)
 			rehome_conn_begin(conn, "ISOLATION LEVEL REPEATABLE READ, READ ONLY");
 			rehome_conn_exec(conn, psprintf("SET TRANSACTION SNAPSHOT %s",
 											quote_literal_cstr(job->snapshot)));
+
+			/*
+			 * DDL at the source may wait for the leader's lock; to wait for
+			 * the DDL would be a deadlock that nobody sees.
+			 */
+			rehome_conn_exec(conn, psprintf("SET LOCAL lock_timeout = %d", rehome_lock_timeout));
 		}
 		if (rehome_slice_throttled(slice, rehome_throttle_reason(conn)))
 		{
@@ -293,6 +299,7 @@ adopt_settings(const RehomeCopyJob *job)
 		int			value;
 	}			settings[] = {
 		{"rehome.chunk_time", job->chunk_time},
+		{"rehome.lock_timeout", job->lock_timeout},
 		{"rehome.maintenance_work_mem", job->maintenance_work_mem},
 		{"rehome.max_rate", job->max_rate},
 		{"rehome.max_replica_lag", job->max_replica_lag},
@@ -368,6 +375,7 @@ rehome_copy_launch(RehomeCall *call, RehomeCopyJob *job)
 
 	job->workers = rehome_copy_workers;
 	job->chunk_time = rehome_chunk_time;
+	job->lock_timeout = rehome_lock_timeout;
 	job->maintenance_work_mem = rehome_maintenance_work_mem;
 	job->max_rate = rehome_max_rate;
 	job->max_replica_lag = rehome_max_replica_lag;

@@ -214,12 +214,13 @@ sub takers
 	nothing_lost('maintenance at the target');
 }
 
-# An index build at the target is found before writers at the source have waited.
+# An index build at the target is found before writers at the source have waited;
+# the call waits for the worker, which may have met it first.
 {
 	my ($session, $pid) = blocker($target, 'LOCK TABLE app.item IN SHARE MODE');
 	my ($sqlstate, $message, $detail);
 	my $wait = longest_wait($source, sub {
-		($sqlstate, $message, $detail) = sqlstate_of($target, q{SET rehome.lock_retries = 0; SET statement_timeout = '15s'; CALL rehome.cutover('m')});
+		($sqlstate, $message, $detail) = sqlstate_of($target, q{SET rehome.lock_retries = 0; SET rehome.lock_timeout = '20s'; SET statement_timeout = '90s'; CALL rehome.cutover('m')});
 	});
 	is($sqlstate, 'RH004', 'index build at the target: cutover gives up') or diag("$message\n$detail");
 	like($detail, qr/\bpid $pid\b/, 'index build at the target: and names its pid');

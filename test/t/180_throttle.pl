@@ -11,7 +11,9 @@ use Time::HiRes qw(time);
 
 use RehomeTest;
 
-my $pair = new_pair(target_conf => "max_worker_processes = 16\nrehome.naptime = 50ms");
+my $pair = new_pair(
+	init        => { allows_streaming => 1 },
+	target_conf => "max_worker_processes = 16\nrehome.naptime = 50ms");
 my ($source, $target) = ($pair->source, $pair->target);
 
 my $tables = q{
