@@ -5,10 +5,10 @@
  *
  * In order, with the locks each step takes:
  *
- *	 prepare	capture on the targets, switched off
  *	 drain		batches until one is small (work lock; committing in between
  *				when the call may)
  *	 gates		all that can be known before; all failures in one error
+ *	 prepare	capture on the targets, switched off; then drain again
  *	 targets	SHARE ROW EXCLUSIVE here, so that nothing waits for autovacuum
  *				or an index build once writers wait
  *	 lock		SHARE ROW EXCLUSIVE at the source, before its transaction takes
@@ -136,19 +136,20 @@ require_cutover(RehomeSlice *slice)
 
 /*
  * prepare makes the targets' capture beforehand, if the call may commit: with
- * many tables this takes a while, in which changes would pile up at the
- * source.
+ * many tables this takes a while, in which changes pile up at the source.
+ * False when there was nothing to make, or no commit is possible.
  */
-static void
+static bool
 prepare(RehomeCall *call, RehomeSlice *slice, List *maps)
 {
 	if (!call->nonatomic || rehome_target_covered(maps))
-		return;
+		return false;
 	rehome_targets_lock(maps, ShareRowExclusiveLock);
 	rehome_target_install(slice, maps, true);
 	rehome_call_commit(call);
 	rehome_slice_work_lock(slice);
 	require_cutover(slice);
+	return true;
 }
 
 /*
@@ -278,10 +279,12 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 	maps = rehome_table_maps_require(slice);
 	conn = rehome_slice_connect(slice, "cutover");
 
-	prepare(call, slice, maps);
 	ereport(NOTICE, errmsg("slice \"%s\": draining", slice->name));
-	drain(call, conn, slice, maps);
-	check_gates(conn, slice, maps, one_way);
+	do
+	{
+		drain(call, conn, slice, maps);
+		check_gates(conn, slice, maps, one_way);
+	} while (prepare(call, slice, maps));	/* then there is more to drain */
 	rehome_targets_lock(maps, ShareRowExclusiveLock);
 	rehome_target_install(slice, maps, true);
 
