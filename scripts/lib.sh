@@ -35,7 +35,7 @@ as_root() {
 	if is_root; then
 		"$@"
 	elif command -v sudo >/dev/null; then
-		sudo "$@"
+		sudo env ${ASAN_OPTIONS:+"ASAN_OPTIONS=$ASAN_OPTIONS"} "$@"
 	else
 		die "this needs root, and there is no sudo: $*"
 	fi
