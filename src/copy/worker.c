@@ -46,9 +46,6 @@
 /* The lock of a copy's leader is the advisory lock (LEADER_LOCK_CLASS, slice). */
 #define LEADER_LOCK_CLASS 0x5253
 
-/* How long, in milliseconds, a worker waits before it asks a busy source again. */
-#define THROTTLE_NAP 500
-
 PGDLLEXPORT void rehome_copy_worker_main(Datum arg);
 
 static void
@@ -273,7 +270,7 @@ rehome_copy_work(RehomeCall *call, const RehomeCopyJob *job)
 		{
 			rehome_call_commit(call);
 			rehome_call_rest(call);
-			rehome_pause_for(THROTTLE_NAP);
+			rehome_pause_for(REHOME_THROTTLE_NAP);
 		}
 		else
 			more = one_piece(conn, slice, job->resumed);

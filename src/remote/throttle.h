@@ -10,6 +10,9 @@
 
 #include "remote/connection.h"
 
+/* How soon, in milliseconds, a busy source is asked again. */
+#define REHOME_THROTTLE_NAP 500
+
 /* How many processes share rehome.max_rate with this one, itself included. */
 extern int	rehome_throttle_sharers;
 

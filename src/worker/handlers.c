@@ -25,9 +25,6 @@
 #define PRUNE_INTERVAL 2000
 #define POSITION_INTERVAL 1000
 
-/* How soon, in milliseconds, a busy source is asked again. */
-#define THROTTLE_NAP 500
-
 static bool
 older_than(TimestampTz since, int ms)
 {
@@ -89,7 +86,7 @@ forward(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 		return 0;
 	get_ready(worker, slice);
 	if (rehome_slice_throttled(slice, rehome_throttle_reason(worker->conn)))
-		return Max(rehome_naptime, THROTTLE_NAP);
+		return Max(rehome_naptime, REHOME_THROTTLE_NAP);
 	if (worker->prune_position != NULL && worker->prune_lsn <= GetFlushRecPtr(NULL) &&
 		older_than(worker->pruned_at, PRUNE_INTERVAL))
 	{
