@@ -38,6 +38,12 @@
 
 void		(*rehome_conn_wait_hook) (void) = NULL;
 
+/*
+ * What every session at a source begins with.  Values come as text that does
+ * not depend on the server's settings.  Pages are taken for cheap because
+ * nearly all that sync asks for it asks for by key, in the order of the keys:
+ * most pages are those it has just had, and a planner cannot know.
+ */
 static const char *const session_settings =
 "SET search_path = pg_catalog;"
 "SET TimeZone = 'UTC';"
@@ -48,7 +54,7 @@ static const char *const session_settings =
 "SET row_security = off;"
 "SET synchronous_commit = on;"
 "SET client_min_messages = error;"
-"SET random_page_cost = 1.1;"
+"SET random_page_cost = 0.1;"
 "SET max_parallel_workers_per_gather = 0;"
 "SET statement_timeout = 0;"
 "SET lock_timeout = 0;"

@@ -63,7 +63,7 @@ freeze_views(RehomeSlice *slice, List *maps, char **snapshot)
 	}
 	rehome_slice_require(slice, "verify", REHOME_SYNCING, REHOME_CUT_OVER);
 	conn = rehome_slice_connect(slice, "verify");
-	rehome_conn_exec(conn, "SET max_parallel_workers_per_gather = DEFAULT");
+	rehome_conn_exec(conn, "SET max_parallel_workers_per_gather = DEFAULT; SET random_page_cost = 1.1");
 	if (slice->state == REHOME_SYNCING)
 	{
 		RehomeBatch batch;
