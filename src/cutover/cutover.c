@@ -119,11 +119,18 @@ check_gates(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way)
 }
 
 /*
- * require_cutover raises unless the slice can be cut over at all.
+ * require_cutover raises unless the slice can be cut over at all; false, with
+ * a notice, when it has been: by an earlier call, or by one that ran beside
+ * ours and was faster.
  */
-static void
+static bool
 require_cutover(RehomeSlice *slice)
 {
+	if (slice->state == REHOME_CUT_OVER)
+	{
+		ereport(NOTICE, errmsg("slice \"%s\" is cut over already", slice->name));
+		return false;
+	}
 	rehome_slice_require(slice, "cut over", REHOME_SYNCING, REHOME_SYNCING);
 	rehome_slice_require_running(slice);
 	if (!slice->migration->live)
@@ -132,30 +139,28 @@ require_cutover(RehomeSlice *slice)
 				errmsg("the source of migration \"%s\" can only be copied from", slice->migration->name),
 				errdetail("It cannot be fenced, so authority cannot be taken from it."),
 				errhint("CALL rehome.complete(%s);", quote_literal_cstr(slice->migration->name)));
-}
-
-/*
- * prepare makes the targets' capture beforehand, if the call may commit: with
- * many tables this takes a while, in which changes pile up at the source.
- * False when there was nothing to make, or no commit is possible.
- */
-static bool
-prepare(RehomeCall *call, RehomeSlice *slice, List *maps)
-{
-	if (!call->nonatomic || rehome_target_covered(maps))
-		return false;
-	rehome_targets_lock(maps, ShareRowExclusiveLock);
-	rehome_target_install(slice, maps, true);
-	rehome_call_commit(call);
-	rehome_slice_work_lock(slice);
-	require_cutover(slice);
 	return true;
 }
 
 /*
- * drain runs batches until one is small.
+ * commit_between commits what has been done, if the call may, and takes the
+ * slice again; false when another session has cut it over meanwhile.
  */
-static void
+static bool
+commit_between(RehomeCall *call, RehomeSlice *slice)
+{
+	if (!call->nonatomic)
+		return true;
+	rehome_call_commit(call);
+	rehome_slice_work_lock(slice);
+	return require_cutover(slice);
+}
+
+/*
+ * drain runs batches until one is small; false when the slice has been cut
+ * over meanwhile.
+ */
+static bool
 drain(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps)
 {
 	for (int i = 0; i < REHOME_MAX_DRAINS; i++)
@@ -163,14 +168,35 @@ drain(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps)
 		RehomeBatch batch;
 
 		rehome_forward_batch(conn, slice, maps, false, &batch);
-		if (call->nonatomic)
-		{
-			rehome_call_commit(call);
-			rehome_slice_work_lock(slice);
-			rehome_slice_require(slice, "cut over", REHOME_SYNCING, REHOME_SYNCING);
-		}
+		if (!commit_between(call, slice))
+			return false;
 		if (batch.nrows <= rehome_cutover_backlog)
 			break;
+	}
+	return true;
+}
+
+/*
+ * prepare does what need not wait until writers wait: drains, looks at the
+ * gates, and makes the targets' capture, if the call may commit.  With many
+ * tables that takes a while in which changes pile up at the source, so then
+ * it drains again.  False when the slice has been cut over meanwhile.
+ */
+static bool
+prepare(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way)
+{
+	ereport(NOTICE, errmsg("slice \"%s\": draining", slice->name));
+	for (;;)
+	{
+		if (!drain(call, conn, slice, maps))
+			return false;
+		check_gates(conn, slice, maps, one_way);
+		if (!call->nonatomic || rehome_target_covered(maps))
+			return true;
+		rehome_targets_lock(maps, ShareRowExclusiveLock);
+		rehome_target_install(slice, maps, true);
+		if (!commit_between(call, slice))
+			return false;
 	}
 }
 
@@ -270,21 +296,12 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 	List	   *maps;
 
 	rehome_slice_work_lock(slice);
-	if (slice->state == REHOME_CUT_OVER)
-	{
-		ereport(NOTICE, errmsg("slice \"%s\" is cut over already", slice->name));
+	if (!require_cutover(slice))
 		return;
-	}
-	require_cutover(slice);
 	maps = rehome_table_maps_require(slice);
 	conn = rehome_slice_connect(slice, "cutover");
-
-	ereport(NOTICE, errmsg("slice \"%s\": draining", slice->name));
-	do
-	{
-		drain(call, conn, slice, maps);
-		check_gates(conn, slice, maps, one_way);
-	} while (prepare(call, slice, maps));	/* then there is more to drain */
+	if (!prepare(call, conn, slice, maps, one_way))
+		return;
 	rehome_targets_lock(maps, ShareRowExclusiveLock);
 	rehome_target_install(slice, maps, true);
 
