@@ -119,7 +119,10 @@ sub check
 sub define_and_start
 {
 	$pair->sql_target('TRUNCATE ' . join ', ', map { "app.$_" } tables());
+	# In a round without waiting for the disk a crash may take definitions away:
+	# that is not what is to be borne.
 	$pair->sql_target(q{
+		SET synchronous_commit = on;
 		SELECT rehome.create_migration('m', 'src', 'to see whether it bears that');
 		SELECT rehome.add_schema('m', 'app', 'app');
 	});
