@@ -123,6 +123,7 @@ CREATE TABLE rehome.column_map (
     owner           regrole NOT NULL,
     note            text,
     params          jsonb,
+    source_column   name,
     validation      text,
     on_error        text CHECK (on_error IN ('fail', 'null', 'default', 'quarantine')),
     PRIMARY KEY (table_map_id, "column"),
@@ -132,6 +133,7 @@ COMMENT ON TABLE rehome.column_map IS 'how one target column is produced, who ow
 COMMENT ON COLUMN rehome.column_map.expression IS
     'SQL over the source columns, fully qualified; what copy, sync and verify evaluate';
 COMMENT ON COLUMN rehome.column_map.params IS 'what add_rule was given: the expression is made of it';
+COMMENT ON COLUMN rehome.column_map.source_column IS 'the source column the rule was given, if any';
 COMMENT ON COLUMN rehome.column_map.validation IS 'condition on the value, as given; part of the expression';
 COMMENT ON COLUMN rehome.column_map.on_error IS
     'what becomes of a row whose value the rule refuses; null: what the table map says';
