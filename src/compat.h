@@ -94,6 +94,13 @@ rehome_log_mark(void)
 #define RehomeCreateWaitEventSet(context, n) CreateWaitEventSet(context, n)
 #endif
 
+/* A JSON lexer is given its place in 17. */
+#if PG_VERSION_NUM >= 170000
+#define RehomeJsonLex(text, len, encoding) makeJsonLexContextCstringLen(NULL, text, len, encoding, false)
+#else
+#define RehomeJsonLex(text, len, encoding) makeJsonLexContextCstringLen(unconstify(char *, text), len, encoding, false)
+#endif
+
 /* The wait event of a wait inside an extension. */
 #define REHOME_WAIT_EVENT PG_WAIT_EXTENSION
 

@@ -30,5 +30,7 @@
 #define ERRCODE_REHOME_IN_DOUBT				MAKE_SQLSTATE('R','H','0','0','8')
 /* the slice is paused */
 #define ERRCODE_REHOME_PAUSED				MAKE_SQLSTATE('R','H','0','0','9')
+/* a rule refuses a value */
+#define ERRCODE_REHOME_REFUSED				MAKE_SQLSTATE('R','H','0','1','0')
 
 #endif							/* REHOME_ERRORS_H */

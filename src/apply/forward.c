@@ -379,6 +379,8 @@ move_table(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, bool every
 	batch->touched += change.touched;
 	batch->nrows += change.ngone + change.nread;
 	record_parts(conn, map);
+	if (everything)
+		rehome_spi("UPDATE rehome.table_map SET rules_hash = rehome.rules_hash(id) WHERE id = $1", "i", map->id);
 	tuplestore_end(change.gone);
 	tuplestore_end(change.rows);
 	return true;

@@ -34,10 +34,10 @@
 #define ARG_NAME(n) (PG_ARGISNULL(n) ? NULL : pstrdup(NameStr(*PG_GETARG_NAME(n))))
 
 /*
- * required_name returns a name argument, or raises when it is null.
+ * rehome_required_name returns a name argument, or raises when it is null.
  */
-static char *
-required_name(FunctionCallInfo fcinfo, int n, const char *what)
+char *
+rehome_required_name(FunctionCallInfo fcinfo, int n, const char *what)
 {
 	if (PG_ARGISNULL(n) || NameStr(*PG_GETARG_NAME(n))[0] == '\0')
 		ereport(ERROR,
@@ -46,8 +46,8 @@ required_name(FunctionCallInfo fcinfo, int n, const char *what)
 	return pstrdup(NameStr(*PG_GETARG_NAME(n)));
 }
 
-static Oid
-required_relation(FunctionCallInfo fcinfo, int n, const char *what)
+Oid
+rehome_required_relation(FunctionCallInfo fcinfo, int n, const char *what)
 {
 	if (PG_ARGISNULL(n))
 		ereport(ERROR,
@@ -76,7 +76,7 @@ Datum
 rehome_create_migration(PG_FUNCTION_ARGS)
 {
 	RehomeCall	call;
-	char	   *name = required_name(fcinfo, 0, "the migration's name");
+	char	   *name = rehome_required_name(fcinfo, 0, "the migration's name");
 	char	   *server = ARG_NAME(1);
 	char	   *reason = ARG_TEXT(2);
 	char	   *home = ARG_TEXT(3);
@@ -135,8 +135,8 @@ Datum
 rehome_add_slice(PG_FUNCTION_ARGS)
 {
 	RehomeCall	call;
-	char	   *name = required_name(fcinfo, 0, "the migration's name");
-	char	   *slice = required_name(fcinfo, 1, "the slice's name");
+	char	   *name = rehome_required_name(fcinfo, 0, "the migration's name");
+	char	   *slice = rehome_required_name(fcinfo, 1, "the slice's name");
 	RehomeMigration *migration;
 
 	if (!PG_ARGISNULL(2))
@@ -170,12 +170,12 @@ Datum
 rehome_add_table(PG_FUNCTION_ARGS)
 {
 	RehomeCall	call;
-	char	   *name = required_name(fcinfo, 0, "the migration's name");
-	Oid			source = required_relation(fcinfo, 1, "the source");
-	Oid			target = required_relation(fcinfo, 2, "the target");
+	char	   *name = rehome_required_name(fcinfo, 0, "the migration's name");
+	Oid			source = rehome_required_relation(fcinfo, 1, "the source");
+	Oid			target = rehome_required_relation(fcinfo, 2, "the target");
 	List	   *key = NIL;
 	char	   *filter = ARG_TEXT(4);
-	char	   *slice = required_name(fcinfo, 5, "the slice");
+	char	   *slice = rehome_required_name(fcinfo, 5, "the slice");
 	char	   *json = PG_ARGISNULL(6) ? NULL : OidOutputFunctionCall(F_JSONB_OUT, PG_GETARG_DATUM(6));
 	RehomeRows *columns = NULL;
 	RehomeMigration *migration;
@@ -284,10 +284,10 @@ Datum
 rehome_add_schema(PG_FUNCTION_ARGS)
 {
 	RehomeCall	call;
-	char	   *name = required_name(fcinfo, 0, "the migration's name");
-	char	   *source_schema = required_name(fcinfo, 1, "the source schema");
-	char	   *target_schema = required_name(fcinfo, 2, "the target schema");
-	char	   *slice_name = required_name(fcinfo, 3, "the slice");
+	char	   *name = rehome_required_name(fcinfo, 0, "the migration's name");
+	char	   *source_schema = rehome_required_name(fcinfo, 1, "the source schema");
+	char	   *target_schema = rehome_required_name(fcinfo, 2, "the target schema");
+	char	   *slice_name = rehome_required_name(fcinfo, 3, "the slice");
 	RehomeMigration *migration;
 	RehomeSlice *slice;
 	RehomeRows *tables;
@@ -495,7 +495,7 @@ rehome_define_column(RehomeCall *call, RehomeMigration *migration, RehomeTableMa
 		rehome_become_self(&as);
 	}
 	rehome_spi("UPDATE rehome.column_map SET kind = $3, expression = $4, inverse = $5,"
-			   " inverse_column = $6::name, note = $7 WHERE table_map_id = $1 AND \"column\" = $2::name",
+			   " inverse_column = $6::name, note = $7, params = NULL, source_column = NULL, validation = NULL, on_error = NULL WHERE table_map_id = $1 AND \"column\" = $2::name",
 			   "itttttt", map->id, column, kind, expression, inverse, inverse_column, note);
 	store_source_key(map, source);
 	relation_close(target, AccessShareLock);
@@ -513,9 +513,9 @@ Datum
 rehome_map_column(PG_FUNCTION_ARGS)
 {
 	RehomeCall	call;
-	char	   *name = required_name(fcinfo, 0, "the migration's name");
-	Oid			target_oid = required_relation(fcinfo, 1, "the target");
-	char	   *column = required_name(fcinfo, 2, "the column");
+	char	   *name = rehome_required_name(fcinfo, 0, "the migration's name");
+	Oid			target_oid = rehome_required_relation(fcinfo, 1, "the target");
+	char	   *column = rehome_required_name(fcinfo, 2, "the column");
 	char	   *expression = ARG_TEXT(3);
 	char	   *inverse = ARG_TEXT(4);
 	char	   *inverse_column = ARG_NAME(5);
@@ -530,7 +530,7 @@ rehome_map_column(PG_FUNCTION_ARGS)
 	map = rehome_table_map_of(migration, target_oid);
 	slice = rehome_slice_by_id(map->slice_id);
 	rehome_slice_work_lock(slice);
-	rehome_slice_require(slice, "change the rules of", REHOME_PLANNED, REHOME_PLANNED);
+	rehome_define_may_change(slice, map, column);
 
 	rehome_define_column(&call, migration, map, column, expression, inverse, inverse_column, note);
 	rehome_event(name, slice->name, "defined",
@@ -576,7 +576,7 @@ Datum
 rehome_drop_migration(PG_FUNCTION_ARGS)
 {
 	RehomeCall	call;
-	char	   *name = required_name(fcinfo, 0, "the migration's name");
+	char	   *name = rehome_required_name(fcinfo, 0, "the migration's name");
 	RehomeMigration *migration;
 	ListCell   *lc;
 

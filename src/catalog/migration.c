@@ -251,7 +251,8 @@ read_columns(RehomeTableMap *map)
 		RehomeColumnMap *c = palloc0(sizeof(RehomeColumnMap));
 
 		c->name = v[0];
-		c->kind = (RehomeColumnKind) v[1][0];
+		c->kind = v[2] == NULL ? REHOME_SKIP :
+			strcmp(v[1], "copy") == 0 ? REHOME_COPY : REHOME_EXPRESSION;
 		c->expression = v[2];
 		c->inverse_column = v[3];
 		c->inverse = v[4];

@@ -51,11 +51,12 @@ typedef struct RehomeSlice
 	bool		lazy_position;	/* the position of an empty batch need not be stored */
 } RehomeSlice;
 
+/* What a rule is to whoever evaluates it. */
 typedef enum RehomeColumnKind
 {
-	REHOME_COPY = 'c',
-	REHOME_EXPRESSION = 'e',
-	REHOME_SKIP = 's'
+	REHOME_COPY,				/* a column of the source as it is */
+	REHOME_EXPRESSION,			/* computed */
+	REHOME_SKIP					/* left out */
 } RehomeColumnKind;
 
 typedef struct RehomeColumnMap

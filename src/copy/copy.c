@@ -133,7 +133,7 @@ copy_once(RehomeSlice *slice, TimestampTz began)
 				   " SELECT $1, $2, n.nspname, c.relname, 0, $4, clock_timestamp() FROM pg_class c"
 				   " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $3",
 				   "iiol", slice->id, map->id, map->source, n);
-		rehome_spi("UPDATE rehome.table_map SET copied_at = clock_timestamp() WHERE id = $1", "i", map->id);
+		rehome_spi("UPDATE rehome.table_map SET copied_at = clock_timestamp(), rules_hash = rehome.rules_hash(id) WHERE id = $1", "i", map->id);
 	}
 	report_done(slice, began);
 }

@@ -295,7 +295,7 @@ rehome_saved_finish_one(RehomeSlice *slice)
 		finish(slice, objects->value[i][0], objects->value[i][1]);
 	(void) rehome_spi_as(slice->migration->owner, false,
 						 psprintf("ANALYZE %s", rehome_relation_name((Oid) rehome_int64(table->value[0][1]))));
-	rehome_spi("UPDATE rehome.table_map SET copied_at = clock_timestamp() WHERE id = $1::int", "t", table->value[0][0]);
+	rehome_spi("UPDATE rehome.table_map SET copied_at = clock_timestamp(), rules_hash = rehome.rules_hash(id) WHERE id = $1::int", "t", table->value[0][0]);
 	return true;
 }
 

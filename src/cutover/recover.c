@@ -39,7 +39,7 @@ reread_lossy(RehomeSlice *slice)
 
 	n = rehome_spi("UPDATE rehome.table_map t SET source_print = 'lossy' WHERE t.slice_id = $1"
 				   " AND (t.filter IS NOT NULL OR EXISTS (SELECT FROM rehome.column_map c"
-				   "  WHERE c.table_map_id = t.id AND c.kind = 'expression' AND c.inverse IS NULL))",
+				   "  WHERE c.table_map_id = t.id AND c.kind <> 'copy' AND c.expression IS NOT NULL AND c.inverse IS NULL))",
 				   "i", slice->id)->processed;
 	if (n > 0)
 		rehome_spi("UPDATE rehome.slice SET source_print = 'lossy' WHERE id = $1", "i", slice->id);

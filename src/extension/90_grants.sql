@@ -29,7 +29,21 @@ GRANT SELECT ON ALL TABLES IN SCHEMA rehome TO rehome_reader;
 GRANT EXECUTE ON FUNCTION
     rehome.database_identity(),
     rehome.state_transitions(),
-    rehome.plan(name)
+    rehome.plan(name),
+    rehome.rules_hash(int),
+    rehome.rule_refuse(text, text),
+    rehome.rule_valid(anyelement, boolean, text),
+    rehome.rule_range(anyelement, anyelement, anyelement, text),
+    rehome.rule_blank_to_null(text),
+    rehome.rule_control(text, text),
+    rehome.rule_html(text),
+    rehome.rule_entities(text),
+    rehome.rule_json(text, text),
+    rehome.rule_zero_date(text, text),
+    rehome.rule_epoch(numeric, int),
+    rehome.rule_unsigned(numeric, int),
+    rehome.rule_number(text, text, text),
+    rehome.rule_lookup(text, regclass, name, name)
     TO rehome_reader;
 
 GRANT EXECUTE ON FUNCTION
@@ -51,7 +65,10 @@ GRANT EXECUTE ON FUNCTION
     rehome.add_table(name, regclass, regclass, name[], text, name, jsonb),
     rehome.add_schema(name, name, name, name),
     rehome.map_column(name, regclass, name, text, text, name, text),
-    rehome.drop_migration(name)
+    rehome.drop_migration(name),
+    rehome.add_rule(name, regclass, name, text, jsonb, name, text, text, text, name, text),
+    rehome.set_table_rule(name, regclass, text, text, name, regclass),
+    rehome.recopy(name, regclass)
     TO rehome_admin;
 GRANT EXECUTE ON PROCEDURE
     rehome.cutover(name, name, boolean),

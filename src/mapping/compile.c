@@ -68,12 +68,25 @@ is_star(Node *node)
 }
 
 /*
- * rehome_expression_parse parses one expression over the columns of rel.
- * Raises on anything but a single, set-free, subquery-free expression.  The
- * result is not yet coerced.
+ * value_reference resolves the name "value" in a rule to the rule's value.
+ */
+static Node *
+value_reference(ParseState *pstate, ColumnRef *ref)
+{
+	Node	   *name = linitial(ref->fields);
+
+	if (list_length(ref->fields) == 1 && IsA(name, String) && strcmp(strVal(name), "value") == 0)
+		return copyObject((Node *) pstate->p_ref_hook_state);
+	return NULL;
+}
+
+/*
+ * rehome_expression_parse_value parses one expression over the columns of rel
+ * and, unless it is NULL, "value".  Raises on anything but a single, set-free,
+ * subquery-free expression.  The result is not yet coerced.
  */
 Node *
-rehome_expression_parse(const char *text, Relation rel, const char *alias)
+rehome_expression_parse_value(const char *text, Relation rel, const char *alias, Node *value)
 {
 	ParseState *pstate = make_parsestate(NULL);
 	ParseNamespaceItem *nsitem;
@@ -103,6 +116,11 @@ rehome_expression_parse(const char *text, Relation rel, const char *alias)
 	target = linitial_node(ResTarget, select->targetList);
 
 	pstate->p_sourcetext = text;
+	if (value != NULL)
+	{
+		pstate->p_pre_columnref_hook = value_reference;
+		pstate->p_ref_hook_state = value;
+	}
 	nsitem = addRangeTableEntryForRelation(pstate, rel, AccessShareLock,
 										   makeAlias(alias, NIL), false, true);
 	addNSItemToQuery(pstate, nsitem, true, true, true);
@@ -125,6 +143,15 @@ rehome_expression_parse(const char *text, Relation rel, const char *alias)
 				errdetail("Copy, sync and verification each evaluate it and must get the same value."),
 				errhint("Use immutable or stable functions only."));
 	return expr;
+}
+
+/*
+ * rehome_expression_parse does the same without a value.
+ */
+Node *
+rehome_expression_parse(const char *text, Relation rel, const char *alias)
+{
+	return rehome_expression_parse_value(text, rel, alias, NULL);
 }
 
 /*

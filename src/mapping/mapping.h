@@ -58,6 +58,8 @@ typedef struct RehomeProjector
 extern RehomeMapping *rehome_mapping_compile(RehomeTableMap *map, Oid owner);
 extern List *rehome_mapping_source_columns(RehomeMapping *mapping);
 extern Node *rehome_expression_parse(const char *text, Relation rel, const char *alias);
+extern Node *rehome_expression_parse_value(const char *text, Relation rel, const char *alias,
+										   Node *value);
 extern char *rehome_expression_deparse(Node *expr, Relation rel, const char *alias);
 extern Node *rehome_expression_coerce(Node *expr, Relation target, AttrNumber attnum);
 extern List *rehome_expression_columns(Node *expr, Relation rel);

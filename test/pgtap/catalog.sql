@@ -25,7 +25,10 @@ SELECT functions_are('rehome', ARRAY[
     'create_migration', 'add_slice', 'add_table', 'add_schema', 'map_column', 'drop_migration',
     'plan', 'preflight', 'start', 'copy', 'sync', 'pause', 'resume', 'verify',
     'cutover', 'rollback', 'complete', 'cancel', 'recover',
-    'guard', 'capture', 'database_identity', 'state_transitions']);
+    'guard', 'capture', 'database_identity', 'state_transitions',
+    'add_rule', 'set_table_rule', 'recopy', 'rules_hash',
+    'rule_refuse', 'rule_valid', 'rule_range', 'rule_blank_to_null', 'rule_control', 'rule_html', 'rule_entities',
+    'rule_json', 'rule_zero_date', 'rule_epoch', 'rule_unsigned', 'rule_number', 'rule_lookup']);
 SELECT functions_are('rehome_change', ARRAY[]::name[]);
 
 -- What takes steps that commit is a procedure, the rest are functions.
@@ -36,15 +39,20 @@ SELECT set_eq($$SELECT proname::text FROM pg_proc WHERE pronamespace = 'rehome':
                  AND prorettype = 'trigger'::regtype$$,
               ARRAY['guard', 'capture'], 'the trigger functions');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
-                   WHERE pronamespace = 'rehome'::regnamespace AND l.lanname <> 'c'$$,
-                'every function is in C');
+                   WHERE pronamespace = 'rehome'::regnamespace AND l.lanname NOT IN ('c', 'sql')$$,
+                'every function is in C, or plain SQL');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE pronamespace = 'rehome'::regnamespace
                    AND probin <> '$libdir/pg_rehome'$$, 'and in this library');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE pronamespace = 'rehome'::regnamespace
-                   AND provolatile = 'i'$$, 'none claims to be immutable');
+                   AND provolatile = 'i' AND proname NOT LIKE 'rule\_%'$$, 'none claims to be immutable, but what rules are made of');
+SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+                   WHERE pronamespace = 'rehome'::regnamespace AND l.lanname = 'sql'
+                     AND NOT coalesce(proconfig::text LIKE '%search_path=%', false)$$, 'SQL pins its search_path');
+SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE pronamespace = 'rehome'::regnamespace
+                   AND proname LIKE 'rule\_%' AND (provolatile = 'v' OR proparallel <> 's')$$, 'rules can be evaluated anywhere, again and again');
 -- The first two arguments have the same names and meaning everywhere.
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE pronamespace = 'rehome'::regnamespace
-                   AND pronargs > 0 AND (proargnames[1] <> 'migration' OR proargtypes[0] <> 'name'::regtype)$$,
+                   AND pronargs > 0 AND proname NOT LIKE 'rule%' AND (proargnames[1] <> 'migration' OR proargtypes[0] <> 'name'::regtype)$$,
                 'the first argument is the migration');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE pronamespace = 'rehome'::regnamespace
                    AND 'slice' = ANY (proargnames[1:pronargs])

@@ -1,0 +1,132 @@
+--
+-- Column rules: every kind, by itself and in steps, from a source that is
+-- copied once; what they refuse; what add_rule refuses.
+--
+\set SHOW_CONTEXT never
+\set code '\\echo SQLSTATE :LAST_ERROR_SQLSTATE'
+SET client_min_messages = warning;
+SET timezone = 'UTC';
+SET datestyle = 'ISO';
+CREATE EXTENSION IF NOT EXISTS pg_rehome CASCADE;
+CREATE SCHEMA old;
+CREATE SCHEMA new;
+
+-- The functions that rules are made of.
+SELECT rehome.rule_control(E'a\x01b\tc\x7f', 'strip'), rehome.rule_control(E'a\x01b', 'space');
+SELECT rehome.rule_control(E'a\x01b', 'refuse');
+:code
+SELECT rehome.rule_html('<p>Fish &amp; <b>chips</b><br>&#163;5 &euro;6</p><script>alert("x < 1")</script><!-- no --><ul><li>one<li title="a > b">two</ul> 1 < 2');
+SELECT rehome.rule_entities('&lt;b&gt; &#x263A; &unknown; &; &#0; &amp;amp; AT&T');
+SELECT v, rehome.rule_json(v, 'repair') FROM (VALUES
+    ('{"a": 1}'), ('{''a'': ''it\''s'', b: [1, 2,], "c": NaN,}'), ('{"a": True, "b": None, /* x */ "c": undefined} // end'),
+    ('{"z": "\u0000x\\u0000"}'), ('[{"open": [1, 2'), (E'{"a": "line\nend"}')) AS t(v);
+SELECT rehome.rule_json('{"a": 1,}', 'refuse');
+:code
+SELECT rehome.rule_json('not json at all', 'repair');
+:code
+SELECT v, rehome.rule_number(v, '.', ',') FROM unnest(ARRAY['$1,234.56', '(12.50)', '-3', '7-', ' +1 ', 'EUR 1,000,000', '.5']) AS v;
+SELECT rehome.rule_number('1.234,56 €', ',', '.'), rehome.rule_number('1 234,5', ',', ' ');
+SELECT rehome.rule_number('12.34.56', '.', ',');
+:code
+SELECT rehome.rule_number('1-2', '.', ',');
+:code
+SELECT rehome.rule_number('free', '.', ',');
+:code
+SELECT rehome.rule_unsigned(-1, 32), rehome.rule_unsigned(-1, 64), rehome.rule_unsigned(200, 8);
+SELECT rehome.rule_unsigned(256, 8);
+:code
+SELECT rehome.rule_epoch(0, 1), rehome.rule_epoch(1700000000123, 1000), rehome.rule_epoch(-1.5, 1), rehome.rule_epoch(1700000000123456, 1000000);
+SELECT rehome.rule_epoch(1e18, 1);
+:code
+SELECT rehome.rule_epoch('NaN', 1);
+:code
+SELECT v, rehome.rule_zero_date(v, 'none') FROM unnest(ARRAY['0000-00-00', '0000-00-00 00:00:00', '2020-00-15', '2020-01-15', '2000-10-20 00:00', 'x', '']) AS v;
+SELECT rehome.rule_range(5, 1, 3, 'clamp'), rehome.rule_range(0, 1, 3, 'clamp'), rehome.rule_range(9, 1, 3, 'null'), rehome.rule_range(9, 1, NULL, 'refuse');
+SELECT rehome.rule_range('2024-01-01'::date, '1900-01-01', '2000-01-01', 'refuse');
+:code
+SELECT rehome.rule_valid(NULL::int, NULL, 'x > 0'), rehome.rule_valid(1, true, 'x > 0');
+SELECT rehome.rule_valid(-1, false, 'x > 0');
+:code
+SELECT rehome.rule_blank_to_null(E' \t\n') IS NULL, rehome.rule_blank_to_null(' a ');
+
+-- A row of every kind.
+CREATE TYPE new.grade AS ENUM ('low', 'high');
+CREATE TABLE new.crosswalk (old_id int PRIMARY KEY, new_id uuid UNIQUE);
+INSERT INTO new.crosswalk SELECT i, md5(i::text)::uuid FROM generate_series(1, 3) AS i;
+CREATE TABLE old.t (id int PRIMARY KEY, narrow int, gr text, status text, zero text, local timestamp, millis bigint,
+                    html text, doc text, money text, uns int, flag text, parent int, blank text, far text, name text);
+INSERT INTO old.t VALUES
+    (1, 7, 'L', 'new', '0000-00-00 00:00:00', '2024-07-01 12:00', 1700000000123, '<b>Fish</b> &amp; chips', '{''a'': 1,}', '$1,234.50', -1, 'ja', 1, '  ', '9999-12-31', E'  Zoe\u0308\x01 '),
+    (2, NULL, 'H', 'old', '2020-02-29 10:00:00', '2024-01-01 12:00', 0, NULL, '[1]', '(3)', 5, '0', 3, 'x', '2500-01-01', 'b'),
+    (3, 9, NULL, NULL, NULL, NULL, NULL, 'plain', NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'c');
+CREATE TABLE new.t (id bigint PRIMARY KEY, narrow smallint, gr new.grade, status text NOT NULL, zero timestamp, local timestamptz,
+                    millis timestamptz, html text, doc jsonb, money numeric(12, 2), uns bigint, flag boolean, parent uuid,
+                    blank text, far date, name varchar(10), note text DEFAULT 'made here', origin text, size int, extra int);
+SELECT rehome.create_migration('m', NULL, 'rules of every kind');
+SELECT rehome.add_table('m', 'old.t', 'new.t', columns => '{"gr": null, "doc": null, "money": null, "flag": null, "parent": null, "zero": null, "millis": null, "far": null, "status": "''x''"}');
+SELECT rehome.add_rule('m', 'new.t', 'narrow', 'cast');
+SELECT rehome.add_rule('m', 'new.t', 'gr', 'value_map', '{"map": {"L": "low", "H": "high"}}');
+SELECT rehome.add_rule('m', 'new.t', 'status', 'steps', '[{"kind": "null", "null_to": "none"}, {"kind": "text", "case": "upper"}, {"kind": "value_map", "map": {"OLD": "done"}, "unlisted": "keep"}]');
+SELECT rehome.add_rule('m', 'new.t', 'zero', 'timestamp', '{"zero": "null"}');
+SELECT rehome.add_rule('m', 'new.t', 'local', 'timestamp', '{"zone": "Europe/Berlin"}');
+SELECT rehome.add_rule('m', 'new.t', 'millis', 'timestamp', '{"unit": "millis"}');
+SELECT rehome.add_rule('m', 'new.t', 'html', 'text', '{"html": true}');
+SELECT rehome.add_rule('m', 'new.t', 'doc', 'text', '{"json": "repair"}');
+SELECT rehome.add_rule('m', 'new.t', 'money', 'number', '{"money": true}');
+SELECT rehome.add_rule('m', 'new.t', 'uns', 'number', '{"unsigned": 32}');
+SELECT rehome.add_rule('m', 'new.t', 'flag', 'number', '{"boolean": true}');
+SELECT rehome.add_rule('m', 'new.t', 'parent', 'lookup', '{"table": "new.crosswalk", "from": "old_id", "to": "new_id"}', note => 'customers were numbered anew');
+SELECT rehome.add_rule('m', 'new.t', 'blank', 'null', '{"blank_to_null": true, "to_null": ["-", "n/a"]}');
+SELECT rehome.add_rule('m', 'new.t', 'far', 'timestamp', '{"sentinels": {"9999-12-31": null}, "max": "2100-01-01", "out_of_range": "clamp"}');
+SELECT rehome.add_rule('m', 'new.t', 'name', 'text', '{"trim": "both", "control": "strip", "normalize": "nfc"}', validation => 'length(value) < 5');
+SELECT rehome.add_rule('m', 'new.t', 'note', 'default');
+SELECT rehome.add_rule('m', 'new.t', 'origin', 'constant', '{"value": "legacy"}');
+SELECT rehome.add_rule('m', 'new.t', 'size', 'expression', '{"expression": "length(name)"}', inverse => NULL);
+SELECT rehome.add_rule('m', 'new.t', 'extra', 'skip');
+SELECT "column", kind, expression, inverse_column, inverse, on_error FROM rehome.column_map ORDER BY "column";
+CALL rehome.copy('m');
+\x on
+SELECT * FROM new.t ORDER BY id;
+\x off
+SELECT target, source_rows, target_rows, missing, extra, differing, ok FROM rehome.verify('m', mode => 'rows');
+SELECT count(*) FROM rehome.table_map WHERE rules_hash = rehome.rules_hash(id);
+
+-- What is refused, all of it at once.
+SELECT rehome.create_migration('bad', NULL, 'rules that cannot be');
+CREATE TABLE new.u (id bigint PRIMARY KEY, narrow smallint NOT NULL, name text);
+SELECT rehome.add_table('bad', 'old.t', 'new.u');
+SELECT rehome.add_rule('bad', 'new.u', 'name', 'text', '{"trim": "middle", "colour": "red", "html": "yes", "case": "lower"}');
+:code
+SELECT rehome.add_rule('bad', 'new.u', 'name', 'no such kind');
+:code
+SELECT rehome.add_rule('bad', 'new.u', 'name', 'value_map', '{"map": {}}');
+:code
+SELECT rehome.add_rule('bad', 'new.u', 'name', 'steps', '[{"kind": "text", "trim": "left"}, 7, {"kind": "skip"}]');
+:code
+SELECT rehome.add_rule('bad', 'new.u', 'name', 'lookup', '{"table": "new.nothing", "from": "a", "to": "b"}');
+:code
+SELECT rehome.add_rule('bad', 'new.u', 'name', 'timestamp', '{"unit": "millis", "zone": "Mars/Olympus"}');
+:code
+SELECT rehome.add_rule('bad', 'new.u', 'narrow', 'cast', on_error => 'null');
+:code
+SELECT rehome.add_rule('bad', 'new.u', 'narrow', 'cast', on_error => 'default');
+:code
+SELECT rehome.add_rule('bad', 'new.u', 'name', 'value_map', '{"map": {"a": "b"}, "unlisted": "quarantine"}', on_error => 'fail');
+:code
+SELECT rehome.add_rule('bad', 'new.u', 'name', 'copy', validation => 'length(value)');
+:code
+SELECT rehome.add_rule('bad', 'new.u', 'name', 'copy', source_column => 'nothing');
+:code
+SELECT rehome.add_rule('bad', 'new.u', 'name', 'expression', '{"expression": "random()::text"}');
+:code
+SELECT rehome.add_rule('bad', 'new.u', 'name', 'expression', '{"expression": "name -- )"}');
+SELECT rehome.add_rule('bad', 'new.u', 'name', NULL);
+:code
+SELECT rehome.set_table_rule('bad', 'new.u', on_error => 'null', on_delete => 'mark', delete_archive => 'old.t');
+:code
+DROP SCHEMA old CASCADE;
+DROP SCHEMA new CASCADE;
+CALL rehome.cancel('bad');
+CALL rehome.complete('m');
+SELECT rehome.drop_migration('m');
+SELECT rehome.drop_migration('bad');

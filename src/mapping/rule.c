@@ -1,0 +1,846 @@
+/*-------------------------------------------------------------------------
+ *
+ * rule.c
+ *	  Column rules: from a kind and its parameters to one SQL expression.
+ *
+ * A rule is a step, or several that each take what the one before gave.  A
+ * step wraps the SQL of the value so far; what comes out is parsed like any
+ * expression a DBA could have written, so copy, sync, verification and
+ * rollback know nothing of kinds.  Steps on text work on the value's text;
+ * at the end it is cast to the target's type, without its length, which the
+ * assignment then checks: a cast would cut the text.
+ *
+ * Parameters come from JSON.  All that is wrong with them is reported
+ * together.  Whatever they bring into the SQL is a quoted literal, or an
+ * expression that has been parsed by itself.
+ *
+ * This module reads the system catalogs and nothing else: no SPI, no libpq.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "mapping/mapping.h"
+#include "mapping/rule.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "parser/parse_type.h"
+#include "pgtime.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/regproc.h"
+#include "utils/varlena.h"
+
+/* What blanks are, as a SQL literal. */
+#define BLANKS "E' \\t\\n\\r\\f\\x0b'"
+
+/* The value as far as the steps have got. */
+typedef struct Value
+{
+	char	   *sql;			/* NULL: nothing yet */
+	bool		text;			/* of type text, to be cast at the end */
+	bool		column;			/* the bare source column */
+} Value;
+
+typedef struct Compiler
+{
+	RehomeRule *rule;
+	RehomeProblems *problems;
+	Value		value;
+	char	   *source_column;	/* NULL: none */
+	bool		many;			/* there are other steps */
+	bool		back;			/* so far, an inverse may be found */
+	bool		skip;			/* leave the column out */
+} Compiler;
+
+typedef void (*Step) (Compiler *c, JsonbContainer *params);
+
+static void
+bad(Compiler *c, const char *text)
+{
+	rehome_problem(c->problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL, "%s", text);
+}
+
+/*
+ * get returns a parameter, NULL when it is not given.
+ */
+static JsonbValue *
+get(JsonbContainer *params, const char *name)
+{
+	return params == NULL ? NULL : getKeyJsonValueFromContainer(params, name, strlen(name), NULL);
+}
+
+/*
+ * scalar returns a JSON scalar as text; NULL for null.
+ */
+static char *
+scalar(JsonbValue *v)
+{
+	switch (v->type)
+	{
+		case jbvString:
+			return pnstrdup(v->val.string.val, v->val.string.len);
+		case jbvNumeric:
+			return DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(v->val.numeric)));
+		case jbvBool:
+			return pstrdup(v->val.boolean ? "true" : "false");
+		default:
+			return NULL;
+	}
+}
+
+static bool
+is_scalar(JsonbValue *v)
+{
+	return v->type == jbvString || v->type == jbvNumeric || v->type == jbvBool || v->type == jbvNull;
+}
+
+/*
+ * text_of returns a scalar parameter's text; NULL when it is not given.
+ */
+static char *
+text_of(Compiler *c, JsonbContainer *params, const char *name)
+{
+	JsonbValue *v = get(params, name);
+
+	if (v == NULL)
+		return NULL;
+	if (!is_scalar(v) || v->type == jbvNull)
+	{
+		bad(c, psprintf("Parameter \"%s\" is not a text, number or boolean.", name));
+		return NULL;
+	}
+	return scalar(v);
+}
+
+static bool
+flag_of(Compiler *c, JsonbContainer *params, const char *name)
+{
+	JsonbValue *v = get(params, name);
+
+	if (v != NULL && v->type != jbvBool)
+		bad(c, psprintf("Parameter \"%s\" is not true or false.", name));
+	return v != NULL && v->type == jbvBool && v->val.boolean;
+}
+
+/*
+ * choice_of returns a parameter that is one of some words ("a, b, c"); NULL
+ * when it is not given.
+ */
+static char *
+choice_of(Compiler *c, JsonbContainer *params, const char *name, const char *words)
+{
+	char	   *text = text_of(c, params, name);
+	List	   *list;
+	ListCell   *lc;
+
+	if (text == NULL || !SplitIdentifierString(pstrdup(words), ',', &list))
+		return NULL;
+	foreach(lc, list)
+		if (strcmp(lfirst(lc), text) == 0)
+			return text;
+	bad(c, psprintf("Parameter \"%s\" is \"%s\", not one of %s.", name, text, words));
+	return NULL;
+}
+
+/*
+ * require_known complains of parameters that a kind does not have.
+ */
+static void
+require_known(Compiler *c, JsonbContainer *params, const char *kind, const char *known)
+{
+	JsonbIterator *it;
+	JsonbValue	v;
+	List	   *names;
+
+	if (params == NULL)
+		return;
+	if (!SplitIdentifierString(pstrdup(known), ',', &names))
+		elog(ERROR, "bad list of parameters");
+	it = JsonbIteratorInit(params);
+	for (JsonbIteratorToken t = JsonbIteratorNext(&it, &v, true); t != WJB_DONE;
+		 t = JsonbIteratorNext(&it, &v, true))
+	{
+		bool		found = false;
+		ListCell   *lc;
+
+		if (t != WJB_KEY)
+			continue;
+		foreach(lc, names)
+			found = found || (strlen(lfirst(lc)) == v.val.string.len &&
+							  strncmp(lfirst(lc), v.val.string.val, v.val.string.len) == 0);
+		if (!found && !(v.val.string.len == 4 && strncmp(v.val.string.val, "kind", 4) == 0))
+			bad(c, psprintf("Kind \"%s\" has no parameter \"%.*s\"; it has: %s.", kind,
+							v.val.string.len, v.val.string.val, known[0] ? known : "none"));
+	}
+}
+
+static char *
+literal(const char *text)
+{
+	return text ? psprintf("%s::pg_catalog.text", quote_literal_cstr(text)) : pstrdup("NULL::pg_catalog.text");
+}
+
+/*
+ * type_sql returns a column's type as SQL, without its length.
+ */
+static char *
+type_sql(Relation rel, AttrNumber attnum)
+{
+	return format_type_extended(TupleDescAttr(RelationGetDescr(rel), attnum - 1)->atttypid, -1,
+								FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
+}
+
+static bool
+is_text_type(Oid type)
+{
+	return type == TEXTOID || type == VARCHAROID || type == BPCHAROID;
+}
+
+/*
+ * as_text makes the value text, and returns its SQL.
+ */
+static char *
+as_text(Compiler *c)
+{
+	if (c->value.sql == NULL)
+	{
+		bad(c, psprintf("Column \"%s\" has no namesake at the source: argument source_column names the column to read.",
+						c->rule->column));
+		c->value.sql = literal(NULL);
+	}
+	else if (!c->value.text)
+		c->value.sql = psprintf("(%s)::pg_catalog.text", c->value.sql);
+	c->value.text = true;
+	c->value.column = false;
+	return c->value.sql;
+}
+
+static void
+set_text(Compiler *c, char *sql)
+{
+	c->value.sql = sql;
+	c->value.text = true;
+	c->value.column = false;
+}
+
+static void
+set_typed(Compiler *c, char *sql)
+{
+	c->value.sql = sql;
+	c->value.text = false;
+	c->value.column = false;
+}
+
+/*
+ * own_expression parses what the user wrote, in which "value" is the value so
+ * far, and returns it with everything qualified.
+ */
+static char *
+own_expression(Compiler *c, const char *text, Oid *type)
+{
+	RehomeRule *rule = c->rule;
+	Node	   *value = NULL;
+	Node	   *expr;
+	int			level;
+
+	if (c->value.sql != NULL)
+		value = rehome_expression_parse(c->value.sql, rule->source, "source");
+	level = NewGUCNestLevel();
+	(void) set_config_option("search_path", rule->search_path, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	expr = rehome_expression_parse_value(text, rule->source, "source", value);
+	AtEOXact_GUC(true, level);
+	*type = exprType(expr);
+	return rehome_expression_deparse(expr, rule->source, "source");
+}
+
+/*
+ * other_sql returns what becomes of a value that is not listed: parameter
+ * name is fail, quarantine, keep, null, or {"value": ...}.
+ */
+static char *
+other_sql(Compiler *c, JsonbContainer *params, const char *name, const char *value, const char *what)
+{
+	JsonbValue *v = get(params, name);
+	JsonbValue *given = v && v->type == jbvBinary && JsonContainerIsObject(v->val.binary.data) ?
+		get(v->val.binary.data, "value") : NULL;
+	char	   *text;
+
+	if (given != NULL && is_scalar(given))
+	{
+		c->back = false;
+		return literal(scalar(given));
+	}
+	text = v ? choice_of(c, params, name, "fail, quarantine, keep, null") : pstrdup("fail");
+	if (text == NULL)
+		return literal(NULL);
+	if (strcmp(text, "keep") == 0 || strcmp(text, "null") == 0)
+	{
+		c->back = false;
+		return text[0] == 'k' ? pstrdup(value) : literal(NULL);
+	}
+	if (strcmp(text, "quarantine") == 0)
+		c->rule->quarantine = true;
+	return psprintf("rehome.rule_refuse(%s, %s)", value, literal(what));
+}
+
+static void
+step_copy(Compiler *c, JsonbContainer *params)
+{
+	if (c->value.sql == NULL)
+		(void) as_text(c);
+	require_known(c, params, "copy", "");
+}
+
+static void
+step_cast(Compiler *c, JsonbContainer *params)
+{
+	char	   *type = text_of(c, params, "type");
+
+	require_known(c, params, "cast", "type");
+	if (c->value.sql == NULL)
+		(void) as_text(c);
+	if (type != NULL)
+	{
+		Oid			typid;
+		int32		typmod;
+		int			level = NewGUCNestLevel();
+
+		(void) set_config_option("search_path", c->rule->search_path, PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+		parseTypeString(type, &typid, &typmod, false);
+		AtEOXact_GUC(true, level);
+		type = format_type_extended(typid, typmod, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
+		c->back = false;
+		set_typed(c, psprintf("(%s)::%s", c->value.sql, type));
+	}
+	set_typed(c, psprintf("(%s)::%s", c->value.sql, type_sql(c->rule->target, c->rule->attnum)));
+}
+
+static void
+step_expression(Compiler *c, JsonbContainer *params)
+{
+	char	   *text = text_of(c, params, "expression");
+	Oid			type;
+
+	require_known(c, params, "expression", "expression");
+	c->back = false;
+	if (text == NULL)
+	{
+		bad(c, "Kind \"expression\" needs parameter \"expression\".");
+		return;
+	}
+	set_typed(c, psprintf("(%s)", own_expression(c, text, &type)));
+	c->value.text = type == TEXTOID && c->many;
+}
+
+static void
+step_constant(Compiler *c, JsonbContainer *params)
+{
+	JsonbValue *v = get(params, "value");
+
+	require_known(c, params, "constant", "value");
+	c->back = false;
+	if (v == NULL || (!is_scalar(v) && v->type != jbvBinary))
+		bad(c, "Kind \"constant\" needs parameter \"value\".");
+	else if (v->type == jbvBinary)
+		set_text(c, literal(JsonbToCString(NULL, v->val.binary.data, v->val.binary.len)));
+	else
+		set_text(c, literal(scalar(v)));
+}
+
+static void
+step_leave_out(Compiler *c, JsonbContainer *params)
+{
+	require_known(c, params, c->rule->kind, "");
+	c->skip = true;
+	if (c->many)
+		bad(c, "Kinds \"skip\" and \"default\" cannot be one of several steps.");
+}
+
+static void
+step_value_map(Compiler *c, JsonbContainer *params)
+{
+	JsonbValue *map = get(params, "map");
+	char	   *value = as_text(c);
+	StringInfoData sql;
+	StringInfoData inverse;
+	JsonbIterator *it;
+	JsonbValue	v;
+	char	   *from = NULL;
+	List	   *seen = NIL;
+	AttrNumber	attnum;
+
+	require_known(c, params, "value_map", "map, unlisted");
+	if (map == NULL || map->type != jbvBinary || !JsonContainerIsObject(map->val.binary.data) ||
+		JsonContainerSize(map->val.binary.data) == 0)
+	{
+		bad(c, "Kind \"value_map\" needs parameter \"map\", an object of old values and new ones.");
+		return;
+	}
+	initStringInfo(&sql);
+	initStringInfo(&inverse);
+	appendStringInfo(&sql, "CASE %s", value);
+	it = JsonbIteratorInit(map->val.binary.data);
+	for (JsonbIteratorToken t = JsonbIteratorNext(&it, &v, true); t != WJB_DONE;
+		 t = JsonbIteratorNext(&it, &v, true))
+	{
+		char	   *to;
+		ListCell   *lc;
+
+		if (t == WJB_KEY)
+			from = pnstrdup(v.val.string.val, v.val.string.len);
+		if (t != WJB_VALUE)
+			continue;
+		if (!is_scalar(&v))
+		{
+			bad(c, psprintf("Value \"%s\" is mapped to what is neither text, number, boolean nor null.", from));
+			continue;
+		}
+		to = scalar(&v);
+		appendStringInfo(&sql, " WHEN %s THEN %s", literal(from), literal(to));
+		if (to == NULL)
+			c->back = false;
+		foreach(lc, seen)
+			if (to != NULL && strcmp(lfirst(lc), to) == 0)
+				c->back = false;
+		if (to != NULL)
+		{
+			seen = lappend(seen, to);
+			appendStringInfo(&inverse, " WHEN %s THEN %s", literal(to), literal(from));
+		}
+	}
+	appendStringInfo(&sql, " ELSE %s END", other_sql(c, params, "unlisted", value, "is not in the value map"));
+	set_text(c, sql.data);
+	attnum = c->source_column ? get_attnum(RelationGetRelid(c->rule->source), c->source_column) : 0;
+	if (c->back && !c->many && attnum > 0)
+	{
+		char	   *back = psprintf("(target.%s)::pg_catalog.text", quote_identifier(c->rule->column));
+
+		c->rule->inverse = psprintf("(CASE %s%s ELSE rehome.rule_refuse(%s, %s) END)::%s", back, inverse.data, back,
+									literal("is not in the value map"), type_sql(c->rule->source, attnum));
+	}
+}
+
+static void
+step_null(Compiler *c, JsonbContainer *params)
+{
+	JsonbValue *to_null = get(params, "to_null");
+	JsonbValue *null_to = get(params, "null_to");
+	char	   *sql = as_text(c);
+
+	require_known(c, params, "null", "blank_to_null, to_null, null_to");
+	c->back = false;
+	if (flag_of(c, params, "blank_to_null"))
+		sql = psprintf("rehome.rule_blank_to_null(%s)", sql);
+	if (to_null != NULL && is_scalar(to_null) && to_null->type != jbvNull)
+		sql = psprintf("NULLIF(%s, %s)", sql, literal(scalar(to_null)));
+	else if (to_null != NULL && to_null->type == jbvBinary && JsonContainerIsArray(to_null->val.binary.data))
+		for (uint32 i = 0; i < JsonContainerSize(to_null->val.binary.data); i++)
+		{
+			JsonbValue *v = getIthJsonbValueFromContainer(to_null->val.binary.data, i);
+
+			if (!is_scalar(v) || v->type == jbvNull)
+				bad(c, "Parameter \"to_null\" lists what is neither text, number nor boolean.");
+			else
+				sql = psprintf("NULLIF(%s, %s)", sql, literal(scalar(v)));
+		}
+	else if (to_null != NULL)
+		bad(c, "Parameter \"to_null\" is neither a value nor a list of values.");
+	if (null_to != NULL && is_scalar(null_to) && null_to->type != jbvNull)
+		sql = psprintf("COALESCE(%s, %s)", sql, literal(scalar(null_to)));
+	else if (null_to != NULL)
+		bad(c, "Parameter \"null_to\" is not a text, number or boolean.");
+	set_text(c, sql);
+}
+
+/*
+ * append_range bounds a typed value by parameters min and max.
+ */
+static void
+append_range(Compiler *c, JsonbContainer *params, const char *type)
+{
+	char	   *lo = text_of(c, params, "min");
+	char	   *hi = text_of(c, params, "max");
+	char	   *action = choice_of(c, params, "out_of_range", "refuse, null, clamp");
+
+	if (lo == NULL && hi == NULL)
+	{
+		if (action != NULL)
+			bad(c, "Parameter \"out_of_range\" needs \"min\" or \"max\".");
+		return;
+	}
+	c->back = false;
+	set_typed(c, psprintf("rehome.rule_range(%s, %s::%s, %s::%s, %s)", c->value.sql,
+						  lo ? quote_literal_cstr(lo) : "NULL", type, hi ? quote_literal_cstr(hi) : "NULL", type,
+						  literal(action ? action : "refuse")));
+}
+
+static void
+step_timestamp(Compiler *c, JsonbContainer *params)
+{
+	char	   *unit = choice_of(c, params, "unit", "seconds, millis, micros");
+	char	   *zone = text_of(c, params, "zone");
+	char	   *format = text_of(c, params, "format");
+	JsonbValue *zero = get(params, "zero");
+	JsonbValue *sentinels = get(params, "sentinels");
+	AttrNumber	attnum = c->source_column ? get_attnum(RelationGetRelid(c->rule->source), c->source_column) : 0;
+	char	   *sql;
+	const char *type = "pg_catalog.timestamptz";
+	int			per_second = unit == NULL ? 0 : unit[1] == 'e' ? 1 : unit[2] == 'l' ? 1000 : 1000000;
+
+	require_known(c, params, "timestamp", "unit, zone, format, zero, sentinels, min, max, out_of_range");
+	if (unit != NULL && (zone != NULL || format != NULL))
+		bad(c, "Parameter \"unit\" counts from the epoch; \"zone\" and \"format\" are for text and local times.");
+	if (zone != NULL && pg_tzset(zone) == NULL)
+		bad(c, psprintf("Time zone \"%s\" is not known.", zone));
+	if (unit == NULL || zero != NULL || sentinels != NULL || get(params, "min") || get(params, "max"))
+		c->back = false;
+	sql = as_text(c);
+	if (zero != NULL)
+	{
+		char	   *text = is_scalar(zero) ? scalar(zero) : NULL;
+
+		if (text == NULL || strcmp(text, "refuse") != 0)
+			sql = psprintf("rehome.rule_zero_date(%s, %s)", sql,
+						   literal(text && strcmp(text, "null") == 0 ? NULL : text));
+	}
+	if (sentinels != NULL && sentinels->type == jbvBinary && JsonContainerIsObject(sentinels->val.binary.data))
+	{
+		JsonbIterator *it = JsonbIteratorInit(sentinels->val.binary.data);
+		JsonbValue	v;
+		StringInfoData when;
+		char	   *from = NULL;
+
+		initStringInfo(&when);
+		for (JsonbIteratorToken t = JsonbIteratorNext(&it, &v, true); t != WJB_DONE;
+			 t = JsonbIteratorNext(&it, &v, true))
+			if (t == WJB_KEY)
+				from = pnstrdup(v.val.string.val, v.val.string.len);
+			else if (t == WJB_VALUE)
+				appendStringInfo(&when, " WHEN %s THEN %s", literal(from), literal(is_scalar(&v) ? scalar(&v) : NULL));
+		if (when.len > 0)
+			sql = psprintf("CASE %s%s ELSE %s END", sql, when.data, sql);
+	}
+	else if (sentinels != NULL)
+		bad(c, "Parameter \"sentinels\" is not an object of values and what they stand for.");
+	if (unit != NULL)
+		sql = psprintf("rehome.rule_epoch((%s)::pg_catalog.numeric, %d)", sql, per_second);
+	else
+	{
+		sql = format ? psprintf("pg_catalog.timezone('UTC', pg_catalog.to_timestamp(%s, %s))", sql, literal(format)) :
+			psprintf("(%s)::pg_catalog.timestamp", sql);
+		if (zone != NULL)
+			sql = psprintf("pg_catalog.timezone(%s, %s)", literal(zone), sql);
+		else
+			type = "pg_catalog.timestamp";
+	}
+	set_typed(c, sql);
+	append_range(c, params, type);
+	if (c->back && !c->many && attnum > 0)
+		c->rule->inverse = psprintf("(pg_catalog.trim_scale(EXTRACT(epoch FROM target.%s) * %d))::pg_catalog.text::%s",
+									quote_identifier(c->rule->column), per_second, type_sql(c->rule->source, attnum));
+	set_typed(c, psprintf("(%s)::%s", c->value.sql, type_sql(c->rule->target, c->rule->attnum)));
+}
+
+static void
+step_text(Compiler *c, JsonbContainer *params)
+{
+	char	   *control = choice_of(c, params, "control", "strip, space, refuse");
+	char	   *form = choice_of(c, params, "normalize", "nfc, nfd, nfkc, nfkd");
+	char	   *letters = choice_of(c, params, "case", "lower, upper");
+	char	   *json = choice_of(c, params, "json", "repair, refuse");
+	char	   *trim = choice_of(c, params, "trim", "both, left, right");
+	char	   *sql = as_text(c);
+
+	require_known(c, params, "text", "control, html, entities, normalize, collapse, trim, case, json");
+	c->back = false;
+	if (control)
+		sql = psprintf("rehome.rule_control(%s, %s)", sql, literal(control));
+	if (flag_of(c, params, "html"))
+		sql = psprintf("rehome.rule_html(%s)", sql);
+	if (flag_of(c, params, "entities"))
+		sql = psprintf("rehome.rule_entities(%s)", sql);
+	if (form)
+		sql = psprintf("pg_catalog.normalize(%s, %s)", sql, literal(form));
+	if (flag_of(c, params, "collapse"))
+		sql = psprintf("pg_catalog.regexp_replace(%s, '[[:space:]]+', ' ', 'g')", sql);
+	if (trim)
+		sql = psprintf("pg_catalog.%s(%s, " BLANKS ")",
+					   trim[0] == 'b' ? "btrim" : trim[0] == 'l' ? "ltrim" : "rtrim", sql);
+	if (letters)
+		sql = psprintf("pg_catalog.%s(%s)", letters, sql);
+	if (json)
+		sql = psprintf("rehome.rule_json(%s, %s)", sql, literal(json));
+	set_text(c, sql);
+}
+
+/*
+ * boolean_sql reads the spellings of a boolean.
+ */
+static char *
+boolean_sql(const char *value)
+{
+	return psprintf("CASE WHEN pg_catalog.lower(pg_catalog.btrim(%s)) IN ('t', 'true', 'y', 'yes', 'on', '1', '-1', 'j', 'ja', 'o', 'oui', 's', 'si', 'x', 'wahr', 'vrai') THEN 'true'::pg_catalog.text"
+					" WHEN pg_catalog.lower(pg_catalog.btrim(%s)) IN ('f', 'false', 'n', 'no', 'off', '0', 'nein', 'non', 'falsch', 'faux', '') THEN 'false'::pg_catalog.text"
+					" ELSE rehome.rule_refuse(%s, 'is no spelling of a boolean'::pg_catalog.text) END",
+					value, value, value);
+}
+
+static void
+step_number(Compiler *c, JsonbContainer *params)
+{
+	char	   *decimal = text_of(c, params, "decimal");
+	char	   *grouping = text_of(c, params, "grouping");
+	char	   *bits = choice_of(c, params, "unsigned", "\"8\", \"16\", \"32\", \"64\"");
+	char	   *nan = choice_of(c, params, "nan", "null, refuse, keep");
+	bool		money = flag_of(c, params, "money");
+	char	   *sql = as_text(c);
+
+	require_known(c, params, "number", "money, decimal, grouping, unsigned, boolean, nan, min, max, out_of_range");
+	c->back = false;
+	if (flag_of(c, params, "boolean"))
+	{
+		set_text(c, boolean_sql(sql));
+		return;
+	}
+	if (decimal && grouping && strcmp(decimal, grouping) == 0)
+		bad(c, "Parameters \"decimal\" and \"grouping\" are the same.");
+	if (nan != NULL && strcmp(nan, "keep") != 0)
+		sql = psprintf("CASE WHEN pg_catalog.lower(pg_catalog.btrim(%s)) IN ('nan', 'inf', '-inf', 'infinity', '-infinity') THEN %s ELSE %s END",
+					   sql, nan[0] == 'n' ? literal(NULL) :
+					   psprintf("rehome.rule_refuse(%s, %s)", sql, literal("is not a number")), sql);
+	if (money || decimal || grouping)
+		sql = psprintf("rehome.rule_number(%s, %s, %s)", sql, literal(decimal ? decimal : "."),
+					   literal(grouping ? grouping : decimal && decimal[0] == ',' ? "." : ","));
+	else
+		sql = psprintf("(%s)::pg_catalog.numeric", sql);
+	if (bits != NULL)
+		sql = psprintf("rehome.rule_unsigned(%s, %s)", sql, bits);
+	set_typed(c, sql);
+	append_range(c, params, "pg_catalog.numeric");
+
+	/* by way of text: a fraction must not be rounded away on its way to an integer */
+	set_text(c, psprintf("(pg_catalog.trim_scale(%s))::pg_catalog.text", c->value.sql));
+}
+
+/*
+ * is_unique tells whether a unique index stands on just that column.
+ */
+static bool
+is_unique(Oid relid, AttrNumber attnum)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	bool		unique = false;
+	ListCell   *lc;
+
+	foreach(lc, RelationGetIndexList(rel))
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		unique = unique || (index->rd_index->indisunique && index->rd_index->indnkeyatts == 1 &&
+							index->rd_index->indkey.values[0] == attnum && index->rd_index->indisvalid &&
+							RelationGetIndexPredicate(index) == NIL);
+		index_close(index, AccessShareLock);
+	}
+	table_close(rel, AccessShareLock);
+	return unique;
+}
+
+static void
+step_lookup(Compiler *c, JsonbContainer *params)
+{
+	char	   *table = text_of(c, params, "table");
+	char	   *from = text_of(c, params, "from");
+	char	   *to = text_of(c, params, "to");
+	char	   *value = as_text(c);
+	AttrNumber	attnum = c->source_column ? get_attnum(RelationGetRelid(c->rule->source), c->source_column) : 0;
+	int			level;
+	Oid			relid;
+	char	   *crosswalk;
+
+	require_known(c, params, "lookup", "table, from, to, unlisted");
+	if (table == NULL || from == NULL || to == NULL)
+	{
+		bad(c, "Kind \"lookup\" needs parameters \"table\", \"from\" and \"to\".");
+		return;
+	}
+	level = NewGUCNestLevel();
+	(void) set_config_option("search_path", c->rule->search_path, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	relid = RangeVarGetRelid(makeRangeVarFromNameList(stringToQualifiedNameList(table)), AccessShareLock, true);
+	AtEOXact_GUC(true, level);
+	if (!OidIsValid(relid))
+	{
+		bad(c, psprintf("Crosswalk \"%s\" does not exist.", table));
+		return;
+	}
+	if (get_attnum(relid, from) <= 0 || get_attnum(relid, to) <= 0)
+	{
+		bad(c, psprintf("Crosswalk \"%s\" has no column \"%s\".", table, get_attnum(relid, from) <= 0 ? from : to));
+		return;
+	}
+	if (!is_unique(relid, get_attnum(relid, from)))
+		bad(c, psprintf("No unique index stands on column \"%s\" of crosswalk \"%s\".", from, table));
+	crosswalk = psprintf("%s::pg_catalog.regclass",
+						 quote_literal_cstr(quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+																	   get_rel_name(relid))));
+	set_text(c, psprintf("COALESCE(rehome.rule_lookup(%s, %s, %s::pg_catalog.name, %s::pg_catalog.name), %s)",
+						 value, crosswalk, quote_literal_cstr(from), quote_literal_cstr(to),
+						 other_sql(c, params, "unlisted", value, psprintf("is not in crosswalk %s", table))));
+	if (c->back && !c->many && attnum > 0 && is_unique(relid, get_attnum(relid, to)))
+	{
+		char	   *back = psprintf("(target.%s)::pg_catalog.text", quote_identifier(c->rule->column));
+
+		c->rule->inverse = psprintf("(COALESCE(rehome.rule_lookup(%s, %s, %s::pg_catalog.name, %s::pg_catalog.name),"
+									" rehome.rule_refuse(%s, %s)))::%s",
+									back, crosswalk, quote_literal_cstr(to), quote_literal_cstr(from), back,
+									literal(psprintf("is not in crosswalk %s", table)), type_sql(c->rule->source, attnum));
+	}
+}
+
+static const struct
+{
+	const char *kind;
+	Step		step;
+}			kinds[] = {
+	{"copy", step_copy}, {"cast", step_cast}, {"expression", step_expression},
+	{"constant", step_constant}, {"default", step_leave_out}, {"skip", step_leave_out},
+	{"value_map", step_value_map}, {"null", step_null}, {"timestamp", step_timestamp},
+	{"text", step_text}, {"number", step_number}, {"lookup", step_lookup},
+};
+
+static void
+one_step(Compiler *c, const char *kind, JsonbContainer *params)
+{
+	StringInfoData known;
+
+	for (int i = 0; i < lengthof(kinds); i++)
+		if (strcmp(kinds[i].kind, kind) == 0)
+		{
+			kinds[i].step(c, params);
+			return;
+		}
+	initStringInfo(&known);
+	for (int i = 0; i < lengthof(kinds); i++)
+		appendStringInfo(&known, "%s, ", kinds[i].kind);
+	bad(c, psprintf("There is no kind \"%s\"; there are: %ssteps.", kind, known.data));
+}
+
+static void
+all_steps(Compiler *c, JsonbContainer *steps)
+{
+	c->many = true;
+	c->back = false;
+	if (steps == NULL || !JsonContainerIsArray(steps) || JsonContainerIsScalar(steps) ||
+		JsonContainerSize(steps) == 0)
+	{
+		bad(c, "Kind \"steps\" needs a list of steps, each an object with its kind and parameters.");
+		return;
+	}
+	for (uint32 i = 0; i < JsonContainerSize(steps); i++)
+	{
+		JsonbValue *v = getIthJsonbValueFromContainer(steps, i);
+		JsonbContainer *params = v->type == jbvBinary && JsonContainerIsObject(v->val.binary.data) ?
+			v->val.binary.data : NULL;
+		JsonbValue *kind = get(params, "kind");
+
+		if (kind == NULL || kind->type != jbvString)
+			bad(c, psprintf("Step %u is not an object with a kind.", i + 1));
+		else
+			one_step(c, scalar(kind), params);
+	}
+}
+
+/*
+ * is_lossless tells whether what a cast to another type makes is read back
+ * by the first as the same value, whenever the cast succeeds.
+ */
+static bool
+is_lossless(Oid from, Oid to)
+{
+	bool		from_int = from == INT2OID || from == INT4OID || from == INT8OID;
+	bool		to_text = to == TEXTOID || to == VARCHAROID;
+
+	if (from == to)
+		return true;
+	if (from_int && (to == INT2OID || to == INT4OID || to == INT8OID || to == NUMERICOID || to_text))
+		return true;
+	if ((from == TEXTOID || from == VARCHAROID || from == BPCHAROID) && to_text)
+		return true;
+	if ((from == UUIDOID || from == BOOLOID || from == NUMERICOID || from == INETOID || from == JSONOID ||
+		 from == DATEOID || from == TIMESTAMPOID || get_typtype(from) == TYPTYPE_ENUM) && to_text)
+		return true;
+	return (from == DATEOID && to == TIMESTAMPOID) || (from == FLOAT4OID && to == FLOAT8OID) ||
+		(from == BOOLOID && to == INT4OID) || (from == TIMESTAMPOID && to == TIMESTAMPTZOID) ||
+		(from == TIMESTAMPTZOID && to == TIMESTAMPOID);
+}
+
+/*
+ * rehome_rule_compile fills in the results of a rule, as the migration's
+ * owner, whose functions parsing may run; adds what is wrong to problems.
+ */
+void
+rehome_rule_compile(RehomeRule *rule, RehomeProblems *problems)
+{
+	Compiler	c = {.rule = rule,.problems = problems,.back = true};
+	JsonbContainer *params = rule->params ? &rule->params->root : NULL;
+	bool		steps = strcmp(rule->kind, "steps") == 0;
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rule->target), rule->attnum - 1);
+	AttrNumber	from = InvalidAttrNumber;
+
+	if (params != NULL && !steps && (!JsonContainerIsObject(params)))
+	{
+		bad(&c, "The parameters are not an object.");
+		return;
+	}
+	c.source_column = rule->source_column ? pstrdup(rule->source_column) :
+		get_attnum(RelationGetRelid(rule->source), rule->column) > 0 ? pstrdup(rule->column) : NULL;
+	if (c.source_column != NULL)
+	{
+		from = get_attnum(RelationGetRelid(rule->source), c.source_column);
+		if (from <= 0)
+			rehome_problem(problems, ERRCODE_UNDEFINED_COLUMN, NULL, "Column \"%s\" of source \"%s\" does not exist.",
+						   c.source_column, RelationGetRelationName(rule->source));
+		else
+		{
+			c.value.sql = psprintf("source.%s", quote_identifier(c.source_column));
+			c.value.column = true;
+		}
+	}
+	if (steps)
+		all_steps(&c, params);
+	else
+		one_step(&c, rule->kind, params);
+	if (c.skip || problems->n > 0)
+	{
+		if (c.skip && rule->validation != NULL)
+			bad(&c, "A column that is left out has nothing to validate.");
+		return;
+	}
+	if (c.value.text && !is_text_type(att->atttypid))
+		set_typed(&c, psprintf("(%s)::%s", c.value.sql, type_sql(rule->target, rule->attnum)));
+	if (rule->validation != NULL)
+	{
+		Oid			type;
+		char	   *valid = own_expression(&c, rule->validation, &type);
+
+		if (type != BOOLOID)
+			bad(&c, psprintf("Validation \"%s\" is of type %s, not boolean.", rule->validation, format_type_be(type)));
+		set_typed(&c, psprintf("rehome.rule_valid(%s, %s, %s)", c.value.sql, valid, literal(rule->validation)));
+	}
+	if (strcmp(rule->kind, "cast") == 0 && c.back && from > 0 &&
+		is_lossless(TupleDescAttr(RelationGetDescr(rule->source), from - 1)->atttypid, att->atttypid))
+		rule->inverse = psprintf("(target.%s)::%s", quote_identifier(rule->column), type_sql(rule->source, from));
+	if (strcmp(rule->kind, "copy") == 0 && rule->validation != NULL && from > 0 &&
+		is_lossless(TupleDescAttr(RelationGetDescr(rule->source), from - 1)->atttypid, att->atttypid))
+		rule->inverse = psprintf("(target.%s)::%s", quote_identifier(rule->column), type_sql(rule->source, from));
+	rule->expression = c.value.sql;
+}

@@ -1,0 +1,258 @@
+/*-------------------------------------------------------------------------
+ *
+ * rule_value.c
+ *	  SQL functions that column rules on numbers, times and any type are made
+ *	  of.
+ *
+ * All are immutable.  What they cannot take is refused with
+ * ERRCODE_REHOME_REFUSED, for the column's error policy to decide.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <ctype.h>
+
+#include "catalog/pg_type.h"
+#include "errors.h"
+#include "fmgr.h"
+#include "lib/stringinfo.h"
+#include "mapping/rule.h"
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/numeric.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
+
+/* Microseconds from the Unix epoch to PostgreSQL's. */
+#define EPOCH_DIFFERENCE \
+	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
+
+static char *
+text_of(Oid type, Datum value)
+{
+	Oid			output;
+	bool		varlena;
+
+	getTypeOutputInfo(type, &output, &varlena);
+	return OidOutputFunctionCall(output, value);
+}
+
+PG_FUNCTION_INFO_V1(rehome_rule_valid);
+
+/*
+ * rehome_rule_valid(value anyelement, valid boolean, rule text) returns the
+ * value, unless it is not valid; unknown is valid, as for CHECK.
+ */
+Datum
+rehome_rule_valid(PG_FUNCTION_ARGS)
+{
+	if (!PG_ARGISNULL(1) && !PG_GETARG_BOOL(1))
+		rehome_rule_refuse_value(psprintf("does not satisfy %s", text_to_cstring(PG_GETARG_TEXT_PP(2))),
+								 PG_ARGISNULL(0) ? "NULL" :
+								 text_of(get_fn_expr_argtype(fcinfo->flinfo, 0), PG_GETARG_DATUM(0)));
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(PG_GETARG_DATUM(0));
+}
+
+PG_FUNCTION_INFO_V1(rehome_rule_range);
+
+/*
+ * rehome_rule_range(value, lo, hi anyelement, action text): what is outside
+ * is refused, made null, or set to the bound (clamp).  A null bound is none.
+ */
+Datum
+rehome_rule_range(PG_FUNCTION_ARGS)
+{
+	Oid			type = get_fn_expr_argtype(fcinfo->flinfo, 0);
+	TypeCacheEntry *cache = fcinfo->flinfo->fn_extra;
+	char	   *action;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	if (cache == NULL)
+	{
+		cache = lookup_type_cache(type, TYPECACHE_CMP_PROC_FINFO);
+		if (!OidIsValid(cache->cmp_proc_finfo.fn_oid))
+			ereport(ERROR,
+					errcode(ERRCODE_UNDEFINED_FUNCTION),
+					errmsg("values of type %s have no order", format_type_be(type)));
+		fcinfo->flinfo->fn_extra = cache;
+	}
+	action = text_to_cstring(PG_GETARG_TEXT_PP(3));
+	for (int bound = 1; bound <= 2; bound++)
+	{
+		int			order;
+
+		if (PG_ARGISNULL(bound))
+			continue;
+		order = DatumGetInt32(FunctionCall2Coll(&cache->cmp_proc_finfo, PG_GET_COLLATION(),
+												PG_GETARG_DATUM(0), PG_GETARG_DATUM(bound)));
+		if (bound == 1 ? order >= 0 : order <= 0)
+			continue;
+		if (strcmp(action, "null") == 0)
+			PG_RETURN_NULL();
+		if (strcmp(action, "clamp") == 0)
+			PG_RETURN_DATUM(PG_GETARG_DATUM(bound));
+		rehome_rule_refuse_value("is out of range", text_of(type, PG_GETARG_DATUM(0)));
+	}
+	PG_RETURN_DATUM(PG_GETARG_DATUM(0));
+}
+
+/*
+ * is_zero_date tells whether text begins with a date whose year, month or day
+ * is zero: 0000-00-00, 2020-00-15.
+ */
+static bool
+is_zero_date(const char *p)
+{
+	int			part[3];
+
+	while (isspace((unsigned char) *p))
+		p++;
+	for (int i = 0; i < 3; i++)
+	{
+		const char *start = p;
+
+		part[i] = 0;
+		while (isdigit((unsigned char) *p) && p - start < 6)
+			part[i] = part[i] * 10 + (*p++ - '0');
+		if (p == start || (i < 2 && *p != '-' && *p != '/' && *p != '.'))
+			return false;
+		p++;
+		if (i == 2 && isdigit((unsigned char) p[-1]))
+			return false;
+	}
+	return part[0] == 0 || part[1] == 0 || part[2] == 0;
+}
+
+PG_FUNCTION_INFO_V1(rehome_rule_zero_date);
+
+/*
+ * rehome_rule_zero_date(value text, instead text) returns instead for a zero
+ * date.
+ */
+Datum
+rehome_rule_zero_date(PG_FUNCTION_ARGS)
+{
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	if (!is_zero_date(text_to_cstring(PG_GETARG_TEXT_PP(0))))
+		PG_RETURN_DATUM(PG_GETARG_DATUM(0));
+	if (PG_ARGISNULL(1))
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(PG_GETARG_DATUM(1));
+}
+
+PG_FUNCTION_INFO_V1(rehome_rule_epoch);
+
+/*
+ * rehome_rule_epoch(value numeric, unit int) returns the time so many units,
+ * of which a second has unit, after 1970-01-01 UTC.  Exact to the microsecond.
+ */
+Datum
+rehome_rule_epoch(PG_FUNCTION_ARGS)
+{
+	Datum		value = PG_GETARG_DATUM(0);
+	Datum		micros;
+	TimestampTz result;
+	int64		n;
+
+	if (numeric_is_nan(DatumGetNumeric(value)) || numeric_is_inf(DatumGetNumeric(value)))
+		rehome_rule_refuse_value("is no time", text_of(NUMERICOID, value));
+	micros = DirectFunctionCall2(numeric_mul, value,
+								 NumericGetDatum(int64_to_numeric(USECS_PER_SEC / PG_GETARG_INT32(1))));
+	if (DatumGetInt32(DirectFunctionCall2(numeric_cmp, DirectFunctionCall1(numeric_abs, micros),
+										  NumericGetDatum(int64_to_numeric(PG_INT64_MAX)))) > 0)
+		rehome_rule_refuse_value("is out of range", text_of(NUMERICOID, value));
+	n = DatumGetInt64(DirectFunctionCall1(numeric_int8, micros));
+	if (n < PG_INT64_MIN + EPOCH_DIFFERENCE || !IS_VALID_TIMESTAMP(n - EPOCH_DIFFERENCE))
+		rehome_rule_refuse_value("is out of range", text_of(NUMERICOID, value));
+	result = n - EPOCH_DIFFERENCE;
+	PG_RETURN_TIMESTAMPTZ(result);
+}
+
+PG_FUNCTION_INFO_V1(rehome_rule_unsigned);
+
+/*
+ * rehome_rule_unsigned(value numeric, bits int) reads a negative number as
+ * the unsigned one of so many bits that was stored in its place.
+ */
+Datum
+rehome_rule_unsigned(PG_FUNCTION_ARGS)
+{
+	Datum		value = PG_GETARG_DATUM(0);
+	int			bits = PG_GETARG_INT32(1);
+	Datum		size = NumericGetDatum(int64_to_numeric(INT64CONST(1) << (bits / 2)));
+
+	size = DirectFunctionCall2(numeric_mul, size, size);
+	if (DatumGetInt32(DirectFunctionCall2(numeric_cmp, value, NumericGetDatum(int64_to_numeric(0)))) < 0)
+		value = DirectFunctionCall2(numeric_add, value, size);
+	if (DatumGetInt32(DirectFunctionCall2(numeric_cmp, value, NumericGetDatum(int64_to_numeric(0)))) < 0 ||
+		DatumGetInt32(DirectFunctionCall2(numeric_cmp, value, size)) >= 0)
+		rehome_rule_refuse_value(psprintf("is no unsigned number of %d bits", bits),
+								 text_of(NUMERICOID, PG_GETARG_DATUM(0)));
+	PG_RETURN_DATUM(value);
+}
+
+PG_FUNCTION_INFO_V1(rehome_rule_number);
+
+/*
+ * rehome_rule_number(value text, decimal text, grouping text) reads a number
+ * as people write it: currency before or after it, groups of digits, a sign on
+ * either side, parentheses for negative.
+ */
+Datum
+rehome_rule_number(PG_FUNCTION_ARGS)
+{
+	char	   *value = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *decimal = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char	   *grouping = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	StringInfoData digits;
+	bool		negative = false;
+	bool		point = false;
+	bool		ended = false;	/* something came after the digits */
+	int			signs = 0;
+
+	initStringInfo(&digits);
+	for (const char *p = value; *p != '\0'; p += pg_mblen(p))
+	{
+		bool		begun = digits.len > 0;
+
+		if (isdigit((unsigned char) *p) && !ended)
+			appendStringInfoChar(&digits, *p);
+		else if (strncmp(p, decimal, strlen(decimal)) == 0 && !point && !ended &&
+				 (begun || isdigit((unsigned char) p[strlen(decimal)])))
+		{
+			appendStringInfoChar(&digits, '.');
+			point = true;
+		}
+		else if (begun && !point && !ended && grouping[0] != '\0' &&
+				 strncmp(p, grouping, strlen(grouping)) == 0 &&
+				 isdigit((unsigned char) p[strlen(grouping)]))
+			continue;
+		else if (*p == '(' || *p == '-' || *p == '+')
+		{
+			if (signs++ > 0 || (begun && *p == '('))
+				rehome_rule_refuse_value("is not a number", value);
+			negative = *p != '+';
+			ended = begun;
+		}
+		else if (*p == ')' && signs == 1 && negative)
+			ended = true;
+		else if (isalnum((unsigned char) *p) && !isalpha((unsigned char) *p))
+			rehome_rule_refuse_value("is not a number", value);
+		else if (*p == ',' || *p == '.' || *p == '/' || *p == ':')
+			rehome_rule_refuse_value("is not a number", value);
+		else
+			ended = begun;		/* blanks, currency */
+	}
+	if (digits.len == 0)
+		rehome_rule_refuse_value("is not a number", value);
+	PG_RETURN_DATUM(DirectFunctionCall3(numeric_in,
+										CStringGetDatum(psprintf("%s%s", negative ? "-" : "", digits.data)),
+										ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+}
