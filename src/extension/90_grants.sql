@@ -29,7 +29,11 @@ GRANT SELECT ON ALL TABLES IN SCHEMA rehome TO rehome_reader;
 GRANT EXECUTE ON FUNCTION
     rehome.database_identity(),
     rehome.state_transitions(),
-    rehome.plan(name)
+    rehome.plan(name),
+    rehome.mapping_document(name),
+    rehome.mapping_document_markdown(name),
+    rehome.export_migration(name),
+    rehome.definition_hash(name, name)
     TO rehome_reader;
 
 GRANT EXECUTE ON FUNCTION
@@ -51,7 +55,8 @@ GRANT EXECUTE ON FUNCTION
     rehome.add_table(name, regclass, regclass, name[], text, name, jsonb),
     rehome.add_schema(name, name, name, name),
     rehome.map_column(name, regclass, name, text, text, name, text),
-    rehome.drop_migration(name)
+    rehome.drop_migration(name),
+    rehome.import_migration(jsonb, name, name, jsonb)
     TO rehome_admin;
 GRANT EXECUTE ON PROCEDURE
     rehome.cutover(name, name, boolean),
