@@ -82,6 +82,25 @@ SELECT rehome.drop_migration('m');
 SELECT rehome.import_migration(jsonb_set(:'definition', '{slices,0,tables,0,columns,1,owner}', '"regress_rehome_clerk"'));
 SELECT target_field, owner FROM rehome.mapping_document('m') WHERE owner = 'regress_rehome_clerk';
 SELECT rehome.export_migration('m') #>> '{slices,0,tables,0,columns,1,owner}' AS owner;
+-- Policies and parameters of rules go with them.
+SELECT rehome.drop_migration('m');
+SELECT jsonb_set(jsonb_set(jsonb_set(:'definition',
+    '{slices,0,tables,0,columns,2}', '{"kind": "text", "column": "whole_name", "params": {"trim": true, "collapse": null},
+        "expression": "TRIM(BOTH FROM lname)", "validation": "whole_name <> ''''", "on_error": "quarantine"}'),
+    '{slices,0,tables,0,on_error}', '"quarantine"'),
+    '{slices,0,tables,0,columns,6,kind}', '"default"') AS rich \gset
+SELECT rehome.import_migration(:'rich');
+SELECT rehome.export_migration('m') = :'rich' AS same;
+SELECT target_field, kind, transformation, validation, on_error FROM rehome.mapping_document('m')
+ WHERE target_field IN ('id', 'whole_name', 'note', 'gap');
+SELECT rehome.drop_migration('m');
+SELECT rehome.import_migration(jsonb_set(jsonb_set(:'rich', '{slices,0,tables,0,columns,2,on_error}', '"ignore"'),
+    '{slices,0,tables,0,on_delete}', '"keep"'));
+:code
+SELECT rehome.import_migration(jsonb_set(jsonb_set(jsonb_set(:'rich', '{slices,0,tables,0,delete_column}', '"note"'),
+    '{slices,0,tables,0,columns,2,kind}', '"skip"'), '{slices,0,tables,0,columns,8,kind}', '"copy"'));
+:code
+SELECT rehome.import_migration(:'definition');
 -- Another name, other schemas, another server.
 ALTER SCHEMA new RENAME TO newer;
 ALTER SCHEMA far RENAME TO farther;

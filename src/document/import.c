@@ -33,24 +33,28 @@
 /* Columns of table_sql. */
 enum
 {
-	TABLE_SOURCE, TABLE_SOURCE_SCHEMA, TABLE_SOURCE_TABLE, TABLE_TARGET, TABLE_KEY, TABLE_FILTER, TABLE_COLUMNS
+	TABLE_SOURCE, TABLE_SOURCE_SCHEMA, TABLE_SOURCE_TABLE, TABLE_TARGET, TABLE_KEY, TABLE_FILTER, TABLE_COLUMNS,
+	TABLE_ON_ERROR, TABLE_ON_DELETE, TABLE_DELETE_COLUMN, TABLE_DELETE_ARCHIVE
 };
 
 static const char *const table_sql =
 	"SELECT CASE WHEN jsonb_typeof(t -> 'source') = 'string' THEN t ->> 'source' END,"
 	" t #>> '{source,schema}', t #>> '{source,table}', t ->> 'target',"
 	" (SELECT array_agg(k ORDER BY n) FROM jsonb_array_elements_text(t -> 'key') WITH ORDINALITY AS e(k, n)),"
-	" t ->> 'filter', t -> 'columns'"
+	" t ->> 'filter', t -> 'columns', coalesce(t ->> 'on_error', 'fail'), coalesce(t ->> 'on_delete', 'delete'),"
+	" t ->> 'delete_column', t ->> 'delete_archive'"
 	" FROM jsonb_array_elements($1::jsonb #> ARRAY['slices', $2, 'tables']) WITH ORDINALITY AS e(t, n) ORDER BY n";
 
 /* Columns of column_sql. */
 enum
 {
-	COLUMN_NAME, COLUMN_EXPRESSION, COLUMN_INVERSE, COLUMN_INVERSE_COLUMN, COLUMN_OWNER, COLUMN_NOTE
+	COLUMN_NAME, COLUMN_EXPRESSION, COLUMN_INVERSE, COLUMN_INVERSE_COLUMN, COLUMN_OWNER, COLUMN_NOTE,
+	COLUMN_KIND, COLUMN_PARAMS, COLUMN_VALIDATION, COLUMN_ON_ERROR
 };
 
 static const char *const column_sql =
-	"SELECT c ->> 'column', c ->> 'expression', c ->> 'inverse', c ->> 'inverse_column', c ->> 'owner', c ->> 'note'"
+	"SELECT c ->> 'column', c ->> 'expression', c ->> 'inverse', c ->> 'inverse_column', c ->> 'owner', c ->> 'note',"
+	" c ->> 'kind', c -> 'params', c ->> 'validation', c ->> 'on_error'"
 	" FROM jsonb_array_elements($1::jsonb) WITH ORDINALITY AS e(c, n) ORDER BY n";
 
 /* An import in progress; the last four are the table, and the column, in hand. */
@@ -185,6 +189,11 @@ define_table(void *arg)
 										 import->table[TABLE_KEY] ? rehome_name_list(import->table[TABLE_KEY]) : NIL,
 										 import->table[TABLE_FILTER], stated,
 										 import->table[TABLE_SOURCE] == NULL);
+	rehome_spi("UPDATE rehome.table_map SET on_error = $2, on_delete = $3, delete_column = $4::name, delete_archive = $5::regclass"
+			   " WHERE id = $1", "itttt", import->map_id, import->table[TABLE_ON_ERROR], import->table[TABLE_ON_DELETE],
+			   import->table[TABLE_DELETE_COLUMN],
+			   import->table[TABLE_DELETE_ARCHIVE] == NULL ? NULL :
+			   psprintf("%u", find_relation(import, import->table[TABLE_DELETE_ARCHIVE])));
 }
 
 /*
@@ -208,9 +217,10 @@ define_column(void *arg)
 	}
 	rehome_define_column(&import->call, import->migration, map, c[COLUMN_NAME], c[COLUMN_EXPRESSION],
 						 c[COLUMN_INVERSE], c[COLUMN_INVERSE_COLUMN], c[COLUMN_NOTE]);
-	if (c[COLUMN_OWNER] != NULL)
-		rehome_spi("UPDATE rehome.column_map SET owner = $3::regrole WHERE table_map_id = $1 AND \"column\" = $2::name",
-				   "itt", import->map_id, c[COLUMN_NAME], c[COLUMN_OWNER]);
+	rehome_spi("UPDATE rehome.column_map SET kind = coalesce($3, kind), params = $4::jsonb, validation = $5, on_error = $6,"
+			   " owner = coalesce($7::regrole, owner) WHERE table_map_id = $1 AND \"column\" = $2::name",
+			   "itttttt", import->map_id, c[COLUMN_NAME], c[COLUMN_KIND], c[COLUMN_PARAMS],
+			   c[COLUMN_VALIDATION], c[COLUMN_ON_ERROR], c[COLUMN_OWNER]);
 }
 
 /*

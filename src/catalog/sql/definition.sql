@@ -19,7 +19,13 @@ SELECT jsonb_strip_nulls(jsonb_build_object(
                                                    ELSE to_jsonb(format('%I.%I', n.nspname, r.relname)) END,
                                     'target', format('%I.%I', tn.nspname, tr.relname),
                                     'key', to_jsonb(t.key),
-                                    'filter', t.filter))
+                                    'filter', t.filter,
+                                    'on_error', nullif(t.on_error, 'fail'),
+                                    'on_delete', nullif(t.on_delete, 'delete'),
+                                    'delete_column', t.delete_column,
+                                    'delete_archive', (SELECT format('%I.%I', an.nspname, ar.relname)
+                                                         FROM pg_class ar JOIN pg_namespace an ON an.oid = ar.relnamespace
+                                                        WHERE ar.oid = t.delete_archive::oid)))
                                 || jsonb_build_object('columns', coalesce(columns.list, '[]'))
                                 ORDER BY t.id) AS list
                        FROM rehome.table_map t
@@ -41,10 +47,9 @@ SELECT jsonb_strip_nulls(jsonb_build_object(
                                       'inverse_column', c.inverse_column,
                                       'owner', CASE WHEN c.owner <> m.owner THEN c.owner::text END,
                                       'note', c.note,
-                                      'validation', to_jsonb(c) -> 'validation',
-                                      'on_error', to_jsonb(c) -> 'on_error'))
-                                  || CASE WHEN to_jsonb(c) -> 'params' <> 'null'
-                                          THEN jsonb_build_object('params', to_jsonb(c) -> 'params') ELSE '{}' END
+                                      'validation', c.validation,
+                                      'on_error', c.on_error))
+                                  || CASE WHEN c.params IS NULL THEN '{}' ELSE jsonb_build_object('params', c.params) END
                                   ORDER BY a.attnum, c."column") AS list
                              FROM rehome.column_map c
                              LEFT JOIN pg_attribute a ON a.attrelid = t.target::oid AND a.attname = c."column"

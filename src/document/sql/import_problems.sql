@@ -13,7 +13,14 @@ WITH known(path, key, type, required) AS (
            ('column', 'column', 'string', true), ('column', 'kind', 'string', false),
            ('column', 'expression', 'string', false), ('column', 'inverse', 'string', false),
            ('column', 'inverse_column', 'string', false), ('column', 'owner', 'string', false),
-           ('column', 'note', 'string', false)
+           ('column', 'note', 'string', false), ('column', 'params', 'array or object', false),
+           ('column', 'validation', 'string', false), ('column', 'on_error', 'string', false),
+           ('table', 'on_error', 'string', false), ('table', 'on_delete', 'string', false),
+           ('table', 'delete_column', 'string', false), ('table', 'delete_archive', 'string', false)
+), choices(path, key, choice) AS (
+    VALUES ('table', 'on_error', '{fail,quarantine}'::text[]), ('table', 'on_delete', '{delete,mark,archive,ignore}'),
+           ('column', 'on_error', '{fail,"null",default,quarantine}'),
+           ('column', 'kind', '{copy,cast,expression,constant,default,value_map,"null",timestamp,text,number,lookup,steps,skip}')
 ), slices AS (
     SELECT format('slices[%s]', s.n - 1) AS place, s.value
       FROM jsonb_array_elements(CASE WHEN jsonb_typeof($1::jsonb -> 'slices') = 'array' THEN $1::jsonb -> 'slices' END)
@@ -48,6 +55,25 @@ WITH known(path, key, type, required) AS (
       LEFT JOIN known k ON k.path = o.path AND k.key = e.key
      WHERE k.key IS NULL
         OR (jsonb_typeof(e.value) <> 'null' AND jsonb_typeof(e.value) <> ALL (string_to_array(k.type, ' or ')))
+    UNION ALL
+    SELECT o.place, format('"%s" of %s is none of %s.', c.key, o.place, array_to_string(c.choice, ', '))
+      FROM objects o JOIN choices c ON c.path = o.path
+     WHERE jsonb_typeof(o.value) = 'object' AND o.value ->> c.key <> ALL (c.choice)
+    UNION ALL
+    SELECT o.place, format('%s has to have "%s" if "on_delete" is "%s", and only then.', o.place, d.key, d.on_delete)
+      FROM objects o, (VALUES ('delete_column', 'mark'), ('delete_archive', 'archive')) AS d(key, on_delete)
+     WHERE o.path = 'table' AND jsonb_typeof(o.value) = 'object'
+       AND (o.value ->> d.key IS NOT NULL) <> (coalesce(o.value ->> 'on_delete', '') = d.on_delete)
+    UNION ALL
+    SELECT o.place, format('%s has to have "expression", unless its "kind" is "skip" or "default".', o.place)
+      FROM objects o
+     WHERE o.path = 'column' AND jsonb_typeof(o.value) = 'object'
+       AND (o.value ->> 'kind' NOT IN ('skip', 'default')) AND o.value ->> 'expression' IS NULL
+    UNION ALL
+    SELECT o.place, format('%s has an "expression" though its "kind" is "%s".', o.place, o.value ->> 'kind')
+      FROM objects o
+     WHERE o.path = 'column' AND jsonb_typeof(o.value) = 'object'
+       AND (o.value ->> 'kind' IN ('skip', 'default')) AND o.value ->> 'expression' IS NOT NULL
     UNION ALL
     SELECT place, format('"key" of %s holds something that is not a string.', place)
       FROM tables

@@ -24,24 +24,23 @@ SELECT s.name AS slice,
                   a.attnum,
                   format_type(a.atttypid, a.atttypmod) AS type,
                   CASE WHEN a.attname IS NULL THEN 'dropped'
-                       WHEN c.kind <> 'skip' THEN c.kind
+                       WHEN c.kind NOT IN ('skip', 'default') THEN c.kind
                        WHEN a.attgenerated <> '' THEN 'generated'
                        WHEN a.attidentity <> '' THEN 'identity'
                        WHEN a.atthasdef THEN 'default'
                        ELSE 'none' END AS kind,
-                  CASE WHEN c.kind <> 'skip' THEN c.expression
+                  CASE WHEN c.expression IS NOT NULL THEN c.expression
                        ELSE pg_get_expr(d.adbin, d.adrelid) END AS transformation,
-                  coalesce(c.kind <> 'skip', false) AS is_rule,
+                  c.expression IS NOT NULL AS is_rule,
                   c.owner,
                   c.validation,
-                  c.on_error,
+                  coalesce(c.on_error, CASE WHEN c.expression IS NOT NULL THEN t.on_error END) AS on_error,
                   c.inverse_column || ' = ' || c.inverse AS inverse,
                   c.note
              FROM (SELECT attname, attnum, atttypid, atttypmod, attgenerated, attidentity, atthasdef
                      FROM pg_attribute
                     WHERE attrelid = t.target::oid AND attnum > 0 AND NOT attisdropped) a
-             FULL JOIN (SELECT m.*, to_jsonb(m) ->> 'validation' AS validation, to_jsonb(m) ->> 'on_error' AS on_error
-                          FROM rehome.column_map m WHERE table_map_id = t.id) c ON c."column" = a.attname
+             FULL JOIN (SELECT * FROM rehome.column_map WHERE table_map_id = t.id) c ON c."column" = a.attname
              LEFT JOIN pg_attrdef d ON d.adrelid = t.target::oid AND d.adnum = a.attnum) f
  WHERE s.migration_id = $1
  ORDER BY s.id, t.id, f.attnum, f.name
