@@ -66,20 +66,14 @@ one_slice(RehomeMigration *migration, const char *name)
 	return linitial(rehome_slices_get(migration, name));
 }
 
-PG_FUNCTION_INFO_V1(rehome_create_migration);
-
 /*
- * rehome_create_migration(migration name, server name, reason text, home text)
- * creates a migration owned by the caller, with one slice, main.
+ * rehome_define_migration opens a frame, and in it creates a migration owned
+ * by the caller, with one slice, main.
  */
-Datum
-rehome_create_migration(PG_FUNCTION_ARGS)
+void
+rehome_define_migration(RehomeCall *call, FunctionCallInfo fcinfo, const char *name,
+						const char *server, const char *reason, const char *home)
 {
-	RehomeCall	call;
-	char	   *name = rehome_required_name(fcinfo, 0, "the migration's name");
-	char	   *server = ARG_NAME(1);
-	char	   *reason = ARG_TEXT(2);
-	char	   *home = ARG_TEXT(3);
 	char	   *owner;
 	char	   *id;
 
@@ -108,8 +102,8 @@ rehome_create_migration(PG_FUNCTION_ARGS)
 			(void) rehome_user_mapping(GetUserId(), fs);	/* raises when there is none */
 	}
 
-	rehome_call_begin(&call, fcinfo);
-	owner = GetUserNameFromId(call.caller, false);
+	rehome_call_begin(call, fcinfo);
+	owner = GetUserNameFromId(call->caller, false);
 	if (rehome_spi("SELECT 1 FROM rehome.migration WHERE name = $1::name", "t", name)->n > 0)
 		ereport(ERROR,
 				errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -122,6 +116,20 @@ rehome_create_migration(PG_FUNCTION_ARGS)
 	rehome_spi("INSERT INTO rehome.slice (migration_id, name) VALUES ($1::int, 'main')", "i",
 			   rehome_int(id));
 	rehome_event(name, NULL, "defined", psprintf("migration created: %s", reason), NULL);
+}
+
+PG_FUNCTION_INFO_V1(rehome_create_migration);
+
+/*
+ * rehome_create_migration(migration name, server name, reason text, home text)
+ */
+Datum
+rehome_create_migration(PG_FUNCTION_ARGS)
+{
+	RehomeCall	call;
+
+	rehome_define_migration(&call, fcinfo, rehome_required_name(fcinfo, 0, "the migration's name"),
+							ARG_NAME(1), ARG_TEXT(2), ARG_TEXT(3));
 	rehome_call_end(&call);
 	PG_RETURN_VOID();
 }
@@ -226,11 +234,12 @@ local_foreign_tables(RehomeMigration *migration, const char *schema)
 }
 
 /*
- * import_schema makes foreign tables of all tables of a source schema, in a
+ * rehome_define_import makes foreign tables of the tables of a source schema,
+ * or of those of them that are in wanted (char *) unless it is NIL, in a
  * schema of their own, whose name it returns.
  */
-static char *
-import_schema(RehomeMigration *migration, const char *schema)
+char *
+rehome_define_import(RehomeMigration *migration, const char *schema, List *wanted)
 {
 	RehomeConn *conn = rehome_conn_open(migration->serverid, migration->owner, "define");
 	char	   *local = psprintf("rehome_%s_%s", migration->token, schema);
@@ -246,12 +255,14 @@ import_schema(RehomeMigration *migration, const char *schema)
 						  migration->server));
 	rows = rehome_conn_query(conn, "SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
 							 " WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
-							 " ORDER BY relname", "t", schema);
+							 " AND ($2::name[] IS NULL OR c.relname = ANY ($2::name[]))"
+							 " ORDER BY relname", "tt", schema, wanted == NIL ? NULL : rehome_name_array(wanted));
 	rehome_conn_close(conn);
 	if (rows->n == 0)
 		ereport(ERROR,
 				errcode(ERRCODE_UNDEFINED_TABLE),
-				errmsg("schema \"%s\" of the source has no tables", schema));
+				errmsg(wanted == NIL ? "schema \"%s\" of the source has no tables" :
+					   "schema \"%s\" of the source has none of the tables", schema));
 	initStringInfo(&tables);
 	for (int i = 0; i < rows->n; i++)
 		appendStringInfo(&tables, "%s%s", i > 0 ? ", " : "", quote_identifier(rows->value[i][0]));
@@ -310,7 +321,7 @@ rehome_add_schema(PG_FUNCTION_ARGS)
 	tables = local_foreign_tables(migration, source_schema);
 	if (tables->n == 0 && migration->live)
 	{
-		tables = local_foreign_tables(migration, import_schema(migration, source_schema));
+		tables = local_foreign_tables(migration, rehome_define_import(migration, source_schema, NIL));
 		imported = true;
 	}
 	if (tables->n == 0)

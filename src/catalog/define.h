@@ -13,6 +13,9 @@
 #include "util/spi.h"
 #include "utils/rel.h"
 
+extern void rehome_define_migration(RehomeCall *call, FunctionCallInfo fcinfo, const char *name,
+									const char *server, const char *reason, const char *home);
+extern char *rehome_define_import(RehomeMigration *migration, const char *schema, List *wanted);
 extern int	rehome_define_table(RehomeCall *call, RehomeSlice *slice, Oid source, Oid target,
 								List *key, const char *filter, RehomeRows *columns,
 								bool imported);

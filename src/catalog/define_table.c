@@ -353,7 +353,9 @@ store_columns(int map_id, RehomeMigration *migration, Relation source, Relation 
 /*
  * rehome_define_table checks a table map and stores it.  key is NIL for the
  * target's primary key; columns has a row (name, expression or NULL) for each
- * column that is not to be copied by name, or is NULL.  Raises with all problems; returns the map's id.
+ * column that is not to be copied by name, or is NULL; with names alone, the
+ * caller states these columns next.  Raises with all problems; returns the
+ * map's id.
  */
 int
 rehome_define_table(RehomeCall *call, RehomeSlice *slice, Oid source_oid, Oid target_oid,
@@ -412,7 +414,7 @@ rehome_define_table(RehomeCall *call, RehomeSlice *slice, Oid source_oid, Oid ta
 						  RelationGetRelationName(source), RelationGetRelationName(target));
 	rehome_spi("UPDATE rehome.table_map SET source_key = $2::name[] WHERE id = $1",
 			   "it", map_id, rehome_name_array(source_key));
-	for (int c = 0; columns != NULL && c < columns->n; c++)
+	for (int c = 0; columns != NULL && columns->nfields > 1 && c < columns->n; c++)
 		rehome_define_column(call, migration, rehome_table_map_by_id(map_id), columns->value[c][0],
 							 columns->value[c][1], NULL, NULL, NULL);
 	relation_close(target, NoLock);

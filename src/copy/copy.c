@@ -32,6 +32,7 @@
 #include "access/xact.h"
 #include "apply/apply.h"
 #include "capture/capture.h"
+#include "catalog/definition.h"
 #include "copy/copy.h"
 #include "errors.h"
 #include "guc.h"
@@ -90,7 +91,8 @@ rehome_copy_begin(RehomeCall *call, RehomeSlice *slice)
 	if (slice->migration->live)
 		rehome_target_guard(slice, maps);
 	rehome_slice_set_state(slice, REHOME_COPYING, "copy",
-						   psprintf("copy of %d tables begins", list_length(maps)), NULL);
+						   psprintf("copy of %d tables begins", list_length(maps)),
+						   rehome_rules_detail(slice, NULL));
 }
 
 /*
@@ -108,8 +110,9 @@ report_done(RehomeSlice *slice, TimestampTz began)
 	rehome_slice_set_state(slice, REHOME_SYNCING, "copied",
 						   psprintf("copied %s rows of %s tables in %.1f s",
 									sums->value[0][0], sums->value[0][2], seconds),
-						   psprintf("{\"rows\": %s, \"bytes\": %s, \"seconds\": %.3f}",
-									sums->value[0][0], sums->value[0][1], seconds));
+						   rehome_rules_detail(slice,
+											   psprintf("{\"rows\": %s, \"bytes\": %s, \"seconds\": %.3f}",
+														sums->value[0][0], sums->value[0][1], seconds)));
 	ereport(NOTICE,
 			errmsg("slice \"%s\": copied %s rows of %s tables in %.1f s", slice->name,
 				   sums->value[0][0], sums->value[0][2], seconds));
@@ -271,7 +274,7 @@ copy_live(RehomeCall *call, RehomeSlice *slice, TimestampTz began)
 	{
 		job.resumed = true;
 		rehome_chunk_replan(conn, slice, maps);
-		rehome_event(migration->name, slice->name, "copy", "copy resumed", NULL);
+		rehome_event(migration->name, slice->name, "copy", "copy resumed", rehome_rules_detail(slice, NULL));
 	}
 	ereport(NOTICE,
 			errmsg("slice \"%s\": copying %d tables at snapshot %s", slice->name,

@@ -40,6 +40,7 @@
 #include "apply/apply.h"
 #include "apply/inverse.h"
 #include "capture/capture.h"
+#include "catalog/definition.h"
 #include "commands/dbcommands.h"
 #include "cutover/cutover.h"
 #include "errors.h"
@@ -304,6 +305,7 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 		return;
 	rehome_targets_lock(maps, ShareRowExclusiveLock);
 	rehome_target_install(slice, maps, true);
+	freeze.rules = rehome_rules_hash(slice);
 
 	freeze_source(conn, slice, maps, &freeze);
 	PG_TRY();

@@ -21,6 +21,7 @@ typedef struct RehomeFreeze
 {
 	TimestampTz began;			/* 0: not frozen */
 	int64		event;			/* whose detail gets the length */
+	const char *rules;			/* hash of the rules that made the target, or NULL */
 } RehomeFreeze;
 
 /* cutover.c, rollback.c: may commit in between when the frame may. */

@@ -68,13 +68,14 @@ rehome_freeze_rethrow(RehomeFreeze *freeze)
 
 /*
  * rehome_freeze_detail returns the detail of the event that ends a freeze:
- * its length so far, and the rows of the final batch.
+ * its length so far, the rows of the final batch, and the rules.
  */
 char *
 rehome_freeze_detail(RehomeFreeze *freeze, int64 rows)
 {
-	return psprintf("{\"freeze\": \"%.3f seconds\", \"rows\": " INT64_FORMAT "}",
-					freeze_ms(freeze) / 1000.0, rows);
+	return psprintf("{\"freeze\": \"%.3f seconds\", \"rows\": " INT64_FORMAT "%s}",
+					freeze_ms(freeze) / 1000.0, rows,
+					freeze->rules ? psprintf(", \"rules\": \"%s\"", freeze->rules) : "");
 }
 
 /*

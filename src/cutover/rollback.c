@@ -61,7 +61,7 @@ drain(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps)
 void
 rehome_rollback_slice(RehomeCall *call, RehomeSlice *slice)
 {
-	RehomeFreeze freeze;
+	RehomeFreeze freeze = {0};
 	RehomeConn *conn;
 	List	   *maps;
 	char	   *tail;

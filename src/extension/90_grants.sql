@@ -43,7 +43,11 @@ GRANT EXECUTE ON FUNCTION
     rehome.rule_epoch(numeric, int),
     rehome.rule_unsigned(numeric, int),
     rehome.rule_number(text, text, text),
-    rehome.rule_lookup(text, regclass, name, name)
+    rehome.rule_lookup(text, regclass, name, name),
+    rehome.mapping_document(name),
+    rehome.mapping_document_markdown(name),
+    rehome.export_migration(name),
+    rehome.definition_hash(name, name)
     TO rehome_reader;
 
 GRANT EXECUTE ON FUNCTION
@@ -68,7 +72,8 @@ GRANT EXECUTE ON FUNCTION
     rehome.drop_migration(name),
     rehome.add_rule(name, regclass, name, text, jsonb, name, text, text, text, name, text),
     rehome.set_table_rule(name, regclass, text, text, name, regclass),
-    rehome.recopy(name, regclass)
+    rehome.recopy(name, regclass),
+    rehome.import_migration(jsonb, name, name, jsonb)
     TO rehome_admin;
 GRANT EXECUTE ON PROCEDURE
     rehome.cutover(name, name, boolean),

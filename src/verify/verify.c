@@ -17,6 +17,7 @@
 
 #include "apply/apply.h"
 #include "capture/capture.h"
+#include "catalog/definition.h"
 #include "errors.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -147,7 +148,8 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 	}
 	rehome_event(slice->migration->name, slice->name, "verified",
 				 failed == 0 ? psprintf("%d tables equal at %s", list_length(maps), snapshot) :
-				 psprintf("%d of %d tables differ at %s", failed, list_length(maps), snapshot), NULL);
+				 psprintf("%d of %d tables differ at %s", failed, list_length(maps), snapshot),
+				 rehome_rules_detail(slice, NULL));
 }
 
 PG_FUNCTION_INFO_V1(rehome_verify);

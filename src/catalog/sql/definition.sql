@@ -1,0 +1,60 @@
+-- A migration as one jsonb: what it takes to define it again elsewhere, and
+-- nothing that only this database knows: no ids, tokens, OIDs, states.
+-- $1: the migration's id; $2: one slice's name, or null for all.
+SELECT jsonb_strip_nulls(jsonb_build_object(
+           'format', 'pg_rehome',
+           'version', 1,
+           'migration', m.name,
+           'server', m.server,
+           'reason', m.reason,
+           'home', m.home))
+       || jsonb_build_object('slices', coalesce(
+              (SELECT jsonb_agg(jsonb_build_object('slice', s.name, 'tables', coalesce(tables.list, '[]')) ORDER BY s.id)
+                 FROM rehome.slice s
+                 LEFT JOIN LATERAL (
+                     SELECT jsonb_agg(
+                                jsonb_strip_nulls(jsonb_build_object(
+                                    'source', CASE WHEN t.imported
+                                                   THEN jsonb_build_object('schema', far.schema, 'table', far."table")
+                                                   ELSE to_jsonb(format('%I.%I', n.nspname, r.relname)) END,
+                                    'target', format('%I.%I', tn.nspname, tr.relname),
+                                    'key', to_jsonb(t.key),
+                                    'filter', t.filter,
+                                    'on_error', nullif(t.on_error, 'fail'),
+                                    'on_delete', nullif(t.on_delete, 'delete'),
+                                    'delete_column', t.delete_column,
+                                    'delete_archive', (SELECT format('%I.%I', an.nspname, ar.relname)
+                                                         FROM pg_class ar JOIN pg_namespace an ON an.oid = ar.relnamespace
+                                                        WHERE ar.oid = t.delete_archive::oid)))
+                                || jsonb_build_object('columns', coalesce(columns.list, '[]'))
+                                ORDER BY t.id) AS list
+                       FROM rehome.table_map t
+                       JOIN pg_class r ON r.oid = t.source::oid
+                       JOIN pg_namespace n ON n.oid = r.relnamespace
+                       JOIN pg_class tr ON tr.oid = t.target::oid
+                       JOIN pg_namespace tn ON tn.oid = tr.relnamespace
+                       LEFT JOIN LATERAL (
+                           SELECT coalesce(max(o.option_value) FILTER (WHERE o.option_name = 'schema_name'), n.nspname) AS schema,
+                                  coalesce(max(o.option_value) FILTER (WHERE o.option_name = 'table_name'), r.relname) AS "table"
+                             FROM pg_foreign_table f, pg_options_to_table(f.ftoptions) o
+                            WHERE f.ftrelid = r.oid) far ON true
+                       LEFT JOIN LATERAL (
+                           SELECT jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
+                                      'column', c."column",
+                                      'kind', c.kind,
+                                      'expression', c.expression,
+                                      'inverse', c.inverse,
+                                      'inverse_column', c.inverse_column,
+                                      'owner', CASE WHEN c.owner <> m.owner THEN c.owner::text END,
+                                      'note', c.note,
+                                      'validation', c.validation,
+                                      'on_error', c.on_error))
+                                  || CASE WHEN c.params IS NULL THEN '{}' ELSE jsonb_build_object('params', c.params) END
+                                  ORDER BY a.attnum, c."column") AS list
+                             FROM rehome.column_map c
+                             LEFT JOIN pg_attribute a ON a.attrelid = t.target::oid AND a.attname = c."column"
+                            WHERE c.table_map_id = t.id) columns ON true
+                      WHERE t.slice_id = s.id) tables ON true
+                WHERE s.migration_id = m.id AND ($2 IS NULL OR s.name = $2::name)), '[]'))
+  FROM rehome.migration m
+ WHERE m.id = $1

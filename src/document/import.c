@@ -1,0 +1,354 @@
+/*-------------------------------------------------------------------------
+ *
+ * import.c
+ *	  rehome.import_migration(): what rehome.export_migration() wrote, defined
+ *	  again.
+ *
+ * The form of the definition is checked first, then each table and each
+ * column is defined as add_table() and map_column() would, in a
+ * subtransaction of its own, so that everything that is wrong is told in one
+ * error.  That error takes all of it back.
+ *
+ * Columns that the definition does not name are left out: nothing is mapped
+ * because its name happens to be the same.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "catalog/define.h"
+#include "catalog/namespace.h"
+#include "document/document.h"
+#include "document/sql/import_problems.sql.h"
+#include "miscadmin.h"
+#include "util/attempt.h"
+#include "util/problems.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/varlena.h"
+
+/* Columns of table_sql. */
+enum
+{
+	TABLE_SOURCE, TABLE_SOURCE_SCHEMA, TABLE_SOURCE_TABLE, TABLE_TARGET, TABLE_KEY, TABLE_FILTER, TABLE_COLUMNS,
+	TABLE_ON_ERROR, TABLE_ON_DELETE, TABLE_DELETE_COLUMN, TABLE_DELETE_ARCHIVE
+};
+
+static const char *const table_sql =
+	"SELECT CASE WHEN jsonb_typeof(t -> 'source') = 'string' THEN t ->> 'source' END,"
+	" t #>> '{source,schema}', t #>> '{source,table}', t ->> 'target',"
+	" (SELECT array_agg(k ORDER BY n) FROM jsonb_array_elements_text(t -> 'key') WITH ORDINALITY AS e(k, n)),"
+	" t ->> 'filter', t -> 'columns', coalesce(t ->> 'on_error', 'fail'), coalesce(t ->> 'on_delete', 'delete'),"
+	" t ->> 'delete_column', t ->> 'delete_archive'"
+	" FROM jsonb_array_elements($1::jsonb #> ARRAY['slices', $2, 'tables']) WITH ORDINALITY AS e(t, n) ORDER BY n";
+
+/* Columns of column_sql. */
+enum
+{
+	COLUMN_NAME, COLUMN_EXPRESSION, COLUMN_INVERSE, COLUMN_INVERSE_COLUMN, COLUMN_OWNER, COLUMN_NOTE,
+	COLUMN_KIND, COLUMN_PARAMS, COLUMN_VALIDATION, COLUMN_ON_ERROR
+};
+
+static const char *const column_sql =
+	"SELECT c ->> 'column', c ->> 'expression', c ->> 'inverse', c ->> 'inverse_column', c ->> 'owner', c ->> 'note',"
+	" c ->> 'kind', c -> 'params', c ->> 'validation', c ->> 'on_error'"
+	" FROM jsonb_array_elements($1::jsonb) WITH ORDINALITY AS e(c, n) ORDER BY n";
+
+/* An import in progress; the last four are the table, and the column, in hand. */
+typedef struct Import
+{
+	RehomeCall	call;
+	RehomeMigration *migration;
+	RehomeProblems problems;
+	RehomeRows *schemas;		/* old name, new name */
+	RehomeRows *imported;		/* source schema, local schema */
+
+	RehomeSlice *slice;
+	char	  **table;
+	int			map_id;
+	char	  **column;
+} Import;
+
+/*
+ * attempt does a part of the import and adds what it raised, if it did, to
+ * the problems.
+ */
+static bool
+attempt(Import *import, void (*work) (void *arg), const char *what)
+{
+	ErrorData  *error = rehome_attempt(work, import);
+
+	if (error == NULL)
+		return true;
+	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION ||
+		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INTERNAL_ERROR)
+		ReThrowError(error);
+	if (error->detail != NULL)
+		rehome_problem(&import->problems, error->sqlerrcode, error->hint, "%s: %s: %s", what,
+					   error->message, error->detail);
+	else
+		rehome_problem(&import->problems, error->sqlerrcode, error->hint, "%s: %s", what, error->message);
+	return false;
+}
+
+/*
+ * find_relation looks a local relation up by the name in the definition, in
+ * the schema that takes the place of its own.
+ */
+static Oid
+find_relation(Import *import, const char *name)
+{
+	List	   *names = textToQualifiedNameList(cstring_to_text(name));
+	RangeVar   *var = makeRangeVarFromNameList(names);
+
+	if (var->schemaname == NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("name \"%s\" has no schema", name));
+	for (int i = 0; i < import->schemas->n; i++)
+		if (strcmp(import->schemas->value[i][0], var->schemaname) == 0)
+		{
+			var->schemaname = import->schemas->value[i][1];
+			break;
+		}
+	return RangeVarGetRelid(var, NoLock, false);
+}
+
+/*
+ * find_source returns the relation that a table of the definition comes from.
+ */
+static Oid
+find_source(Import *import)
+{
+	char	  **t = import->table;
+
+	if (t[TABLE_SOURCE] != NULL)
+		return find_relation(import, t[TABLE_SOURCE]);
+	for (int i = 0; i < import->imported->n; i++)
+		if (strcmp(import->imported->value[i][0], t[TABLE_SOURCE_SCHEMA]) == 0)
+		{
+			char	   *schema = import->imported->value[i][1];
+			Oid			relid = get_relname_relid(t[TABLE_SOURCE_TABLE], get_namespace_oid(schema, false));
+
+			if (OidIsValid(relid))
+				return relid;
+		}
+	ereport(ERROR,
+			errcode(ERRCODE_UNDEFINED_TABLE),
+			errmsg("the source has no table %s",
+				   quote_qualified_identifier(t[TABLE_SOURCE_SCHEMA], t[TABLE_SOURCE_TABLE])));
+}
+
+/*
+ * left_to_default tells whether a column that the definition leaves out needs
+ * no saying so: it computes itself; or it may not be left out, and is waiting
+ * for map_column() here as it was there.
+ */
+static bool
+left_to_default(Relation target, const char *column)
+{
+	AttrNumber	attnum = get_attnum(RelationGetRelid(target), column);
+	Form_pg_attribute att;
+
+	if (attnum <= 0)
+		return false;
+	att = TupleDescAttr(RelationGetDescr(target), attnum - 1);
+	return att->attgenerated != '\0' ||
+		(att->attnotnull && !att->atthasdef && att->attidentity == '\0');
+}
+
+/*
+ * define_table defines the table in hand without any column; for attempt.
+ */
+static void
+define_table(void *arg)
+{
+	Import	   *import = arg;
+	Oid			source = find_source(import);
+	Oid			target = find_relation(import, import->table[TABLE_TARGET]);
+	Relation	rel = relation_open(target, AccessShareLock);
+	RehomeRows *stated = palloc0(sizeof(RehomeRows));
+
+	/* every column is stated: those of the definition will be, others stay out */
+	stated->nfields = 1;
+	stated->value = palloc(sizeof(char **) * Max(RelationGetNumberOfAttributes(rel), 1));
+	for (int i = 0; i < RelationGetNumberOfAttributes(rel); i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), i);
+
+		if (att->attisdropped)
+			continue;
+		stated->value[stated->n] = palloc(sizeof(char *));
+		stated->value[stated->n++][0] = pstrdup(NameStr(att->attname));
+	}
+	relation_close(rel, NoLock);
+	import->map_id = rehome_define_table(&import->call, import->slice, source, target,
+										 import->table[TABLE_KEY] ? rehome_name_list(import->table[TABLE_KEY]) : NIL,
+										 import->table[TABLE_FILTER], stated,
+										 import->table[TABLE_SOURCE] == NULL);
+	rehome_spi("UPDATE rehome.table_map SET on_error = $2, on_delete = $3, delete_column = $4::name, delete_archive = $5::regclass"
+			   " WHERE id = $1", "itttt", import->map_id, import->table[TABLE_ON_ERROR], import->table[TABLE_ON_DELETE],
+			   import->table[TABLE_DELETE_COLUMN],
+			   import->table[TABLE_DELETE_ARCHIVE] == NULL ? NULL :
+			   psprintf("%u", find_relation(import, import->table[TABLE_DELETE_ARCHIVE])));
+}
+
+/*
+ * define_column defines the column in hand; for attempt.
+ */
+static void
+define_column(void *arg)
+{
+	Import	   *import = arg;
+	char	  **c = import->column;
+	RehomeTableMap *map = rehome_table_map_by_id(import->map_id);
+
+	if (c[COLUMN_EXPRESSION] == NULL && c[COLUMN_INVERSE] == NULL)
+	{
+		Relation	target = relation_open(map->target, AccessShareLock);
+		bool		stays = left_to_default(target, c[COLUMN_NAME]);
+
+		relation_close(target, NoLock);
+		if (stays)
+			return;
+	}
+	rehome_define_column(&import->call, import->migration, map, c[COLUMN_NAME], c[COLUMN_EXPRESSION],
+						 c[COLUMN_INVERSE], c[COLUMN_INVERSE_COLUMN], c[COLUMN_NOTE]);
+	rehome_spi("UPDATE rehome.column_map SET kind = coalesce($3, kind), params = $4::jsonb, validation = $5, on_error = $6,"
+			   " owner = coalesce($7::regrole, owner) WHERE table_map_id = $1 AND \"column\" = $2::name",
+			   "itttttt", import->map_id, c[COLUMN_NAME], c[COLUMN_KIND], c[COLUMN_PARAMS],
+			   c[COLUMN_VALIDATION], c[COLUMN_ON_ERROR], c[COLUMN_OWNER]);
+}
+
+/*
+ * import_slice defines the n-th slice of the definition.  Returns the tables.
+ */
+static int
+import_slice(Import *import, const char *definition, int n, const char *name)
+{
+	RehomeRows *tables;
+
+	if (strcmp(name, "main") != 0)
+		rehome_spi("INSERT INTO rehome.slice (migration_id, name) VALUES ($1, $2::name)", "it",
+				   import->migration->id, name);
+	import->slice = linitial(rehome_slices_get(import->migration, name));
+	tables = rehome_spi(table_sql, "tt", definition, psprintf("%d", n));
+	for (int i = 0; i < tables->n; i++)
+	{
+		RehomeRows *columns;
+
+		CHECK_FOR_INTERRUPTS();
+		import->table = tables->value[i];
+		if (!attempt(import, define_table, import->table[TABLE_TARGET]))
+			continue;
+		columns = rehome_spi(column_sql, "t", import->table[TABLE_COLUMNS]);
+		for (int c = 0; c < columns->n; c++)
+		{
+			import->column = columns->value[c];
+			(void) attempt(import, define_column,
+						   psprintf("%s.%s", import->table[TABLE_TARGET],
+									quote_identifier(import->column[COLUMN_NAME])));
+		}
+	}
+	return tables->n;
+}
+
+/*
+ * import_schemas makes the foreign tables that add_schema() had made, and
+ * fills in import->imported.
+ */
+static void
+import_schemas(Import *import, const char *definition)
+{
+	RehomeRows *rows;
+
+	rows = rehome_spi("SELECT t #>> '{source,schema}', NULL, array_agg(t #>> '{source,table}')"
+					  " FROM jsonb_array_elements($1::jsonb -> 'slices') s, jsonb_array_elements(s -> 'tables') t"
+					  " WHERE jsonb_typeof(t -> 'source') = 'object' GROUP BY 1 ORDER BY 1", "t", definition);
+	if (rows->n > 0 && !import->migration->live)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("the definition needs a server of postgres_fdw"),
+				errdetail("Its foreign tables were made by rehome.add_schema()."),
+				errhint("rehome.import_migration(..., server => '...') names one."));
+	for (int i = 0; i < rows->n; i++)
+		rows->value[i][1] = rehome_define_import(import->migration, rows->value[i][0],
+												 rehome_name_list(rows->value[i][2]));
+	import->imported = rows;
+}
+
+/*
+ * check_form raises with everything that is wrong with the form of a
+ * definition, and of the object of schemas.
+ */
+static void
+check_form(const char *definition, const char *schemas)
+{
+	RehomeProblems problems;
+	RehomeRows *rows;
+
+	rehome_problems_init(&problems);
+	rows = rehome_spi(sql_import_problems, "t", definition);
+	for (int i = 0; i < rows->n; i++)
+		rehome_problem(&problems, ERRCODE_INVALID_PARAMETER_VALUE,
+					   "rehome.export_migration() writes what this function reads.",
+					   "%s", rows->value[i][0]);
+	if (!rehome_bool(rehome_spi_value("SELECT CASE WHEN jsonb_typeof($1::jsonb) <> 'object' THEN false"
+									  " ELSE NOT EXISTS (SELECT FROM jsonb_each($1::jsonb) e WHERE jsonb_typeof(e.value) <> 'string') END",
+									  "t", schemas)))
+		rehome_problem(&problems, ERRCODE_INVALID_PARAMETER_VALUE,
+					   "As in: schemas => '{\"old\": \"new\"}'.",
+					   "schemas is not an object of schemas and the names they have here.");
+	rehome_problems_raise(&problems, "this is not the definition of a migration");
+}
+
+PG_FUNCTION_INFO_V1(rehome_import_migration);
+
+/*
+ * rehome_import_migration(definition jsonb, migration name, server name,
+ *						   schemas jsonb)
+ */
+Datum
+rehome_import_migration(PG_FUNCTION_ARGS)
+{
+	Import		import = {0};
+	char	   *definition;
+	char	   *schemas;
+	char	  **head;
+	RehomeRows *slices;
+	int			tables = 0;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				errmsg("the definition must be given"));
+	definition = OidOutputFunctionCall(F_JSONB_OUT, PG_GETARG_DATUM(0));
+	schemas = PG_ARGISNULL(3) ? "{}" : OidOutputFunctionCall(F_JSONB_OUT, PG_GETARG_DATUM(3));
+
+	rehome_call_begin(&import.call, fcinfo);
+	check_form(definition, schemas);
+	head = rehome_spi("SELECT d ->> 'migration', d ->> 'server', d ->> 'reason', d ->> 'home'"
+					  " FROM (SELECT $1::jsonb AS d) x", "t", definition)->value[0];
+	slices = rehome_spi("SELECT s ->> 'slice' FROM jsonb_array_elements($1::jsonb -> 'slices')"
+						" WITH ORDINALITY AS e(s, n) ORDER BY n", "t", definition);
+	import.schemas = rehome_spi("SELECT key, value FROM jsonb_each_text($1::jsonb)", "t", schemas);
+	rehome_call_end(&import.call);
+
+	rehome_define_migration(&import.call, fcinfo,
+							PG_ARGISNULL(1) ? head[0] : NameStr(*PG_GETARG_NAME(1)),
+							PG_ARGISNULL(2) ? head[1] : NameStr(*PG_GETARG_NAME(2)), head[2], head[3]);
+	/* expressions were stored with everything qualified */
+	import.call.search_path = "pg_catalog, pg_temp";
+	import.migration = rehome_migration_get(PG_ARGISNULL(1) ? head[0] : NameStr(*PG_GETARG_NAME(1)));
+	rehome_problems_init(&import.problems);
+	import_schemas(&import, definition);
+	for (int i = 0; i < slices->n; i++)
+		tables += import_slice(&import, definition, i, slices->value[i][0]);
+	rehome_problems_raise(&import.problems, "migration \"%s\" cannot be imported", import.migration->name);
+	rehome_event(import.migration->name, NULL, "defined", psprintf("imported with %d tables", tables), NULL);
+	rehome_call_end(&import.call);
+	PG_RETURN_VOID();
+}

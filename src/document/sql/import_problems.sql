@@ -1,0 +1,93 @@
+-- What is wrong with the form of a definition ($1): a row each, with where.
+-- Whether what it says can be done here is found out by doing it.
+WITH known(path, key, type, required) AS (
+    VALUES ('definition', 'format', 'string', true), ('definition', 'version', 'number', true),
+           ('definition', 'migration', 'string', true), ('definition', 'server', 'string', false),
+           ('definition', 'reason', 'string', true), ('definition', 'home', 'string', false),
+           ('definition', 'slices', 'array', true),
+           ('slice', 'slice', 'string', true), ('slice', 'tables', 'array', true),
+           ('table', 'source', 'string or object', true), ('table', 'target', 'string', true),
+           ('table', 'key', 'array', false), ('table', 'filter', 'string', false),
+           ('table', 'columns', 'array', true),
+           ('source', 'schema', 'string', true), ('source', 'table', 'string', true),
+           ('column', 'column', 'string', true), ('column', 'kind', 'string', false),
+           ('column', 'expression', 'string', false), ('column', 'inverse', 'string', false),
+           ('column', 'inverse_column', 'string', false), ('column', 'owner', 'string', false),
+           ('column', 'note', 'string', false), ('column', 'params', 'array or object', false),
+           ('column', 'validation', 'string', false), ('column', 'on_error', 'string', false),
+           ('table', 'on_error', 'string', false), ('table', 'on_delete', 'string', false),
+           ('table', 'delete_column', 'string', false), ('table', 'delete_archive', 'string', false)
+), choices(path, key, choice) AS (
+    VALUES ('table', 'on_error', '{fail,quarantine}'::text[]), ('table', 'on_delete', '{delete,mark,archive,ignore}'),
+           ('column', 'on_error', '{fail,"null",default,quarantine}'),
+           ('column', 'kind', '{copy,cast,expression,constant,default,value_map,"null",timestamp,text,number,lookup,steps,skip}')
+), slices AS (
+    SELECT format('slices[%s]', s.n - 1) AS place, s.value
+      FROM jsonb_array_elements(CASE WHEN jsonb_typeof($1::jsonb -> 'slices') = 'array' THEN $1::jsonb -> 'slices' END)
+           WITH ORDINALITY AS s(value, n)
+), tables AS (
+    SELECT format('%s.tables[%s]', s.place, t.n - 1) AS place, t.value
+      FROM slices s,
+           jsonb_array_elements(CASE WHEN jsonb_typeof(s.value -> 'tables') = 'array' THEN s.value -> 'tables' END)
+           WITH ORDINALITY AS t(value, n)
+), columns AS (
+    SELECT format('%s.columns[%s]', t.place, c.n - 1) AS place, c.value, t.place AS of
+      FROM tables t,
+           jsonb_array_elements(CASE WHEN jsonb_typeof(t.value -> 'columns') = 'array' THEN t.value -> 'columns' END)
+           WITH ORDINALITY AS c(value, n)
+), objects(path, place, value) AS (
+    SELECT 'definition', 'the definition', $1::jsonb
+    UNION ALL SELECT 'slice', place, value FROM slices
+    UNION ALL SELECT 'table', place, value FROM tables
+    UNION ALL SELECT 'source', place || '.source', value -> 'source' FROM tables WHERE jsonb_typeof(value -> 'source') = 'object'
+    UNION ALL SELECT 'column', place, value FROM columns
+), problems(place, problem) AS (
+    SELECT place, format('%s is not an object.', place) FROM objects WHERE jsonb_typeof(value) <> 'object'
+    UNION ALL
+    SELECT o.place, format('%s lacks "%s".', o.place, k.key)
+      FROM objects o JOIN known k ON k.path = o.path AND k.required
+     WHERE jsonb_typeof(o.value) = 'object' AND coalesce(o.value -> k.key, 'null') = 'null'
+    UNION ALL
+    SELECT o.place, CASE WHEN k.key IS NULL THEN format('%s has "%s", which is not known.', o.place, e.key)
+                         ELSE format('"%s" of %s is a JSON %s, not a %s.', e.key, o.place, jsonb_typeof(e.value), k.type) END
+      FROM objects o
+     CROSS JOIN LATERAL jsonb_each(CASE WHEN jsonb_typeof(o.value) = 'object' THEN o.value END) e
+      LEFT JOIN known k ON k.path = o.path AND k.key = e.key
+     WHERE k.key IS NULL
+        OR (jsonb_typeof(e.value) <> 'null' AND jsonb_typeof(e.value) <> ALL (string_to_array(k.type, ' or ')))
+    UNION ALL
+    SELECT o.place, format('"%s" of %s is none of %s.', c.key, o.place, array_to_string(c.choice, ', '))
+      FROM objects o JOIN choices c ON c.path = o.path
+     WHERE jsonb_typeof(o.value) = 'object' AND o.value ->> c.key <> ALL (c.choice)
+    UNION ALL
+    SELECT o.place, format('%s has to have "%s" if "on_delete" is "%s", and only then.', o.place, d.key, d.on_delete)
+      FROM objects o, (VALUES ('delete_column', 'mark'), ('delete_archive', 'archive')) AS d(key, on_delete)
+     WHERE o.path = 'table' AND jsonb_typeof(o.value) = 'object'
+       AND (o.value ->> d.key IS NOT NULL) <> (coalesce(o.value ->> 'on_delete', '') = d.on_delete)
+    UNION ALL
+    SELECT o.place, format('%s has to have "expression", unless its "kind" is "skip" or "default".', o.place)
+      FROM objects o
+     WHERE o.path = 'column' AND jsonb_typeof(o.value) = 'object'
+       AND (o.value ->> 'kind' NOT IN ('skip', 'default')) AND o.value ->> 'expression' IS NULL
+    UNION ALL
+    SELECT o.place, format('%s has an "expression" though its "kind" is "%s".', o.place, o.value ->> 'kind')
+      FROM objects o
+     WHERE o.path = 'column' AND jsonb_typeof(o.value) = 'object'
+       AND (o.value ->> 'kind' IN ('skip', 'default')) AND o.value ->> 'expression' IS NOT NULL
+    UNION ALL
+    SELECT place, format('"key" of %s holds something that is not a string.', place)
+      FROM tables
+     WHERE jsonb_typeof(value -> 'key') = 'array'
+       AND EXISTS (SELECT FROM jsonb_array_elements(value -> 'key') e WHERE jsonb_typeof(e) <> 'string')
+    UNION ALL
+    SELECT min(c.place), format('%s has two rules for column "%s".', c.of, c.value ->> 'column')
+      FROM columns c GROUP BY c.of, c.value ->> 'column' HAVING count(*) > 1
+    UNION ALL
+    SELECT min(s.place), format('There are two slices "%s".', s.value ->> 'slice')
+      FROM slices s GROUP BY s.value ->> 'slice' HAVING count(*) > 1
+    UNION ALL
+    SELECT '', format('It is of format "%s", version %s; this is for "pg_rehome", version 1.',
+                      $1::jsonb ->> 'format', $1::jsonb ->> 'version')
+     WHERE $1::jsonb ->> 'format' <> 'pg_rehome' OR $1::jsonb ->> 'version' <> '1'
+)
+SELECT regexp_replace(problem, '^the ', 'The ') FROM problems ORDER BY place COLLATE "C", problem COLLATE "C"

@@ -1,0 +1,35 @@
+-- The rules of a migration, to read, to keep and to carry elsewhere.
+
+CREATE FUNCTION rehome.mapping_document(migration name, OUT slice name, OUT target regclass,
+                                        OUT target_field name, OUT target_type text, OUT source text,
+                                        OUT source_fields name[], OUT kind text, OUT transformation text,
+                                        OUT owner text, OUT validation text, OUT on_error text,
+                                        OUT inverse text, OUT note text)
+    RETURNS SETOF record LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'rehome_mapping_document';
+COMMENT ON FUNCTION rehome.mapping_document(name) IS
+    'every column of every target, the rule that fills it, and who owns that rule';
+
+CREATE FUNCTION rehome.mapping_document_markdown(migration name)
+    RETURNS text LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'rehome_mapping_document_markdown';
+COMMENT ON FUNCTION rehome.mapping_document_markdown(name) IS 'the mapping document as one Markdown text';
+
+CREATE FUNCTION rehome.export_migration(migration name)
+    RETURNS jsonb LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'rehome_export_migration';
+COMMENT ON FUNCTION rehome.export_migration(name) IS
+    'the definition of a migration, to be kept, compared, and imported elsewhere';
+
+CREATE FUNCTION rehome.import_migration(definition jsonb, migration name DEFAULT NULL,
+                                        server name DEFAULT NULL, schemas jsonb DEFAULT NULL)
+    RETURNS void LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'rehome_import_migration';
+COMMENT ON FUNCTION rehome.import_migration(jsonb, name, name, jsonb) IS
+    'define a migration from what export_migration wrote, under another name, server or schemas if they are given';
+
+CREATE FUNCTION rehome.definition_hash(migration name, slice name DEFAULT 'main')
+    RETURNS text LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'rehome_definition_hash';
+COMMENT ON FUNCTION rehome.definition_hash(name, name) IS
+    'hash of a slice''s rules, as in the events of its copies, verifications and cutovers';
