@@ -18,13 +18,15 @@ SELECT is(installed_version, default_version, 'the installed version is the defa
 SELECT set_eq($$SELECT nspname::text FROM pg_namespace WHERE nspname LIKE 'rehome%'$$,
               ARRAY['rehome', 'rehome_change'], 'two schemas');
 SELECT tables_are('rehome', ARRAY['migration', 'slice', 'table_map', 'column_map', 'chunk', 'saved_object',
-                                  'event', 'discrepancy', 'quarantine', 'drift']);
-SELECT views_are('rehome', ARRAY['status', 'progress', 'state_transition']);
+                                  'event', 'discrepancy', 'quarantine', 'drift',
+                                  'acceptance', 'discrepancy_history']);
+SELECT views_are('rehome', ARRAY['status', 'progress', 'state_transition', 'discrepancy_trend']);
 SELECT tables_are('rehome_change', ARRAY[]::name[]);
 SELECT functions_are('rehome', ARRAY[
     'create_migration', 'add_slice', 'add_table', 'add_schema', 'map_column', 'drop_migration',
     'plan', 'preflight', 'start', 'copy', 'sync', 'pause', 'resume', 'verify',
     'cutover', 'rollback', 'complete', 'cancel', 'recover',
+    'classify', 'resolve', 'accept', 'revoke_acceptance',
     'guard', 'capture', 'database_identity', 'state_transitions']);
 SELECT functions_are('rehome_change', ARRAY[]::name[]);
 
