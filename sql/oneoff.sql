@@ -138,4 +138,4 @@ SELECT rehome.drop_migration('f');
 
 DROP SCHEMA old, new CASCADE;
 DROP EXTENSION file_fdw CASCADE;
-TRUNCATE rehome.event, rehome.discrepancy;
+TRUNCATE rehome.event, rehome.discrepancy, rehome.discrepancy_history;

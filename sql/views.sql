@@ -12,6 +12,7 @@ SELECT extversion, extrelocatable, n.nspname AS schema
   FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'pg_rehome';
 
 -- Relations and their columns.
+\pset format unaligned
 SELECT c.relname AS relation,
        CASE c.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' ELSE c.relkind::text END AS kind,
        a.attname AS "column", format_type(a.atttypid, a.atttypmod) AS type,
@@ -41,5 +42,6 @@ SELECT CASE p.prokind WHEN 'p' THEN 'procedure' ELSE 'function' END AS kind,
  ORDER BY p.proname, pg_get_function_arguments(p.oid);
 
 -- With nothing defined the views are empty, and reading them costs nothing.
+\pset format aligned
 SELECT * FROM rehome.status;
 SELECT * FROM rehome.progress;

@@ -49,6 +49,7 @@
 #include "monitor/preflight.h"
 #include "postmaster/postmaster.h"
 #include "remote/query.h"
+#include "trust/trust.h"
 #include "util/debug_point.h"
 #include "util/position.h"
 #include "util/problems.h"
@@ -90,13 +91,7 @@ check_gates(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way)
 					  " WHERE t.slice_id = $1 AND o.rebuilt_at IS NULL ORDER BY o.id", "i", slice->id);
 	for (int i = 0; i < rows->n; i++)
 		rehome_problem(&problems, ERRCODE_REHOME_GATE, NULL, "%s", rows->value[i][0]);
-	rows = rehome_spi("SELECT d.target, count(*) FROM rehome.discrepancy d"
-					  " WHERE d.migration = $1::name AND d.slice = $2::name AND d.resolved_at IS NULL"
-					  " GROUP BY d.target ORDER BY d.target::text", "tt", slice->migration->name, slice->name);
-	for (int i = 0; i < rows->n; i++)
-		rehome_problem(&problems, ERRCODE_REHOME_GATE,
-					   "Verify again after repairing them: SELECT * FROM rehome.verify(...);",
-					   "%s open discrepancies in %s.", rows->value[i][1], rows->value[i][0]);
+	rehome_trust_gates(slice, &problems);
 	rows = rehome_spi("SELECT q.target, count(*) FROM rehome.quarantine q"
 					  " WHERE q.migration = $1::name AND q.slice = $2::name AND NOT q.accepted"
 					  " GROUP BY q.target ORDER BY q.target::text", "tt", slice->migration->name, slice->name);

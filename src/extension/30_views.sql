@@ -24,7 +24,8 @@ CREATE VIEW rehome.status AS
                 THEN clock_timestamp() - s.position_at END AS staleness,
            s.pending,
            (SELECT count(*) FROM rehome.discrepancy d
-             WHERE d.migration = m.name AND d.slice = s.name AND d.resolved_at IS NULL) AS discrepancies,
+             WHERE d.migration = m.name AND d.slice = s.name AND d.resolved_at IS NULL
+               AND d.acceptance IS NULL) AS discrepancies,
            (SELECT count(*) FROM rehome.quarantine q
              WHERE q.migration = m.name AND q.slice = s.name AND NOT q.accepted) AS quarantined,
            (SELECT l.pid FROM pg_catalog.pg_locks l

@@ -81,3 +81,13 @@ GRANT EXECUTE ON PROCEDURE
     rehome.complete(name, name),
     rehome.cancel(name, name)
     TO rehome_admin;
+
+-- Trust.
+GRANT EXECUTE ON FUNCTION
+    rehome.classify(name, bigint[], text, text, text, text, text, boolean)
+    TO rehome_operator;
+GRANT EXECUTE ON FUNCTION
+    rehome.resolve(name, bigint[], text, text),
+    rehome.accept(name, regclass, text, name[], text),
+    rehome.revoke_acceptance(name, int)
+    TO rehome_admin;

@@ -32,7 +32,6 @@
 #include "apply/apply.h"
 #include "catalog/pg_type.h"
 #include "copy/stream.h"
-#include "guc.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "remote/query.h"
@@ -40,6 +39,7 @@
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "verify/discrepancy.h"
 #include "verify/verify.h"
 
 #define BUCKETS 16384
@@ -285,22 +285,20 @@ differing_buckets(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 }
 
 /*
- * record stores one difference; v is a row of difference_query.
+ * record stores one difference; tuple is a row of difference_query.
  */
 static void
-record(RehomeSlice *slice, RehomeTableMap *map, const char *snapshot,
-	   HeapTuple tuple, TupleDesc desc)
+record(RehomeDiscrepancies *run, HeapTuple tuple, TupleDesc desc)
 {
 	char	   *v[4];
 
 	for (int i = 0; i < 4; i++)
 		v[i] = SPI_getvalue(tuple, desc, i + 1);
-	rehome_spi("INSERT INTO rehome.discrepancy (migration, slice, target, kind, key, columns, source_row, target_row, snapshot)"
-			   " VALUES ($1::name, $2::name, $3, $4, $5::jsonb,"
-			   " (SELECT array_agg(coalesce(a.key, b.key)::name) FROM jsonb_each($6::jsonb) a"
-			   "  FULL JOIN jsonb_each($7::jsonb) b USING (key) WHERE a.value IS DISTINCT FROM b.value AND $4 = 'differing'),"
-			   " $6::jsonb, $7::jsonb, $8)", "ttottttt",
-			   slice->migration->name, slice->name, map->target, v[0], v[1], v[2], v[3], snapshot);
+	rehome_discrepancy_seen(run, v[0], v[1], v[2], v[3]);
+	/* there may be millions */
+	for (int i = 0; i < 4; i++)
+		if (v[i] != NULL)
+			pfree(v[i]);
 }
 
 /*
@@ -346,7 +344,7 @@ difference_query(RehomeMapping *mapping, List *columns, const char *buckets)
  */
 static void
 compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List *columns,
-			 const char *buckets, const char *snapshot, RehomeVerdict *verdict)
+			 const char *buckets, RehomeDiscrepancies *run, RehomeVerdict *verdict)
 {
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
 	RehomeProjector *projector;
@@ -355,7 +353,6 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 	Portal		cursor;
 	SPITupleTable *table;
 	int64		n;
-	int64		recorded = 0;
 
 	initStringInfo(&sql);
 	rehome_become(&as, slice->migration->owner);
@@ -399,8 +396,7 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 				verdict->extra++;
 			else
 				verdict->differing++;
-			if (recorded++ < rehome_max_discrepancies)
-				record(slice, mapping->map, snapshot, table->vals[i], table->tupdesc);
+			record(run, table->vals[i], table->tupdesc);
 		}
 		SPI_freetuptable(table);
 		rehome_become(&as, slice->migration->owner);
@@ -454,6 +450,7 @@ rehome_compare(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map,
 {
 	RehomeMapping *mapping = rehome_mapping_compile(map, slice->migration->owner);
 	List	   *columns = compared(slice, mapping);
+	RehomeDiscrepancies *run;
 
 	memset(verdict, 0, sizeof(*verdict));
 	if (mode == REHOME_VERIFY_COUNT)
@@ -461,16 +458,15 @@ rehome_compare(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map,
 		compare_counts(conn, slice, mapping, verdict);
 		return;
 	}
-	rehome_spi("UPDATE rehome.discrepancy SET resolved_at = clock_timestamp()"
-			   " WHERE migration = $1::name AND slice = $2::name AND target = $3 AND resolved_at IS NULL",
-			   "tto", slice->migration->name, slice->name, map->target);
+	run = rehome_discrepancies_begin(slice, map->target, snapshot);
 	if (mode == REHOME_VERIFY_HASH && hashable(conn, mapping, columns))
 	{
 		char	   *buckets = differing_buckets(conn, slice, mapping, columns, verdict);
 
 		if (buckets != NULL)
-			compare_rows(conn, slice, mapping, columns, buckets, snapshot, verdict);
+			compare_rows(conn, slice, mapping, columns, buckets, run, verdict);
 	}
 	else
-		compare_rows(conn, slice, mapping, columns, NULL, snapshot, verdict);
+		compare_rows(conn, slice, mapping, columns, NULL, run, verdict);
+	rehome_discrepancies_end(run);
 }

@@ -18,8 +18,9 @@ SELECT is(installed_version, default_version, 'the installed version is the defa
 SELECT set_eq($$SELECT nspname::text FROM pg_namespace WHERE nspname LIKE 'rehome%'$$,
               ARRAY['rehome', 'rehome_change'], 'two schemas');
 SELECT tables_are('rehome', ARRAY['migration', 'slice', 'table_map', 'column_map', 'chunk', 'saved_object',
-                                  'event', 'discrepancy', 'quarantine', 'drift']);
-SELECT views_are('rehome', ARRAY['status', 'progress', 'state_transition']);
+                                  'event', 'discrepancy', 'quarantine', 'drift',
+                                  'acceptance', 'discrepancy_history']);
+SELECT views_are('rehome', ARRAY['status', 'progress', 'state_transition', 'discrepancy_trend']);
 SELECT tables_are('rehome_change', ARRAY[]::name[]);
 SELECT functions_are('rehome', ARRAY[
     'create_migration', 'add_slice', 'add_table', 'add_schema', 'map_column', 'drop_migration',
@@ -29,7 +30,9 @@ SELECT functions_are('rehome', ARRAY[
     'guard', 'capture', 'database_identity', 'state_transitions',
     'add_rule', 'set_table_rule', 'recopy', 'rules_hash',
     'rule_refuse', 'rule_valid', 'rule_range', 'rule_blank_to_null', 'rule_control', 'rule_html', 'rule_entities',
-    'rule_json', 'rule_zero_date', 'rule_epoch', 'rule_unsigned', 'rule_number', 'rule_lookup']);
+    'rule_json', 'rule_zero_date', 'rule_epoch', 'rule_unsigned', 'rule_number', 'rule_lookup',
+    'classify', 'resolve', 'accept', 'revoke_acceptance'
+]);
 SELECT functions_are('rehome_change', ARRAY[]::name[]);
 
 -- What takes steps that commit is a procedure, the rest are functions.

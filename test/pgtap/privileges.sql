@@ -27,6 +27,7 @@ INSERT INTO least VALUES
     ('create_migration', 'rehome_admin'), ('add_slice', 'rehome_admin'), ('add_table', 'rehome_admin'),
     ('add_schema', 'rehome_admin'), ('map_column', 'rehome_admin'), ('drop_migration', 'rehome_admin'),
     ('cutover', 'rehome_admin'), ('rollback', 'rehome_admin'), ('complete', 'rehome_admin'), ('cancel', 'rehome_admin'),
+    ('classify', 'rehome_operator'), ('resolve', 'rehome_admin'), ('accept', 'rehome_admin'), ('revoke_acceptance', 'rehome_admin'),
     ('guard', NULL), ('capture', NULL);
 SELECT set_eq($$SELECT function FROM least$$,
               $$SELECT proname::text FROM pg_proc WHERE pronamespace = 'rehome'::regnamespace$$,

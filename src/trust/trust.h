@@ -1,0 +1,26 @@
+/*-------------------------------------------------------------------------
+ *
+ * trust.h
+ *	  Whether the target can be trusted: checks, queries run on both sides,
+ *	  structure, criteria, and the gates they make.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REHOME_TRUST_H
+#define REHOME_TRUST_H
+
+#include "catalog/migration.h"
+#include "util/problems.h"
+
+#define TRUST_TEXT(n) (PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n)))
+#define TRUST_NAME(n) (PG_ARGISNULL(n) ? NULL : pstrdup(NameStr(*PG_GETARG_NAME(n))))
+
+extern RehomeMigration *rehome_trust_migration(FunctionCallInfo fcinfo);
+extern char *rehome_trust_array(FunctionCallInfo fcinfo, int n, const char *what);
+extern char *rehome_trust_required(FunctionCallInfo fcinfo, int n, const char *what);
+extern void rehome_trust_put(FunctionCallInfo fcinfo, char **values);
+
+/* gate.c */
+extern void rehome_trust_gates(RehomeSlice *slice, RehomeProblems *problems);
+
+#endif							/* REHOME_TRUST_H */
