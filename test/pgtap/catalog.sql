@@ -19,14 +19,17 @@ SELECT set_eq($$SELECT nspname::text FROM pg_namespace WHERE nspname LIKE 'rehom
               ARRAY['rehome', 'rehome_change'], 'two schemas');
 SELECT tables_are('rehome', ARRAY['migration', 'slice', 'table_map', 'column_map', 'chunk', 'saved_object',
                                   'event', 'discrepancy', 'quarantine', 'drift',
-                                  'acceptance', 'discrepancy_history']);
-SELECT views_are('rehome', ARRAY['status', 'progress', 'state_transition', 'discrepancy_trend']);
+                                  'acceptance', 'discrepancy_history', 'check_definition', 'check_result',
+                                  'query_definition', 'query_result', 'criterion']);
+SELECT views_are('rehome', ARRAY['status', 'progress', 'state_transition', 'discrepancy_trend',
+                                 'check_status', 'query_status']);
 SELECT tables_are('rehome_change', ARRAY[]::name[]);
 SELECT functions_are('rehome', ARRAY[
     'create_migration', 'add_slice', 'add_table', 'add_schema', 'map_column', 'drop_migration',
     'plan', 'preflight', 'start', 'copy', 'sync', 'pause', 'resume', 'verify',
     'cutover', 'rollback', 'complete', 'cancel', 'recover',
-    'classify', 'resolve', 'accept', 'revoke_acceptance',
+    'classify', 'resolve', 'accept', 'revoke_acceptance', 'add_check', 'drop_check', 'run_checks', 'report_check',
+    'add_query', 'drop_query', 'run_queries', 'set_criterion', 'drop_criterion', 'scorecard',
     'guard', 'capture', 'database_identity', 'state_transitions']);
 SELECT functions_are('rehome_change', ARRAY[]::name[]);
 
