@@ -163,7 +163,7 @@ CALL rehome.sync('m');
 TABLE new.t ORDER BY id;
 INSERT INTO new.t (v) VALUES ('mine');
 :code
-SELECT rehome.map_column('m', 'new.t', 'v', 'upper(v)');
+SELECT rehome.map_column('m', 'new.t', 'id', 'id + 1');
 :code
 SELECT rehome.drop_migration('m');
 :code

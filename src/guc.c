@@ -15,6 +15,7 @@
 #include "guc.h"
 #include "utils/guc.h"
 
+int			rehome_check_timeout = 60000;
 int			rehome_chunk_size = 16384;
 int			rehome_chunk_time = 2000;
 int			rehome_copy_workers = 2;
@@ -40,6 +41,11 @@ int			rehome_retry_max = 30000;
 void
 rehome_guc_init(void)
 {
+	DefineCustomIntVariable("rehome.check_timeout",
+							"Longest time a query of a check, or one run on both sides, may take on one side.",
+							"0: no limit.",
+							&rehome_check_timeout, 60000, 0, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("rehome.chunk_size",
 							"Size of the parts in which a source table is copied.",
 							NULL,

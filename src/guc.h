@@ -8,6 +8,7 @@
 #ifndef REHOME_GUC_H
 #define REHOME_GUC_H
 
+extern int	rehome_check_timeout;
 extern int	rehome_chunk_size;
 extern int	rehome_chunk_time;
 extern int	rehome_copy_workers;

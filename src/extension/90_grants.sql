@@ -84,10 +84,22 @@ GRANT EXECUTE ON PROCEDURE
 
 -- Trust.
 GRANT EXECUTE ON FUNCTION
+    rehome.scorecard(name, name)
+    TO rehome_reader;
+GRANT EXECUTE ON FUNCTION
+    rehome.run_checks(name, name, name[]),
+    rehome.report_check(name, name, boolean, jsonb),
+    rehome.run_queries(name, name, name[], int),
     rehome.classify(name, bigint[], text, text, text, text, text, boolean)
     TO rehome_operator;
 GRANT EXECUTE ON FUNCTION
     rehome.resolve(name, bigint[], text, text),
     rehome.accept(name, regclass, text, name[], text),
-    rehome.revoke_acceptance(name, int)
+    rehome.revoke_acceptance(name, int),
+    rehome.add_check(name, name, text, text, text, text[], jsonb, name, interval, text),
+    rehome.drop_check(name, name),
+    rehome.add_query(name, name, text, text, name, float8, float8),
+    rehome.drop_query(name, name),
+    rehome.set_criterion(name, text, text, numeric, boolean, text, interval),
+    rehome.drop_criterion(name, text)
     TO rehome_admin;

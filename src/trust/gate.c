@@ -31,10 +31,35 @@ discrepancies(RehomeSlice *slice, RehomeProblems *problems)
 }
 
 /*
+ * criteria adds those that are blocking and not met, unmeasured ones included.
+ */
+static void
+criteria(RehomeSlice *slice, RehomeProblems *problems)
+{
+	RehomeRows *rows = rehome_scorecard_rows(slice->migration, psprintf("%d", slice->id));
+
+	for (int i = 0; i < rows->n; i++)
+	{
+		char	  **v = rows->value[i];
+
+		if (v[SCORE_VERDICT] == NULL || !rehome_bool(v[SCORE_BLOCKING]) ||
+			strcmp(v[SCORE_VERDICT], "passed") == 0)
+			continue;
+		rehome_problem(problems, ERRCODE_REHOME_GATE,
+					   psprintf("SELECT * FROM rehome.scorecard(%s);", quote_literal_cstr(slice->migration->name)),
+					   "Criterion %s %s %s: %s%s%s%s.", v[SCORE_METRIC], v[SCORE_COMPARATOR], v[SCORE_THRESHOLD],
+					   v[SCORE_VALUE] == NULL ? "unmeasured" :
+					   psprintf("%s, it is %s", v[SCORE_VERDICT], v[SCORE_VALUE]),
+					   v[SCORE_DETAIL] ? " (" : "", v[SCORE_DETAIL] ? v[SCORE_DETAIL] : "", v[SCORE_DETAIL] ? ")" : "");
+	}
+}
+
+/*
  * rehome_trust_gates adds everything that stands in the way.
  */
 void
 rehome_trust_gates(RehomeSlice *slice, RehomeProblems *problems)
 {
 	discrepancies(slice, problems);
+	criteria(slice, problems);
 }

@@ -11,6 +11,7 @@
 
 #include "catalog/migration.h"
 #include "util/problems.h"
+#include "util/spi.h"
 
 #define TRUST_TEXT(n) (PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n)))
 #define TRUST_NAME(n) (PG_ARGISNULL(n) ? NULL : pstrdup(NameStr(*PG_GETARG_NAME(n))))
@@ -19,6 +20,15 @@ extern RehomeMigration *rehome_trust_migration(FunctionCallInfo fcinfo);
 extern char *rehome_trust_array(FunctionCallInfo fcinfo, int n, const char *what);
 extern char *rehome_trust_required(FunctionCallInfo fcinfo, int n, const char *what);
 extern void rehome_trust_put(FunctionCallInfo fcinfo, char **values);
+
+/* criterion.c: columns of sql/scorecard.sql */
+enum
+{
+	SCORE_METRIC, SCORE_VALUE, SCORE_COMPARATOR, SCORE_THRESHOLD, SCORE_VERDICT, SCORE_BLOCKING,
+	SCORE_OWNER, SCORE_MEASURED_AT, SCORE_DETAIL
+};
+
+extern RehomeRows *rehome_scorecard_rows(RehomeMigration *migration, const char *slice_id);
 
 /* gate.c */
 extern void rehome_trust_gates(RehomeSlice *slice, RehomeProblems *problems);

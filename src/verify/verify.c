@@ -45,13 +45,19 @@ parse_mode(const char *mode)
 			errhint("Modes are count, hash and rows."));
 }
 
+static const char *
+mode_name(RehomeVerifyMode mode)
+{
+	return mode == REHOME_VERIFY_COUNT ? "count" : mode == REHOME_VERIFY_HASH ? "hash" : "rows";
+}
+
 /*
- * freeze_views brings both sides to one snapshot and pushes the local one.
+ * rehome_verify_freeze brings both sides to one snapshot and pushes the local one.
  * Returns the connection, NULL for a source this server reads itself, and
  * the snapshot's text.
  */
-static RehomeConn *
-freeze_views(RehomeSlice *slice, List *maps, char **snapshot)
+RehomeConn *
+rehome_verify_freeze(RehomeSlice *slice, List *maps, char **snapshot)
 {
 	RehomeConn *conn;
 
@@ -95,6 +101,8 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 	List	   *maps;
 	char	   *snapshot;
 	int			failed = 0;
+	int64		wrong = 0;
+	int64		rows = 0;
 	ListCell   *lc;
 
 	rehome_slice_work_lock(slice);
@@ -103,7 +111,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 	if (slice->state == REHOME_CUT_OVER)
 		rehome_call_require_unwritten(call, "rehome.verify()");
 	maps = rehome_table_maps_require(slice);
-	conn = freeze_views(slice, maps, &snapshot);
+	conn = rehome_verify_freeze(slice, maps, &snapshot);
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
@@ -125,6 +133,8 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 			verdict.extra == 0 && verdict.differing == 0;
 		if (!ok)
 			failed++;
+		rows += Max(verdict.source_rows, verdict.target_rows);
+		wrong += verdict.missing + verdict.extra + verdict.differing;
 		elapsed->time = GetCurrentTimestamp() - began;
 		values[0] = DirectFunctionCall1(namein, CStringGetDatum(slice->name));
 		values[1] = ObjectIdGetDatum(map->target);
@@ -149,7 +159,8 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 	rehome_event(slice->migration->name, slice->name, "verified",
 				 failed == 0 ? psprintf("%d tables equal at %s", list_length(maps), snapshot) :
 				 psprintf("%d of %d tables differ at %s", failed, list_length(maps), snapshot),
-				 rehome_rules_detail(slice, NULL));
+				 rehome_rules_detail(slice, psprintf("{\"mode\": \"%s\", \"rows\": " INT64_FORMAT ", \"wrong\": " INT64_FORMAT "}",
+													 mode_name(mode), rows, wrong)));
 }
 
 PG_FUNCTION_INFO_V1(rehome_verify);

@@ -29,6 +29,7 @@ typedef struct RehomeVerdict
 	int64		differing;
 } RehomeVerdict;
 
+extern RehomeConn *rehome_verify_freeze(RehomeSlice *slice, List *maps, char **snapshot);
 extern void rehome_compare(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map,
 						   RehomeVerifyMode mode, const char *snapshot,
 						   RehomeVerdict *verdict);

@@ -19,8 +19,10 @@ SELECT set_eq($$SELECT nspname::text FROM pg_namespace WHERE nspname LIKE 'rehom
               ARRAY['rehome', 'rehome_change'], 'two schemas');
 SELECT tables_are('rehome', ARRAY['migration', 'slice', 'table_map', 'column_map', 'chunk', 'saved_object',
                                   'event', 'discrepancy', 'quarantine', 'drift',
-                                  'acceptance', 'discrepancy_history']);
-SELECT views_are('rehome', ARRAY['status', 'progress', 'state_transition', 'discrepancy_trend']);
+                                  'acceptance', 'discrepancy_history', 'check_definition', 'check_result',
+                                  'query_definition', 'query_result', 'criterion']);
+SELECT views_are('rehome', ARRAY['status', 'progress', 'state_transition', 'discrepancy_trend',
+                                 'check_status', 'query_status']);
 SELECT tables_are('rehome_change', ARRAY[]::name[]);
 SELECT functions_are('rehome', ARRAY[
     'create_migration', 'add_slice', 'add_table', 'add_schema', 'map_column', 'drop_migration',
@@ -31,7 +33,8 @@ SELECT functions_are('rehome', ARRAY[
     'add_rule', 'set_table_rule', 'recopy', 'rules_hash',
     'rule_refuse', 'rule_valid', 'rule_range', 'rule_blank_to_null', 'rule_control', 'rule_html', 'rule_entities',
     'rule_json', 'rule_zero_date', 'rule_epoch', 'rule_unsigned', 'rule_number', 'rule_lookup',
-    'classify', 'resolve', 'accept', 'revoke_acceptance'
+    'classify', 'resolve', 'accept', 'revoke_acceptance', 'add_check', 'drop_check', 'run_checks', 'report_check',
+    'add_query', 'drop_query', 'run_queries', 'set_criterion', 'drop_criterion', 'scorecard'
 ]);
 SELECT functions_are('rehome_change', ARRAY[]::name[]);
 
