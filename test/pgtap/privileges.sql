@@ -28,7 +28,9 @@ INSERT INTO least VALUES
     ('add_schema', 'rehome_admin'), ('map_column', 'rehome_admin'), ('drop_migration', 'rehome_admin'),
     ('cutover', 'rehome_admin'), ('rollback', 'rehome_admin'), ('complete', 'rehome_admin'), ('cancel', 'rehome_admin'),
     ('classify', 'rehome_operator'), ('resolve', 'rehome_admin'), ('accept', 'rehome_admin'), ('revoke_acceptance', 'rehome_admin'),
-    ('guard', NULL), ('capture', NULL);
+    ('pause_table', 'rehome_operator'), ('resume_table', 'rehome_operator'),
+    ('set_drift_policy', 'rehome_admin'), ('repair_drift', 'rehome_admin'), ('accept_drift', 'rehome_admin'),
+    ('guard', NULL), ('capture', NULL), ('record_drift', NULL);
 SELECT set_eq($$SELECT function FROM least$$,
               $$SELECT proname::text FROM pg_proc WHERE pronamespace = 'rehome'::regnamespace$$,
               'a privilege is stated for every function');
