@@ -541,11 +541,7 @@ rehome_map_column(PG_FUNCTION_ARGS)
 	map = rehome_table_map_of(migration, target_oid);
 	slice = rehome_slice_by_id(map->slice_id);
 	rehome_slice_work_lock(slice);
-	if (map->paused)
-		/* by itself: it is read as a whole when it goes on */
-		rehome_spi("UPDATE rehome.table_map SET source_print = 'lossy' WHERE id = $1", "i", map->id);
-	else
-		rehome_define_may_change(slice, map, column);
+	rehome_define_may_change(slice, map, column);
 
 	rehome_define_column(&call, migration, map, column, expression, inverse, inverse_column, note);
 	rehome_event(name, slice->name, "defined",
