@@ -10,7 +10,7 @@ OBJS = \
 	src/catalog/define.o src/catalog/define_rule.o src/catalog/define_table.o src/catalog/definition.o src/catalog/identity.o src/catalog/lookup.o src/catalog/migration.o src/catalog/state.o \
 	src/remote/connect.o src/remote/connection.o src/remote/copy_stream.o src/remote/query.o src/remote/throttle.o src/remote/xact.o \
 	src/mapping/compile.o src/mapping/project.o src/mapping/rule.o src/mapping/rule_json.o src/mapping/rule_text.o src/mapping/rule_value.o \
-	src/capture/source.o src/capture/target.o src/capture/trigger.o \
+	src/capture/drift.o src/capture/source.o src/capture/structure.o src/capture/table_pause.o src/capture/target.o src/capture/trigger.o \
 	src/document/import.o src/document/mapping_document.o src/document/sink.o \
 	src/copy/chunk.o src/copy/copy.o src/copy/load.o src/copy/reader.o src/copy/saved_object.o src/copy/stream.o src/copy/worker.o \
 	src/apply/apply.o src/apply/forward.o src/apply/inverse.o src/apply/reverse.o \
@@ -23,7 +23,7 @@ OBJS = \
 
 # The install script: one file a topic, in this order.
 SQL_PARTS = $(addprefix src/extension/, \
-	00_schema.sql 10_define.sql 12_rules.sql 14_document.sql 20_move.sql 30_views.sql 44_trust.sql 45_check.sql 46_criterion.sql 90_grants.sql)
+	00_schema.sql 10_define.sql 12_rules.sql 14_document.sql 20_move.sql 30_views.sql 42_drift.sql 44_trust.sql 45_check.sql 46_criterion.sql 90_grants.sql)
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
 
 # SQL that C sends somewhere: compiled in as string constants.

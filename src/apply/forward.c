@@ -47,6 +47,10 @@
  * always under the locks of a cutover, a fingerprint of tables and triggers is
  * compared with the one on record.
  *
+ * A table that was paused by itself is left out: it stays at the position it
+ * has reached, and its change table is not pruned.  When it goes on it is
+ * brought from there, with the others, to S1, in one batch.
+ *
  * The work lock of the slice is held.
  *
  *-------------------------------------------------------------------------
@@ -93,15 +97,17 @@ poll_query(RehomeSlice *slice, List *maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
 		char	   *change = rehome_change_table(slice->migration, map);
+		const char *unseen = map->position ? rehome_position_unseen(map->position) :
+			"(xid >= $3 OR xid = ANY ($4))";
 
 		appendStringInfoString(&sql, foreach_current_index(lc) > 0 ? ",\n CASE " : "CASE ");
 		if (map->source_parts != NULL)
-			appendStringInfo(&sql, "WHEN rehome_source.partitions(%s) <> ($5::text[])[%d] THEN 't' ",
+			appendStringInfo(&sql, "WHEN rehome_source.partitions(to_regclass(%s)) <> ($5::text[])[%d] THEN 't' ",
 							 quote_literal_cstr(rehome_remote_relation(rehome_remote_table(map->source))),
 							 foreach_current_index(lc) + 1);
-		appendStringInfo(&sql, "WHEN NOT EXISTS (SELECT FROM %s WHERE xid >= $3 OR xid = ANY ($4)) THEN '-'"
-						 " WHEN EXISTS (SELECT FROM %s WHERE (xid >= $3 OR xid = ANY ($4)) AND op = 't') THEN 't'"
-						 " ELSE 'c' END", change, change);
+		appendStringInfo(&sql, "WHEN NOT EXISTS (SELECT FROM %s WHERE %s) THEN '-'"
+						 " WHEN EXISTS (SELECT FROM %s WHERE %s AND op = 't') THEN 't'"
+						 " ELSE 'c' END", change, unseen, change, unseen);
 	}
 	appendStringInfoString(&sql, "]::text[], '') FROM rehome_source.slice s"
 						   " WHERE s.token = $1 AND s.slice = $2 AND coalesce($5::text[], '{}') IS NOT NULL");
@@ -192,6 +198,16 @@ source_select(StringInfo sql, RehomeMapping *mapping, List *columns)
 }
 
 /*
+ * position_of returns the position a table is at: the slice's, unless it has
+ * been paused by itself and is catching up.
+ */
+static const char *
+position_of(RehomeSlice *slice, RehomeTableMap *map)
+{
+	return map->position ? map->position : slice->position;
+}
+
+/*
  * read_gone stores the keys (as the target knows them) of changed rows that
  * the source no longer has, or that the filter no longer lets through.
  */
@@ -208,7 +224,7 @@ read_gone(RehomeConn *conn, RehomeSlice *slice, RehomeChange *change)
 	for (int k = 1; k <= n; k++)
 		appendStringInfo(&sql, "%sk.key%d", k > 1 ? ", " : "", k);
 	appendStringInfoString(&sql, " FROM ");
-	rehome_changed_keys(&sql, slice->migration, map, slice->position, map->filter == NULL);
+	rehome_changed_keys(&sql, slice->migration, map, position_of(slice, map), map->filter == NULL);
 	appendStringInfoString(&sql, " AS k WHERE NOT EXISTS (SELECT FROM ");
 	rehome_remote_from(&sql, rehome_remote_table(map->source), NULL, false);
 	appendStringInfoString(&sql, " WHERE ");
@@ -288,7 +304,7 @@ move_rows(RehomeConn *conn, RehomeSlice *slice, RehomeChange *change)
 	if (!change->everything)
 	{
 		appendStringInfoString(&sql, " JOIN ");
-		rehome_changed_keys(&sql, slice->migration, map, slice->position, false);
+		rehome_changed_keys(&sql, slice->migration, map, position_of(slice, map), false);
 		appendStringInfoString(&sql, " AS k ON ");
 		rehome_join_key(&sql, map, "source", "k");
 	}
@@ -402,6 +418,9 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeBatch
 	ListCell   *lc;
 
 	memset(batch, 0, sizeof(*batch));
+	maps = rehome_maps_running(maps);
+	if (!slice->lazy_position && slice->state == REHOME_SYNCING)
+		maps = rehome_target_inspect(slice, maps);
 	poll = rehome_conn_query_prepared(conn, poll_query(slice, maps), "tilttbt",
 									  slice->migration->token, slice->id,
 									  rehome_position_xmax(slice->position),
@@ -419,6 +438,8 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeBatch
 		MemoryContext old;
 		bool		moved;
 
+		if (((RehomeTableMap *) lfirst(lc))->paused)
+			continue;			/* just now */
 		if (list_member_ptr(touched, lfirst(lc)))
 			flag = 't';
 		if (flag == '-')
@@ -438,6 +459,8 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeBatch
 			return false;
 		}
 	}
+	foreach(lc, rehome_maps_behind(maps))
+		rehome_map_caught_up(lfirst(lc));
 	if (inspected)
 		rehome_spi("UPDATE rehome.slice SET source_print = $2 WHERE id = $1", "it",
 				   slice->id, poll->value[0][4]);
@@ -455,6 +478,8 @@ void
 rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 					 bool keep_open, RehomeBatch *batch)
 {
+	char	   *drift = rehome_drift_relog(conn, slice, maps);
+
 	for (int attempt = 0;; attempt++)
 	{
 		rehome_conn_begin(conn, "ISOLATION LEVEL REPEATABLE READ, READ ONLY");
@@ -468,6 +493,7 @@ rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 						   slice->name, attempt + 1));
 		rehome_back_off(attempt);
 	}
+	rehome_drift_repaired(drift);
 	if (!keep_open)
 		rehome_conn_commit(conn);
 	if (batch->ntables > 0 || !slice->lazy_position)
@@ -476,13 +502,15 @@ rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 
 /*
  * rehome_forward_prune deletes change rows that no position will ask for
- * again, and sees to new partitions.  position must be on disk at the target.
+ * again, and sees to new partitions, but not for tables that are behind.
+ * position must be on disk at the target.
  */
 void
 rehome_forward_prune(RehomeConn *conn, RehomeSlice *slice, List *maps, const char *position)
 {
 	ListCell   *lc;
 
+	maps = list_difference_ptr(rehome_maps_running(maps), rehome_maps_behind(maps));
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);

@@ -28,6 +28,18 @@ extern void rehome_source_flushed(RehomeConn *conn, RehomeSlice *slice, const ch
 extern bool rehome_source_locked(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								 char **blockers);
 
+/* Tables that are not what they were, and what becomes of them. */
+extern List *rehome_structures(RehomeConn *conn, List *maps);
+extern bool rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map,
+									 bool source, const char *now);
+extern void rehome_map_lost(RehomeSlice *slice, RehomeTableMap *map, const char *side,
+							const char *kind, const char *what, const char *hint);
+extern List *rehome_target_inspect(RehomeSlice *slice, List *maps);
+extern List *rehome_maps_running(List *maps);
+extern List *rehome_maps_behind(List *maps);
+extern void rehome_map_caught_up(RehomeTableMap *map);
+extern void rehome_source_renew(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map);
+
 /* How long to wait for autovacuum to give way; writers are not affected. */
 #define REHOME_AUTOVACUUM_TIMEOUT 10000
 
@@ -41,11 +53,18 @@ extern void rehome_target_hold(List *maps);
 extern void rehome_target_check_capture(List *maps);
 extern void rehome_target_remove(List *maps);
 extern void rehome_target_switch(List *maps, bool guard, bool capture);
+extern void rehome_target_guard_switch(RehomeTableMap *map, bool on);
 extern char *rehome_target_change_table(RehomeTableMap *map);
 
 /* Writes of our own, which the guard lets pass and capture ignores. */
 extern void rehome_own_writes_init(void);
 extern void rehome_own_writes_begin(void);
 extern void rehome_own_writes_end(void);
+extern bool rehome_own_writes(void);
+
+/* Writes of others to a target, where the drift policy lets them pass. */
+extern char *rehome_drift_relog(RehomeConn *conn, RehomeSlice *slice, List *maps);
+extern void rehome_drift_repaired(const char *ids);
+extern List *rehome_drift_open(RehomeSlice *slice);
 
 #endif							/* REHOME_CAPTURE_H */

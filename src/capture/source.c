@@ -222,8 +222,8 @@ record_capture(RehomeTableMap *map, RehomeRows *rows)
 	map->source_equal = rehome_name_list(v[0]);
 	map->source_parts = v[1];
 	rehome_spi("UPDATE rehome.table_map SET source_equal = $2::text[],"
-			   " source_parts = CASE WHEN position IS NULL THEN $3 ELSE source_parts END,"
-			   " source_print = CASE WHEN position IS NULL THEN $4 ELSE table_map.source_print END"
+			   " source_parts = CASE WHEN s.position IS NULL THEN $3 ELSE source_parts END,"
+			   " source_print = CASE WHEN s.position IS NULL THEN $4 ELSE table_map.source_print END"
 			   " FROM rehome.slice s WHERE s.id = slice_id AND table_map.id = $1",
 			   "ittt", map->id, v[0], v[1], v[2]);
 }
@@ -313,24 +313,37 @@ rehome_source_install(RehomeConn *conn, RehomeSlice *slice, List *maps)
 		}
 		i += n;
 	}
+	if (slice->position == NULL)
+	{
+		List	   *structures = rehome_structures(conn, maps);
+		ListCell   *lc;
+
+		foreach(lc, maps)
+			rehome_spi("UPDATE rehome.table_map SET source_columns = $2::jsonb WHERE id = $1", "it",
+					   ((RehomeTableMap *) lfirst(lc))->id, list_nth(structures, foreach_current_index(lc)));
+	}
 }
 
 /*
  * rehome_source_inspect, called when the slice's fingerprint is another than
- * the one on record, finds the tables whose own has changed.  It raises when
- * capture or fence do not work there any more.  When they do (again), what
- * was written meanwhile may have escaped: *touched gets the maps, to be read
- * as a whole.  True when the slice's fingerprint is to be stored.
+ * the one on record, finds the tables whose own has changed.  Those where
+ * capture or fence do not work any more, or whose columns are not what the
+ * map reads, are paused by themselves (structure.c); during a copy it raises.
+ * When triggers have been touched, what was written meanwhile may have
+ * escaped: *touched gets the maps, to be read as a whole.  True when the
+ * slice's fingerprint is to be stored.
  */
 bool
 rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
 					  const char *print, List **touched)
 {
+	List	   *structures;
 	ListCell   *lc;
 
 	*touched = NIL;
 	if (slice->source_print != NULL && strcmp(slice->source_print, print) == 0)
 		return false;
+	structures = rehome_structures(conn, maps);
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
@@ -338,6 +351,12 @@ rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		RehomeRows *rows = rehome_conn_query(conn, "SELECT * FROM rehome_source.inspect($1, $2::int, $3)",
 											 "tit", slice->migration->token, map->id, relation);
 
+		if (rows->value[0][1] != NULL && slice->state == REHOME_SYNCING)
+		{
+			rehome_map_lost(slice, map, "source", "capture lost", rows->value[0][1],
+							"What was written since cannot be known: resuming it makes the triggers again and reads the table as a whole.");
+			continue;
+		}
 		if (rows->value[0][1] != NULL)
 			ereport(ERROR,
 					errcode(ERRCODE_REHOME_POSITION_LOST),
@@ -345,6 +364,9 @@ rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
 					errdetail("At the source %s.", rows->value[0][1]),
 					errhint("What was written since cannot be known: CALL rehome.cancel(%s) and begin again.",
 							quote_literal_cstr(slice->migration->name)));
+		if (slice->state == REHOME_SYNCING &&
+			rehome_structure_changed(slice, map, true, list_nth(structures, foreach_current_index(lc))))
+			continue;
 		if (map->source_print != NULL && strcmp(map->source_print, rows->value[0][0]) == 0)
 			continue;
 		if (map->source_print != NULL)
@@ -353,7 +375,27 @@ rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
 				   map->id, rows->value[0][0]);
 		map->source_print = MemoryContextStrdup(GetMemoryChunkContext(map), rows->value[0][0]);
 	}
+	rehome_slice_maps_changed(slice);	/* for whoever keeps them in memory */
 	return true;
+}
+
+/*
+ * rehome_source_renew makes the capture of a map anew, in one transaction, so
+ * that nothing is written in between without being captured.  What was
+ * captured before is gone: the table has to be read as a whole.
+ */
+void
+rehome_source_renew(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
+{
+	RehomeRemoteTable *table = rehome_remote_table(map->source);
+	char	   *token = quote_literal_cstr(slice->migration->token);
+	char	   *relation = quote_literal_cstr(rehome_remote_relation(table));
+
+	run_with_locks(conn, psprintf("SELECT rehome_source.drop_capture(%s, %d, %s);"
+								  " SELECT * FROM rehome_source.create_capture(%s, %d, %d, %s, %s::name[], true)",
+								  token, map->id, relation, token, slice->id, map->id, relation,
+								  quote_literal_cstr(rehome_remote_key_array(map, table))),
+				   list_make1(map));
 }
 
 /*

@@ -13,6 +13,10 @@
  * which reaches every partition.  TRUNCATE of a partition fires that
  * partition's triggers only, so every partition has its own.
  *
+ * Where the drift policy lets writes pass, other triggers take the guard's
+ * place, which record them (drift.c): what lets them pass is catalog state
+ * too.
+ *
  * The change tables are made and owned by the extension's owner.
  *
  *-------------------------------------------------------------------------
@@ -73,10 +77,10 @@ typedef struct TriggerDefinition
 } TriggerDefinition;
 
 /*
- * make_triggers creates those of n triggers that are not there.
+ * make_triggers creates those of n triggers that are wanted and not there.
  */
 static void
-make_triggers(Oid relid, const TriggerDefinition *triggers, int n)
+make_triggers(Oid relid, const TriggerDefinition *triggers, const bool *wanted, int n)
 {
 	char	   *relation = rehome_relation_name(relid);
 	StringInfoData alter;
@@ -86,7 +90,7 @@ make_triggers(Oid relid, const TriggerDefinition *triggers, int n)
 	{
 		const TriggerDefinition *t = &triggers[i];
 
-		if (OidIsValid(get_trigger_oid(relid, t->name, true)))
+		if (!wanted[i] || OidIsValid(get_trigger_oid(relid, t->name, true)))
 			continue;
 		rehome_spi(psprintf("CREATE TRIGGER %s %s ON %s FOR EACH %s EXECUTE FUNCTION rehome.%s",
 							t->name, t->when, relation, t->level, t->call), "");
@@ -270,22 +274,27 @@ install(RehomeSlice *slice, List *maps, bool guarded, bool capturing)
 		RehomeTableMap *map = lfirst(lc);
 		bool		partitioned = get_rel_relkind(map->target) == RELKIND_PARTITIONED_TABLE;
 		char	   *capture = psprintf("capture(%s)", trigger_args(map));
-		/* those of capture come last in each list */
+		char	   *record = psprintf("record_drift(%d)", map->id);
+		bool		recording = map->drift_policy != REHOME_DRIFT_REJECT;
 		TriggerDefinition rows[] = {
-			{"rehome_guard", "BEFORE INSERT OR UPDATE OR DELETE", partitioned ? "ROW" : "STATEMENT", guard, guarded},
+			{"rehome_guard", "BEFORE INSERT OR UPDATE OR DELETE", partitioned ? "ROW" : "STATEMENT", guard, guarded && !recording},
 			{"rehome_capture", "AFTER INSERT OR UPDATE OR DELETE", "ROW", capture, !guarded},
+			{"rehome_drift", "AFTER INSERT OR UPDATE OR DELETE", "ROW", record, guarded},
 		};
 		TriggerDefinition truncates[] = {
-			{"rehome_guard_truncate", "BEFORE TRUNCATE", "STATEMENT", guard, guarded},
+			{"rehome_guard_truncate", "BEFORE TRUNCATE", "STATEMENT", guard, guarded && !recording},
 			{"rehome_capture_truncate", "AFTER TRUNCATE", "STATEMENT", capture, !guarded},
+			{"rehome_drift_truncate", "AFTER TRUNCATE", "STATEMENT", record, guarded},
 		};
+		bool		wanted[] = {true, capturing, recording};
+		List	   *tree = find_all_inheritors(map->target, NoLock, NULL);
 		ListCell   *lc2;
 
 		if (capturing)
 			make_change_table(map);
-		make_triggers(map->target, rows, capturing ? 2 : 1);
-		foreach(lc2, find_all_inheritors(map->target, NoLock, NULL))
-			make_triggers(lfirst_oid(lc2), truncates, capturing ? 2 : 1);
+		make_triggers(map->target, rows, wanted, lengthof(wanted));
+		foreach(lc2, tree)
+			make_triggers(lfirst_oid(lc2), truncates, wanted, lengthof(wanted));
 	}
 }
 
@@ -400,6 +409,37 @@ alter_trigger(Oid relid, const char *name, bool enabled)
 }
 
 /*
+ * switch_guard turns on what stands against writes, or off: the guard, or
+ * the triggers that record in its place.
+ */
+static void
+switch_guard(RehomeTableMap *map, Oid relid, bool truncate, bool on)
+{
+	const char *guard = truncate ? "rehome_guard_truncate" : "rehome_guard";
+	const char *drift = truncate ? "rehome_drift_truncate" : "rehome_drift";
+	bool		recording = map->drift_policy != REHOME_DRIFT_REJECT;
+
+	alter_trigger(relid, guard, on && !recording);
+	if (OidIsValid(get_trigger_oid(relid, drift, true)))
+		alter_trigger(relid, drift, on && recording);
+}
+
+/*
+ * rehome_target_guard_switch turns on what the map's drift policy puts up
+ * against writes to its target, or all of it off.  The caller holds SHARE
+ * ROW EXCLUSIVE.
+ */
+void
+rehome_target_guard_switch(RehomeTableMap *map, bool on)
+{
+	ListCell   *lc;
+
+	switch_guard(map, map->target, false, on);
+	foreach(lc, find_all_inheritors(map->target, NoLock, NULL))
+		switch_guard(map, lfirst_oid(lc), true, on);
+}
+
+/*
  * rehome_target_switch turns guard and capture of the targets on or off.  The
  * caller holds SHARE ROW EXCLUSIVE on each.
  */
@@ -413,13 +453,10 @@ rehome_target_switch(List *maps, bool guard, bool capture)
 		RehomeTableMap *map = lfirst(lc);
 		ListCell   *lc2;
 
-		alter_trigger(map->target, "rehome_guard", guard);
+		rehome_target_guard_switch(map, guard);
 		alter_trigger(map->target, "rehome_capture", capture);
 		foreach(lc2, find_all_inheritors(map->target, NoLock, NULL))
-		{
-			alter_trigger(lfirst_oid(lc2), "rehome_guard_truncate", guard);
 			alter_trigger(lfirst_oid(lc2), "rehome_capture_truncate", capture);
-		}
 	}
 }
 
@@ -431,7 +468,8 @@ void
 rehome_target_remove(List *maps)
 {
 	static const char *const names[] = {
-		"rehome_guard", "rehome_capture", "rehome_guard_truncate", "rehome_capture_truncate"
+		"rehome_guard", "rehome_capture", "rehome_drift",
+		"rehome_guard_truncate", "rehome_capture_truncate", "rehome_drift_truncate"
 	};
 	ListCell   *lc;
 
@@ -446,7 +484,7 @@ rehome_target_remove(List *maps)
 				for (int i = 0; i < lengthof(names); i++)
 				{
 					/* row triggers of partitions go with their parent's */
-					if (lfirst_oid(lc2) != map->target && i < 2)
+					if (lfirst_oid(lc2) != map->target && i < 3)
 						continue;
 					if (OidIsValid(get_trigger_oid(lfirst_oid(lc2), names[i], true)))
 						rehome_spi(psprintf("DROP TRIGGER %s ON %s", names[i],

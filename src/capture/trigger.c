@@ -80,6 +80,15 @@ rehome_own_writes_end(void)
 }
 
 /*
+ * rehome_own_writes tells whether what is being written is ours.
+ */
+bool
+rehome_own_writes(void)
+{
+	return own_writes_level > 0;
+}
+
+/*
  * pass_on returns what a trigger returns to let the write happen.
  */
 static Datum

@@ -34,7 +34,8 @@
 #define ARG_NAME(n) (PG_ARGISNULL(n) ? NULL : pstrdup(NameStr(*PG_GETARG_NAME(n))))
 
 /*
- * rehome_define_may_change raises unless a column's rule can be changed now.
+ * rehome_define_may_change raises unless a column's rule can be changed now,
+ * and has a running worker learn of the change.
  */
 void
 rehome_define_may_change(RehomeSlice *slice, RehomeTableMap *map, const char *column)
@@ -53,6 +54,10 @@ rehome_define_may_change(RehomeSlice *slice, RehomeTableMap *map, const char *co
 					errdetail("Changes are captured by the key as it was defined."),
 					errhint("CALL rehome.cancel(%s, %s); and define it anew.",
 							quote_literal_cstr(slice->migration->name), quote_literal_cstr(slice->name)));
+	rehome_slice_maps_changed(slice);
+	if (map->paused)
+		/* by itself: it is read as a whole when it goes on */
+		rehome_spi("UPDATE rehome.table_map SET source_print = 'lossy' WHERE id = $1", "i", map->id);
 }
 
 /*
@@ -308,6 +313,7 @@ rehome_recopy(PG_FUNCTION_ARGS)
 	rehome_slice_require(slice, "copy a table again of", REHOME_SYNCING, REHOME_SYNCING);
 	rehome_spi("UPDATE rehome.table_map SET source_print = 'recopy' WHERE id = $1", "i", map->id);
 	rehome_spi("UPDATE rehome.slice SET source_print = 'recopy' WHERE id = $1", "i", slice->id);
+	rehome_slice_maps_changed(slice);
 	rehome_event(name, slice->name, "copy",
 				 psprintf("table %s is to be copied again with the next batch", get_rel_name(target_oid)), NULL);
 	rehome_call_end(&call);

@@ -56,12 +56,14 @@ static int64 last_event = 0;
 
 #define SLICE_COLUMNS \
 	"SELECT s.id, s.name, s.state, s.authority, s.paused, s.reason, s.position, s.error," \
-	" s.database_id <> rehome.database_identity(), s.migration_id, s.continuous, s.source_print, s.one_way, s.throttled" \
+	" s.database_id <> rehome.database_identity(), s.migration_id, s.continuous, s.source_print, s.one_way, s.throttled, s.maps_version, s.target_print" \
 	" FROM rehome.slice s "
 
 #define TABLE_MAP_COLUMNS \
 	"SELECT t.id, t.slice_id, t.source::oid, t.target::oid, t.key, t.source_key," \
-	" t.source_equal, t.filter, t.source_parts, t.source_print, t.target_parts FROM rehome.table_map t "
+	" t.source_equal, t.filter, t.source_parts, t.source_print, t.target_parts," \
+	" t.drift_policy, t.paused, t.reason, t.position, t.source_columns, t.target_columns" \
+	" FROM rehome.table_map t "
 
 /*
  * rehome_name_list splits the text of a name[] or text[] into a List of
@@ -177,6 +179,8 @@ slice_from_row(RehomeSlice *s, char **v)
 	s->source_print = v[11];
 	s->one_way = rehome_bool(v[12]);
 	s->throttled = v[13];
+	s->maps_version = rehome_int64(v[14]);
+	s->target_print = v[15];
 }
 
 /*
@@ -260,6 +264,33 @@ read_columns(RehomeTableMap *map)
 	}
 }
 
+static const char *const drift_policies[] = {
+	[REHOME_DRIFT_REJECT] = "reject",
+	[REHOME_DRIFT_RECORD] = "record",
+	[REHOME_DRIFT_REPAIR] = "repair",
+};
+
+const char *
+rehome_drift_policy_name(RehomeDriftPolicy policy)
+{
+	return drift_policies[policy];
+}
+
+/*
+ * rehome_drift_policy_parse returns the policy of that name, or raises.
+ */
+RehomeDriftPolicy
+rehome_drift_policy_parse(const char *name)
+{
+	for (int i = 0; i < lengthof(drift_policies); i++)
+		if (strcmp(name, drift_policies[i]) == 0)
+			return (RehomeDriftPolicy) i;
+	ereport(ERROR,
+			errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			errmsg("unknown drift policy \"%s\"", name),
+			errhint("Policies are reject, record and repair."));
+}
+
 static RehomeTableMap *
 table_map_from_row(char **v)
 {
@@ -276,6 +307,12 @@ table_map_from_row(char **v)
 	map->source_parts = v[8];
 	map->source_print = v[9];
 	map->target_parts = v[10];
+	map->drift_policy = rehome_drift_policy_parse(v[11]);
+	map->paused = rehome_bool(v[12]);
+	map->reason = v[13];
+	map->position = v[14];
+	map->source_columns = v[15];
+	map->target_columns = v[16];
 	read_columns(map);
 	return map;
 }
@@ -525,6 +562,16 @@ rehome_slice_reread(RehomeSlice *slice)
 				errcode(ERRCODE_UNDEFINED_OBJECT),
 				errmsg("slice \"%s\" does not exist any more", slice->name));
 	slice_from_row(slice, rows->value[0]);
+}
+
+/*
+ * rehome_slice_maps_changed has a running worker read the slice's table maps
+ * again.
+ */
+void
+rehome_slice_maps_changed(RehomeSlice *slice)
+{
+	rehome_spi("UPDATE rehome.slice SET maps_version = maps_version + 1 WHERE id = $1", "i", slice->id);
 }
 
 /*

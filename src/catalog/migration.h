@@ -48,6 +48,8 @@ typedef struct RehomeSlice
 	char	   *position;		/* txid_snapshot of the source, or NULL */
 	char	   *error;
 	char	   *source_print;	/* fingerprint of the source's tables and triggers */
+	char	   *target_print;	/* the same of the targets and the guard */
+	int64		maps_version;	/* counts changes of its table maps */
 	bool		lazy_position;	/* the position of an empty batch need not be stored */
 } RehomeSlice;
 
@@ -68,6 +70,14 @@ typedef struct RehomeColumnMap
 	char	   *inverse;
 } RehomeColumnMap;
 
+/* What happens to writes to a target while the source has authority. */
+typedef enum RehomeDriftPolicy
+{
+	REHOME_DRIFT_REJECT,
+	REHOME_DRIFT_RECORD,
+	REHOME_DRIFT_REPAIR
+} RehomeDriftPolicy;
+
 typedef struct RehomeTableMap
 {
 	int			id;
@@ -81,6 +91,12 @@ typedef struct RehomeTableMap
 	char	   *source_print;	/* fingerprint of table and triggers at the position */
 	char	   *target_parts;	/* the target's partitions at the position back */
 	char	   *filter;
+	RehomeDriftPolicy drift_policy;
+	bool		paused;			/* left out of batches */
+	char	   *reason;			/* why */
+	char	   *position;		/* behind the slice's; NULL: the slice's */
+	char	   *source_columns; /* the source table as it was last found */
+	char	   *target_columns;
 	List	   *columns;		/* RehomeColumnMap * */
 } RehomeTableMap;
 
@@ -97,6 +113,9 @@ extern RehomeTableMap *rehome_table_map_of(RehomeMigration *migration, Oid targe
 extern List *rehome_name_list(const char *array);
 extern char *rehome_name_array(List *names);
 
+extern RehomeDriftPolicy rehome_drift_policy_parse(const char *name);
+extern const char *rehome_drift_policy_name(RehomeDriftPolicy policy);
+
 /* Who may what. */
 extern void rehome_require_owner(RehomeCall *call, RehomeMigration *migration);
 
@@ -106,6 +125,7 @@ extern void rehome_slice_work_wait(RehomeSlice *slice);
 extern void rehome_slice_work_share(RehomeSlice *slice);
 extern bool rehome_slice_try_work_lock(int slice_id);
 extern void rehome_slice_reread(RehomeSlice *slice);
+extern void rehome_slice_maps_changed(RehomeSlice *slice);
 extern void rehome_slice_require(RehomeSlice *slice, const char *call,
 								 RehomeState a, RehomeState b);
 extern void rehome_slice_require_running(RehomeSlice *slice);

@@ -76,6 +76,29 @@ new_home(RehomeMigration *migration)
 }
 
 /*
+ * add_drift adds what keeps targets from being what the source makes them.
+ */
+static void
+add_drift(RehomeProblems *problems, RehomeSlice *slice)
+{
+	RehomeRows *rows = rehome_spi("SELECT target, coalesce(reason, 'it has not caught up yet'), quote_literal(target) FROM rehome.table_map"
+								  " WHERE slice_id = $1 AND (paused OR position IS NOT NULL) ORDER BY id", "i", slice->id);
+	ListCell   *lc;
+
+	for (int i = 0; i < rows->n; i++)
+		rehome_problem(problems, ERRCODE_REHOME_GATE,
+					   psprintf("SELECT rehome.resume_table(%s, %s);",
+								quote_literal_cstr(slice->migration->name), rows->value[i][2]),
+					   "Table %s is paused: %s.", rows->value[i][0], rows->value[i][1]);
+	foreach(lc, rehome_drift_open(slice))
+		rehome_problem(problems, ERRCODE_REHOME_GATE,
+					   psprintf("SELECT rehome.repair_drift(%s); or rehome.accept_drift(%s);",
+								quote_literal_cstr(slice->migration->name),
+								quote_literal_cstr(slice->migration->name)),
+					   "%s", (char *) lfirst(lc));
+}
+
+/*
  * check_gates raises with everything that stands in the way of the cutover.
  */
 static void
@@ -86,6 +109,7 @@ check_gates(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way)
 	ListCell   *lc;
 
 	rehome_problems_init(&problems);
+	add_drift(&problems, slice);
 	rows = rehome_spi("SELECT format('%s of %s has not been rebuilt.', o.name, o.relation)"
 					  " FROM rehome.saved_object o JOIN rehome.table_map t ON t.id = o.table_map_id"
 					  " WHERE t.slice_id = $1 AND o.rebuilt_at IS NULL ORDER BY o.id", "i", slice->id);
@@ -100,7 +124,7 @@ check_gates(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way)
 					   "Repair them, or decide to go without: UPDATE rehome.quarantine SET accepted = true WHERE ...;",
 					   "%s rows in quarantine for %s.", rows->value[i][1], rows->value[i][0]);
 
-	foreach(lc, rehome_preflight_switch(conn, slice, maps))
+	foreach(lc, rehome_preflight_switch(conn, slice, rehome_maps_running(maps)))
 	{
 		RehomeFinding *finding = lfirst(lc);
 
@@ -242,11 +266,16 @@ switch_over(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way,
 {
 	RehomeMigration *migration = slice->migration;
 	RehomeBatch batch;
+	RehomeProblems problems;
 	ListCell   *lc;
 
 	rehome_debug_point("frozen");
 	if (!rehome_forward_try(conn, slice, maps, &batch))
 		elog(ERROR, "a locked table was truncated");
+	rehome_problems_init(&problems);
+	add_drift(&problems, slice);	/* since the gates were looked at */
+	rehome_problems_raise(&problems, "slice \"%s\" of migration \"%s\" cannot be cut over",
+						  slice->name, migration->name);
 	rehome_freeze_check(freeze, "the final batch");
 	rehome_sequences_to_target(conn, slice, maps);
 	rehome_freeze_check(freeze, "the sequences");

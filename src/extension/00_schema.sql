@@ -45,6 +45,8 @@ CREATE TABLE rehome.slice (
     position        text,
     position_at     timestamptz,
     source_print    text,
+    target_print    text,
+    maps_version    bigint NOT NULL DEFAULT 0,
     pending         bigint NOT NULL DEFAULT 0,
     rows_applied    bigint NOT NULL DEFAULT 0,
     batches         bigint NOT NULL DEFAULT 0,
@@ -59,6 +61,8 @@ COMMENT ON COLUMN rehome.slice.one_way IS 'cut over without a way back: nothing 
 COMMENT ON COLUMN rehome.slice.position_at IS 'when the position was taken, by this server''s clock';
 COMMENT ON COLUMN rehome.slice.source_print IS
     'fingerprint of all source tables and triggers when they were last found intact';
+COMMENT ON COLUMN rehome.slice.target_print IS 'the same of the target tables and the guard';
+COMMENT ON COLUMN rehome.slice.maps_version IS 'counts changes of table maps that a running worker has to learn of';
 COMMENT ON COLUMN rehome.slice.throttled IS 'why no piece of work is begun at the moment; see rehome.max_replica_lag';
 COMMENT ON COLUMN rehome.slice.database_id IS
     'the database the slice was last run in; elsewhere (after a restore) it is paused';
@@ -77,6 +81,13 @@ CREATE TABLE rehome.table_map (
     filter          text,
     imported        boolean NOT NULL DEFAULT false,
     copied_at       timestamptz,
+    drift_policy    text NOT NULL DEFAULT 'reject'
+                    CHECK (drift_policy IN ('reject', 'record', 'repair')),
+    paused          boolean NOT NULL DEFAULT false,
+    reason          text,
+    position        text,
+    source_columns  jsonb,
+    target_columns  jsonb,
     on_error        text NOT NULL DEFAULT 'fail' CHECK (on_error IN ('fail', 'quarantine')),
     on_delete       text NOT NULL DEFAULT 'delete'
                     CHECK (on_delete IN ('delete', 'mark', 'archive', 'ignore')),
@@ -109,6 +120,12 @@ COMMENT ON COLUMN rehome.table_map.delete_column IS 'target column that on_delet
 COMMENT ON COLUMN rehome.table_map.delete_archive IS 'table that on_delete => archive moves rows to';
 COMMENT ON COLUMN rehome.table_map.rules_hash IS
     'the rules the target''s rows were made by; others now (rehome.rules_hash): stale';
+COMMENT ON COLUMN rehome.table_map.drift_policy IS 'what happens to writes to the target while the source has authority';
+COMMENT ON COLUMN rehome.table_map.paused IS 'left out of batches; the slice''s other tables go on';
+COMMENT ON COLUMN rehome.table_map.position IS
+    'the position this table alone is at; null: that of the slice';
+COMMENT ON COLUMN rehome.table_map.source_columns IS 'the source table as it was last found: OID and columns';
+COMMENT ON COLUMN rehome.table_map.target_columns IS 'the same of the target';
 COMMENT ON COLUMN rehome.table_map.imported IS 'the foreign table was made by add_schema and goes with the map';
 
 CREATE TABLE rehome.column_map (
@@ -263,9 +280,23 @@ CREATE TABLE rehome.drift (
     side            text NOT NULL CHECK (side IN ('source', 'target')),
     kind            text NOT NULL,
     object          text,
-    detail          jsonb
+    detail          jsonb,
+    target          regclass,
+    key             jsonb,
+    old_row         jsonb,
+    new_row         jsonb,
+    role            name,
+    application     text,
+    client          inet,
+    policy          text,
+    resolved_at     timestamptz,
+    resolution      text
 );
+CREATE INDEX drift_open_idx ON rehome.drift (migration, slice) WHERE resolved_at IS NULL;
 COMMENT ON TABLE rehome.drift IS 'differences that nobody ordered';
+COMMENT ON COLUMN rehome.drift.policy IS
+    'of a write to a target: record, or repair when the row is to be what the source makes it';
+COMMENT ON COLUMN rehome.drift.resolved_at IS 'when it was repaired or accepted; null: open, and a gate of the cutover if it is a write';
 
 -- Where the target's reverse capture writes: one change table per table map.
 CREATE SCHEMA rehome_change;

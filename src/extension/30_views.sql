@@ -41,13 +41,19 @@ CREATE VIEW rehome.status AS
            s.rows_applied,
            s.batches,
            (SELECT count(*) FROM rehome.table_map t WHERE t.slice_id = s.id) AS tables,
-           s.throttled
+           s.throttled,
+           (SELECT count(*) FROM rehome.table_map t
+             WHERE t.slice_id = s.id AND (t.paused OR t.position IS NOT NULL)) AS tables_paused,
+           (SELECT count(*) FROM rehome.drift d
+             WHERE d.migration = m.name AND d.slice = s.name AND d.resolved_at IS NULL) AS drift
       FROM rehome.slice s
       JOIN rehome.migration m ON m.id = s.migration_id
      ORDER BY m.id, s.id;
 COMMENT ON VIEW rehome.status IS 'where every slice stands';
 COMMENT ON COLUMN rehome.status.staleness IS 'how old the position is: now minus the time it was taken';
 COMMENT ON COLUMN rehome.status.throttled IS 'why no piece of work is begun: a setting that spares the source';
+COMMENT ON COLUMN rehome.status.tables_paused IS 'tables that are paused by themselves, or have not caught up since';
+COMMENT ON COLUMN rehome.status.drift IS 'open rows of rehome.drift';
 COMMENT ON COLUMN rehome.status.worker IS 'pid of the slice''s sync worker, null when there is none';
 
 CREATE VIEW rehome.progress AS

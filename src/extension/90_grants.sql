@@ -54,6 +54,8 @@ GRANT EXECUTE ON FUNCTION
     rehome.preflight(name),
     rehome.pause(name, name, text),
     rehome.resume(name, name),
+    rehome.pause_table(name, regclass, text),
+    rehome.resume_table(name, regclass),
     rehome.verify(name, name, text)
     TO rehome_operator;
 GRANT EXECUTE ON PROCEDURE
@@ -69,6 +71,9 @@ GRANT EXECUTE ON FUNCTION
     rehome.add_table(name, regclass, regclass, name[], text, name, jsonb),
     rehome.add_schema(name, name, name, name),
     rehome.map_column(name, regclass, name, text, text, name, text),
+    rehome.set_drift_policy(name, text, regclass),
+    rehome.repair_drift(name, regclass),
+    rehome.accept_drift(name, regclass),
     rehome.drop_migration(name),
     rehome.add_rule(name, regclass, name, text, jsonb, name, text, text, text, name, text),
     rehome.set_table_rule(name, regclass, text, text, name, regclass),

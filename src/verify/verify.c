@@ -118,10 +118,22 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 		TimestampTz began = GetCurrentTimestamp();
 		RehomeVerdict verdict;
 		Interval   *elapsed = palloc0(sizeof(Interval));
-		Datum		values[10];
-		bool		nulls[10] = {false};
+		Datum		values[11];
+		bool		nulls[11] = {false};
 		bool		ok;
 
+		if (map->paused)
+		{
+			memset(nulls, true, sizeof(nulls));
+			values[0] = DirectFunctionCall1(namein, CStringGetDatum(slice->name));
+			values[1] = ObjectIdGetDatum(map->target);
+			values[7] = BoolGetDatum(false);
+			values[10] = CStringGetTextDatum(psprintf("paused: %s", map->reason));
+			nulls[0] = nulls[1] = nulls[7] = nulls[10] = false;
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+			failed++;
+			continue;
+		}
 		rehome_compare(conn, slice, map, mode, snapshot, &verdict);
 		if (conn != NULL && slice->state == REHOME_SYNCING && rehome_forward_stale(conn, map))
 			ereport(ERROR,
@@ -147,6 +159,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 		values[7] = BoolGetDatum(ok);
 		values[8] = CStringGetTextDatum(snapshot);
 		values[9] = IntervalPGetDatum(elapsed);
+		nulls[10] = true;
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	PopActiveSnapshot();
@@ -158,7 +171,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 	}
 	rehome_event(slice->migration->name, slice->name, "verified",
 				 failed == 0 ? psprintf("%d tables equal at %s", list_length(maps), snapshot) :
-				 psprintf("%d of %d tables differ at %s", failed, list_length(maps), snapshot),
+				 psprintf("%d of %d tables differ, or are paused, at %s", failed, list_length(maps), snapshot),
 				 rehome_rules_detail(slice, psprintf("{\"mode\": \"%s\", \"rows\": " INT64_FORMAT ", \"wrong\": " INT64_FORMAT "}",
 													 mode_name(mode), rows, wrong)));
 }

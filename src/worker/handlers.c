@@ -39,11 +39,13 @@ get_ready(RehomeWorkerState *worker, RehomeSlice *slice)
 {
 	if (worker->conn == NULL)
 		worker->conn = rehome_slice_connect(slice, "sync");
-	if (worker->maps == NIL)
+	if (worker->maps == NIL || worker->maps_version != slice->maps_version)
 	{
 		MemoryContext old = MemoryContextSwitchTo(worker->context);
 
 		worker->maps = rehome_table_maps_require(slice);
+		worker->maps_version = slice->maps_version;
+		worker->positioned_at = 0;
 		MemoryContextSwitchTo(old);
 	}
 }

@@ -17,6 +17,7 @@ struct RehomeWorkerState
 {
 	RehomeConn *conn;			/* to the source, or NULL */
 	List	   *maps;			/* the slice's table maps, in context */
+	int64		maps_version;	/* of the slice, when they were read */
 	MemoryContext context;
 	RehomeState state;			/* the maps were read in */
 	bool		in_doubt;		/* the sides disagree: recover first */

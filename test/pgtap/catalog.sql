@@ -29,7 +29,8 @@ SELECT functions_are('rehome', ARRAY[
     'plan', 'preflight', 'start', 'copy', 'sync', 'pause', 'resume', 'verify',
     'cutover', 'rollback', 'complete', 'cancel', 'recover',
     'mapping_document', 'mapping_document_markdown', 'export_migration', 'import_migration', 'definition_hash',
-    'guard', 'capture', 'database_identity', 'state_transitions',
+    'set_drift_policy', 'repair_drift', 'accept_drift', 'pause_table', 'resume_table',
+    'guard', 'capture', 'record_drift', 'database_identity', 'state_transitions',
     'add_rule', 'set_table_rule', 'recopy', 'rules_hash',
     'rule_refuse', 'rule_valid', 'rule_range', 'rule_blank_to_null', 'rule_control', 'rule_html', 'rule_entities',
     'rule_json', 'rule_zero_date', 'rule_epoch', 'rule_unsigned', 'rule_number', 'rule_lookup',
@@ -44,7 +45,7 @@ SELECT set_eq($$SELECT proname::text FROM pg_proc WHERE pronamespace = 'rehome':
               'the procedures');
 SELECT set_eq($$SELECT proname::text FROM pg_proc WHERE pronamespace = 'rehome'::regnamespace
                  AND prorettype = 'trigger'::regtype$$,
-              ARRAY['guard', 'capture'], 'the trigger functions');
+              ARRAY['guard', 'capture', 'record_drift'], 'the trigger functions');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
                    WHERE pronamespace = 'rehome'::regnamespace AND l.lanname NOT IN ('c', 'sql')$$,
                 'every function is in C, or plain SQL');

@@ -146,15 +146,19 @@ END
 $cover_partitions$;
 
 -- Everything that has to stay as it is for capture and fence to work: which
--- relations these are, and every trigger of ours with the transaction that
--- last touched it.  $1: qualified names of the slice's tables.
+-- relations these are, their columns, and every trigger of ours with the
+-- transaction that last touched it.  $1: qualified names of the slice's tables.
 CREATE OR REPLACE FUNCTION rehome_source.fingerprint(token text, slice int, relations text[])
 RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $fingerprint$
     SELECT md5(coalesce((SELECT string_agg(coalesce(to_regclass(r)::oid::text, '-'), ',' ORDER BY n)
                            FROM unnest(relations) WITH ORDINALITY AS u(r, n)), '')
                || coalesce((SELECT string_agg(t.oid || t.tgenabled::text || t.xmin, ',' ORDER BY t.oid)
                               FROM pg_trigger t
-                             WHERE t.tgname LIKE 'rehome\_%\_' || token || '\_%'), ''))
+                             WHERE t.tgname LIKE 'rehome\_%\_' || token || '\_%'), '')
+               || coalesce((SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
+                                                        a.attnotnull, a.attisdropped), ',' ORDER BY a.attrelid, a.attnum)
+                              FROM pg_attribute a
+                             WHERE a.attrelid IN (SELECT to_regclass(r) FROM unnest(relations) AS r) AND a.attnum > 0), ''))
 $fingerprint$;
 
 -- The same for one table: its fingerprint, and what is wrong with it, or null.
@@ -393,8 +397,10 @@ $function$, session_user, token, slice, body));
     timing := CASE WHEN per_row AND relkind = 'p' AND current_setting('server_version_num')::int < 130000
                    THEN 'AFTER' ELSE 'BEFORE' END;
     name := format('rehome_fence_%s_%s', token, map);
-    EXECUTE format('CREATE TRIGGER %I %s INSERT OR UPDATE OR DELETE ON %s FOR EACH %s EXECUTE PROCEDURE %s()',
-                   name, timing, relation, CASE WHEN per_row THEN 'ROW' ELSE 'STATEMENT' END, fence);
+    IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgname = name) THEN
+        EXECUTE format('CREATE TRIGGER %I %s INSERT OR UPDATE OR DELETE ON %s FOR EACH %s EXECUTE PROCEDURE %s()',
+                       name, timing, relation, CASE WHEN per_row THEN 'ROW' ELSE 'STATEMENT' END, fence);
+    END IF;
     names := names || name;
     PERFORM rehome_source.enable_always(relation, names);
     PERFORM rehome_source.cover_partitions(token, slice, map, relation);

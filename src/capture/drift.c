@@ -1,0 +1,443 @@
+/*-------------------------------------------------------------------------
+ *
+ * drift.c
+ *	  Writes to a target that nobody ordered: recorded, and repaired.
+ *
+ * While the source has authority, the drift policy of a table map says what
+ * happens to a write of somebody else to its target.  "reject" is the guard
+ * (trigger.c).  With "record" and "repair" a trigger takes its place that lets
+ * the write happen and keeps it in rehome.drift.
+ *
+ * Repair: the keys of the recorded rows are written to the source's change
+ * table, as if they had changed there, in a transaction of its own that
+ * commits before the batch takes its snapshot.  So the batch reads these rows
+ * again, or finds that the source has none, and makes the target what the map
+ * makes of them; that the drift is repaired is noted in the batch's
+ * transaction.  If anything dies in between, the keys are written again: a
+ * key too many does no harm.  A key that is computed cannot be told to the
+ * source: there, and after a TRUNCATE of the target, the table is read as a
+ * whole.
+ *
+ * The rows are turned into jsonb as the migration's owner, since that may run
+ * functions of the types; the record is written as the extension's owner.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "capture/capture.h"
+#include "commands/trigger.h"
+#include "errors.h"
+#include "mapping/mapping.h"
+#include "miscadmin.h"
+#include "remote/query.h"
+#include "util/name.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+/* Keys that are written to the source's change table at once. */
+#define RELOG_KEYS 10000
+
+/*
+ * row_json returns the text of a row as jsonb; NULL for no row.  The result
+ * lives in the current memory context.
+ */
+static char *
+row_json(Relation rel, HeapTuple tuple)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			type = rel->rd_rel->reltype;
+	Datum		row;
+	char	   *json;
+	int			rc;
+
+	if (tuple == NULL)
+		return NULL;
+	row = heap_copy_tuple_as_datum(tuple, RelationGetDescr(rel));
+	rc = SPI_execute_with_args("SELECT to_jsonb($1)", 1, &type, &row, NULL, true, 1);
+	if (rc != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "could not turn a row into jsonb: %s", SPI_result_code_string(rc));
+	MemoryContextSwitchTo(context);
+	json = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	SPI_freetuptable(SPI_tuptable);
+	return json;
+}
+
+/*
+ * event_kind returns what kind of drift a write is.
+ */
+static const char *
+event_kind(TriggerData *trigger)
+{
+	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
+		return "truncate";
+	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
+		return "insert";
+	if (TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
+		return "delete";
+	return "update";
+}
+
+PG_FUNCTION_INFO_V1(rehome_record_drift);
+
+/*
+ * rehome_record_drift() RETURNS trigger; argument: the table map's id.
+ */
+Datum
+rehome_record_drift(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	RehomeCall	call;
+	RehomeAs	as;
+	RehomeRows *rows;
+	HeapTuple	old_tuple = NULL;
+	HeapTuple	new_tuple = NULL;
+	char	   *old_row;
+	char	   *new_row;
+	int			map;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || trigger->tg_trigger->tgnargs != 1 ||
+		!TRIGGER_FIRED_AFTER(trigger->tg_event))
+		ereport(ERROR,
+				errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				errmsg("rehome.record_drift() must be called as an AFTER trigger"));
+	if (rehome_own_writes())
+		return PointerGetDatum(NULL);
+	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
+		new_tuple = trigger->tg_trigtuple;
+	else if (!TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
+	{
+		old_tuple = trigger->tg_trigtuple;
+		if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
+			new_tuple = trigger->tg_newtuple;
+	}
+
+	rehome_call_begin(&call, fcinfo);
+	map = rehome_int(trigger->tg_trigger->tgargs[0]);
+	rows = rehome_spi_read("SELECT m.owner::oid FROM rehome.table_map t JOIN rehome.slice s ON s.id = t.slice_id"
+						   " JOIN rehome.migration m ON m.id = s.migration_id WHERE t.id = $1", "i", map);
+	if (rows->n == 0)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_OBJECT),
+				errmsg("table map %d does not exist", map),
+				errdetail("Writes to \"%s\" that could not be recorded must not happen unnoticed.",
+						  RelationGetRelationName(trigger->tg_relation)));
+	rehome_become(&as, (Oid) rehome_int64(rows->value[0][0]));
+	old_row = row_json(trigger->tg_relation, old_tuple);
+	new_row = row_json(trigger->tg_relation, new_tuple);
+	rehome_become_self(&as);
+	rehome_spi("INSERT INTO rehome.drift (migration, slice, side, kind, object, target, key, old_row, new_row,"
+			   "  role, application, client, policy)"
+			   " SELECT m.name, s.name, 'target', $2, $5, t.target,"
+			   "  CASE WHEN $2 <> 'truncate' THEN (SELECT jsonb_object_agg(k, coalesce($3::jsonb, $4::jsonb) -> k::text)"
+			   "    FROM unnest(t.key) AS k) END,"
+			   "  $3::jsonb, $4::jsonb, session_user, nullif(current_setting('application_name'), ''),"
+			   "  inet_client_addr(), CASE t.drift_policy WHEN 'repair' THEN 'repair' ELSE 'record' END"
+			   " FROM rehome.table_map t JOIN rehome.slice s ON s.id = t.slice_id"
+			   " JOIN rehome.migration m ON m.id = s.migration_id WHERE t.id = $1",
+			   "itttt", map, event_kind(trigger), old_row, new_row,
+			   rehome_relation_name(RelationGetRelid(trigger->tg_relation)));
+	rehome_call_end(&call);
+	return PointerGetDatum(NULL);
+}
+
+/*
+ * source_key_of returns, in the order of the change table's key columns, the
+ * target columns they are copied from as they are; NIL when one is computed.
+ */
+static List *
+source_key_of(RehomeMapping *mapping)
+{
+	List	   *columns = NIL;
+	ListCell   *lc;
+
+	foreach(lc, mapping->map->source_key)
+	{
+		char	   *found = NULL;
+
+		for (int k = 0; k < mapping->nkey; k++)
+		{
+			AttrNumber	plain = mapping->key[k]->plain;
+
+			if (plain != 0 && strcmp(NameStr(TupleDescAttr(mapping->source_desc, plain - 1)->attname),
+									 lfirst(lc)) == 0)
+				found = mapping->key[k]->name;
+		}
+		if (found == NULL)
+			return NIL;
+		columns = lappend(columns, found);
+	}
+	return columns;
+}
+
+/*
+ * relog_everything has the next batch read a table as a whole.
+ */
+static void
+relog_everything(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
+{
+	rehome_conn_exec(conn, psprintf("INSERT INTO %s (op) VALUES ('t')",
+									rehome_change_table(slice->migration, map)));
+}
+
+/*
+ * relog_keys writes the keys of some drift, given by id, to the change table.
+ */
+static void
+relog_keys(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, List *columns, const char *ids)
+{
+	StringInfoData names;
+	RehomeRows *rows;
+	char	   *change = rehome_change_table(slice->migration, map);
+
+	initStringInfo(&names);
+	for (int k = 1; k <= list_length(columns); k++)
+		appendStringInfo(&names, "%skey%d", k > 1 ? ", " : "", k);
+	/* both keys of an update that changed it */
+	rows = rehome_spi("SELECT jsonb_agg(DISTINCT x.key)"
+					  " FROM rehome.drift d, LATERAL (SELECT jsonb_object_agg('key' || c.n, r.row -> c.name)"
+					  "   FROM (VALUES (d.old_row), (d.new_row)) AS r(row),"
+					  "        unnest($2::text[]) WITH ORDINALITY AS c(name, n)"
+					  "   WHERE r.row IS NOT NULL GROUP BY r.row) AS x(key)"
+					  " WHERE d.id = ANY ($1::bigint[])", "tt", ids, rehome_name_array(columns));
+	if (rows->value[0][0] != NULL)
+		rehome_conn_query(conn, psprintf("INSERT INTO %s (op, %s) SELECT 'd', %s"
+										 " FROM jsonb_populate_recordset(NULL::%s, $1::jsonb)",
+										 change, names.data, names.data, change),
+						  "t", rows->value[0][0]);
+}
+
+/*
+ * rehome_drift_relog has the next batch repair what was recorded to be
+ * repaired in targets of the maps.  Returns the ids of that drift, as the
+ * text of an array, or NULL.  No transaction is open on conn.
+ */
+char *
+rehome_drift_relog(RehomeConn *conn, RehomeSlice *slice, List *maps)
+{
+	char	   *all = NULL;
+	ListCell   *lc;
+
+	if (rehome_spi("SELECT FROM rehome.drift WHERE migration = $1::name AND slice = $2::name"
+				   " AND resolved_at IS NULL AND policy = 'repair' LIMIT 1", "tt",
+				   slice->migration->name, slice->name)->n == 0)
+		return NULL;
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		List	   *columns = NIL;
+		RehomeRows *rows;
+		char	  **v;
+
+		CHECK_FOR_INTERRUPTS();
+		if (map->paused)
+			continue;
+		rows = rehome_spi("SELECT array_agg(id), bool_or(kind = 'truncate'), count(*) FROM (SELECT id, kind FROM rehome.drift"
+						  "  WHERE migration = $1::name AND slice = $2::name AND target = $3"
+						  "  AND resolved_at IS NULL AND policy = 'repair' ORDER BY id LIMIT $4) AS d", "ttoi",
+						  slice->migration->name, slice->name, map->target, RELOG_KEYS);
+		v = rows->value[0];
+		if (v[0] == NULL)
+			continue;
+		if (!rehome_bool(v[1]))
+			columns = source_key_of(rehome_mapping_compile(map, slice->migration->owner));
+		if (columns == NIL)
+			relog_everything(conn, slice, map);
+		else
+			relog_keys(conn, slice, map, columns, v[0]);
+		all = all == NULL ? v[0] :
+			rehome_spi_value("SELECT $1::bigint[] || $2::bigint[]", "tt", all, v[0]);
+	}
+	return all;
+}
+
+/*
+ * rehome_drift_repaired notes that a batch has repaired the drift with these
+ * ids.
+ */
+void
+rehome_drift_repaired(const char *ids)
+{
+	if (ids != NULL)
+		rehome_spi("UPDATE rehome.drift SET resolved_at = clock_timestamp(), resolution = 'repaired'"
+				   " WHERE id = ANY ($1::bigint[]) AND resolved_at IS NULL", "t", ids);
+}
+
+/*
+ * rehome_drift_open lists, a line each, the targets with writes that nobody
+ * has repaired or accepted.
+ */
+List *
+rehome_drift_open(RehomeSlice *slice)
+{
+	RehomeRows *rows = rehome_spi("SELECT format('%s writes to %s that nobody ordered.', count(*), target)"
+								  " FROM rehome.drift WHERE migration = $1::name AND slice = $2::name"
+								  " AND resolved_at IS NULL AND side = 'target' AND policy IS NOT NULL"
+								  " GROUP BY target ORDER BY target::text", "tt",
+								  slice->migration->name, slice->name);
+	List	   *lines = NIL;
+
+	for (int i = 0; i < rows->n; i++)
+		lines = lappend(lines, rows->value[i][0]);
+	return lines;
+}
+
+/*
+ * required_migration returns the migration that argument 0 names.
+ */
+static RehomeMigration *
+required_migration(FunctionCallInfo fcinfo)
+{
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				errmsg("the migration's name must be given"));
+	return rehome_migration_get(NameStr(*PG_GETARG_NAME(0)));
+}
+
+/*
+ * wanted_maps returns the maps of a slice, or that of one target, if it is
+ * in the slice.
+ */
+static List *
+wanted_maps(RehomeSlice *slice, Oid target)
+{
+	List	   *wanted = NIL;
+	ListCell   *lc;
+
+	foreach(lc, rehome_table_maps_require(slice))
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		if (!OidIsValid(target) || map->target == target)
+			wanted = lappend(wanted, map);
+	}
+	return wanted;
+}
+
+/*
+ * set_policy gives maps of a slice a drift policy.  Writers wait for the
+ * triggers to be exchanged, so each of them meets one policy or the other.
+ */
+static void
+set_policy(RehomeSlice *slice, Oid target, RehomeDriftPolicy policy)
+{
+	List	   *maps = NIL;
+	ListCell   *lc;
+
+	rehome_slice_work_lock(slice);
+	rehome_slice_require(slice, "set the drift policy of", REHOME_SYNCING, REHOME_CUT_OVER);
+	foreach(lc, wanted_maps(slice, target))
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		if (map->drift_policy != policy)
+			maps = lappend(maps, map);
+		else
+			ereport(NOTICE,
+					errmsg("the drift policy of %s is %s already", rehome_relation_name(map->target),
+						   rehome_drift_policy_name(policy)));
+	}
+	if (maps == NIL)
+		return;
+	rehome_targets_lock(maps, ShareRowExclusiveLock);
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		map->drift_policy = policy;
+		rehome_spi("UPDATE rehome.table_map SET drift_policy = $2 WHERE id = $1", "it", map->id,
+				   rehome_drift_policy_name(policy));
+		rehome_event(slice->migration->name, slice->name, "drift",
+					 psprintf("drift policy of %s: %s", rehome_relation_name(map->target),
+							  rehome_drift_policy_name(policy)), NULL);
+	}
+	rehome_target_guard(slice, maps);
+	foreach(lc, maps)
+		rehome_target_guard_switch(lfirst(lc), slice->state == REHOME_SYNCING);
+	rehome_slice_maps_changed(slice);
+}
+
+PG_FUNCTION_INFO_V1(rehome_set_drift_policy);
+
+/*
+ * rehome_set_drift_policy(migration name, policy text, target regclass)
+ */
+Datum
+rehome_set_drift_policy(PG_FUNCTION_ARGS)
+{
+	RehomeCall	call;
+	RehomeMigration *migration;
+	RehomeDriftPolicy policy;
+	Oid			target = PG_ARGISNULL(2) ? InvalidOid : PG_GETARG_OID(2);
+	List	   *slices;
+	ListCell   *lc;
+
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				errmsg("the policy must be given"),
+				errhint("Policies are reject, record and repair."));
+	policy = rehome_drift_policy_parse(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	rehome_call_begin(&call, fcinfo);
+	migration = required_migration(fcinfo);
+	rehome_require_owner(&call, migration);
+	if (OidIsValid(target))
+		slices = list_make1(rehome_slice_by_id(rehome_table_map_of(migration, target)->slice_id));
+	else
+		slices = rehome_slices_get(migration, NULL);
+	foreach(lc, slices)
+		set_policy(lfirst(lc), target, policy);
+	rehome_call_end(&call);
+	PG_RETURN_VOID();
+}
+
+/*
+ * settle changes the open drift of a migration, or of one target; set says
+ * how.  Returns how much it was.
+ */
+static int64
+settle(FunctionCallInfo fcinfo, const char *set)
+{
+	RehomeCall	call;
+	RehomeMigration *migration;
+	Oid			target = PG_ARGISNULL(1) ? InvalidOid : PG_GETARG_OID(1);
+	int64		n;
+
+	rehome_call_begin(&call, fcinfo);
+	migration = required_migration(fcinfo);
+	if (OidIsValid(target))
+		(void) rehome_table_map_of(migration, target);
+	n = (int64) rehome_spi(psprintf("UPDATE rehome.drift SET %s WHERE migration = $1::name"
+									" AND ($2 = 0::oid OR target = $2) AND resolved_at IS NULL"
+									" AND side = 'target' AND policy IS NOT NULL", set),
+						   "to", migration->name, target)->processed;
+	rehome_call_end(&call);
+	return n;
+}
+
+PG_FUNCTION_INFO_V1(rehome_repair_drift);
+
+/*
+ * rehome_repair_drift(migration name, target regclass): by the next batch.
+ */
+Datum
+rehome_repair_drift(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(settle(fcinfo, "policy = 'repair'"));
+}
+
+PG_FUNCTION_INFO_V1(rehome_accept_drift);
+
+/*
+ * rehome_accept_drift(migration name, target regclass): it stays as it is.
+ */
+Datum
+rehome_accept_drift(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(settle(fcinfo, "resolved_at = clock_timestamp(), resolution = 'accepted'"));
+}

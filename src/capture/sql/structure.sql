@@ -1,0 +1,17 @@
+-- Tables as they are: OID, and columns by number.  A row each of $1, the
+-- names of tables, in that order; null where there is none.  Runs on both
+-- sides; in psql: \bind '{public.t}' \g
+SELECT CASE WHEN t.oid IS NOT NULL THEN jsonb_build_object('oid', t.oid::oid::bigint, 'columns',
+           (SELECT coalesce(jsonb_object_agg(a.attnum, jsonb_build_object(
+                       'name', a.attname,
+                       'type', format_type(a.atttypid, a.atttypmod)
+                               || CASE WHEN a.attcollation <> y.typcollation
+                                       THEN (SELECT format(' COLLATE %I', l.collname) FROM pg_collation l WHERE l.oid = a.attcollation)
+                                       ELSE '' END,
+                       'not_null', a.attnotnull,
+                       -- PostgreSQL 10 and 11 have no generated columns, and all have a default
+                       'default', a.atthasdef OR a.attidentity <> '')), '{}')
+              FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+             WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped)) END
+  FROM (SELECT to_regclass(u.name) AS oid, u.n FROM unnest($1::text[]) WITH ORDINALITY AS u(name, n)) AS t
+ ORDER BY t.n

@@ -1,0 +1,368 @@
+/*-------------------------------------------------------------------------
+ *
+ * structure.c
+ *	  Tables that are not what they were: finding what has changed.
+ *
+ * What a table looked like when it was last found in order (its OID and its
+ * columns, by number) is kept in rehome.table_map.  A fingerprint per slice
+ * and side tells cheaply whether anything has changed; then the tables are
+ * looked at one by one.  A change that the map does not notice, as a column
+ * that nobody maps, is noted in rehome.drift and things go on.  Any other
+ * pauses the table map, and that one only: it keeps its position, and is left
+ * out of batches until rehome.resume_table() (table_pause.c).
+ *
+ * Pausing is part of the batch's transaction.  If that fails, the next one
+ * finds the same.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "capture/capture.h"
+#include "capture/sql/structure.sql.h"
+#include "remote/query.h"
+#include "util/name.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+/* Of difference_query: what a column was, and what it is; NULL: not there. */
+typedef struct Difference
+{
+	char	   *was;
+	char	   *is;
+	char	   *was_type;
+	char	   *is_type;
+	bool		was_not_null;
+	bool		is_not_null;
+	bool		is_default;		/* has a default */
+} Difference;
+
+static const char *const difference_query =
+	"SELECT o.value ->> 'name', n.value ->> 'name', o.value ->> 'type', n.value ->> 'type',"
+	" o.value ->> 'not_null', n.value ->> 'not_null', n.value ->> 'default'"
+	" FROM jsonb_each($1::jsonb -> 'columns') AS o FULL JOIN jsonb_each($2::jsonb -> 'columns') AS n USING (key)"
+	" WHERE o.value IS DISTINCT FROM n.value ORDER BY key::int";
+
+/*
+ * rehome_structures returns what the maps' sources look like, or, without a
+ * connection, their targets: the text of a jsonb each, or NULL.
+ */
+List *
+rehome_structures(RehomeConn *conn, List *maps)
+{
+	List	   *names = NIL;
+	List	   *structures = NIL;
+	RehomeRows *rows;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		names = lappend(names, conn == NULL ? rehome_relation_name(map->target) :
+						rehome_remote_relation(rehome_remote_table(map->source)));
+	}
+	if (conn == NULL)
+		rows = rehome_spi(sql_structure, "t", rehome_name_array(names));
+	else
+		rows = rehome_conn_query(conn, sql_structure, "t", rehome_name_array(names));
+	for (int i = 0; i < rows->n; i++)
+		structures = lappend(structures, rows->value[i][0]);
+	return structures;
+}
+
+/*
+ * keep copies a string to where the map lives.
+ */
+static char *
+keep(RehomeTableMap *map, const char *text)
+{
+	return MemoryContextStrdup(GetMemoryChunkContext(map), text);
+}
+
+/*
+ * record notes one difference; resolution is NULL when it is open.
+ */
+static void
+record(RehomeSlice *slice, RehomeTableMap *map, const char *side, const char *kind,
+	   const char *object, const char *what, const char *hint, const char *resolution)
+{
+	rehome_spi("INSERT INTO rehome.drift (migration, slice, side, kind, object, target, detail, resolved_at, resolution)"
+			   " VALUES ($1::name, $2::name, $3, $4, $5, $6, jsonb_strip_nulls(jsonb_build_object('what', $7, 'hint', $8)),"
+			   " CASE WHEN $9 IS NOT NULL THEN clock_timestamp() END, $9)", "tttttottt",
+			   slice->migration->name, slice->name, side, kind, object, map->target, what, hint, resolution);
+}
+
+/*
+ * pause_map leaves a map out of batches from now on.  With lossy, it will
+ * have to be read as a whole when it goes on.
+ */
+static void
+pause_map(RehomeSlice *slice, RehomeTableMap *map, const char *reason, bool lossy)
+{
+	const char *position = map->position ? map->position : slice->position;
+
+	rehome_spi("UPDATE rehome.table_map SET paused = true, reason = $2, position = $3,"
+			   " source_print = CASE WHEN $4 THEN 'lossy' ELSE source_print END WHERE id = $1", "ittb",
+			   map->id, reason, position, lossy);
+	map->position = keep(map, position);
+	map->reason = keep(map, reason);
+	map->paused = true;
+	rehome_slice_maps_changed(slice);
+	rehome_event(slice->migration->name, slice->name, "paused",
+				 psprintf("table %s: %s", rehome_relation_name(map->target), reason), NULL);
+}
+
+/*
+ * resume_hint returns the call that lets a map go on.
+ */
+static char *
+resume_hint(RehomeSlice *slice, RehomeTableMap *map)
+{
+	return psprintf("SELECT rehome.resume_table(%s, %s);", quote_literal_cstr(slice->migration->name),
+					quote_literal_cstr(rehome_relation_name(map->target)));
+}
+
+/*
+ * rehome_map_lost pauses a map for a reason that is not a column's; what was
+ * written since is not known.
+ */
+void
+rehome_map_lost(RehomeSlice *slice, RehomeTableMap *map, const char *side,
+				const char *kind, const char *what, const char *hint)
+{
+	char	   *relation = strcmp(side, "target") == 0 ? rehome_relation_name(map->target) :
+		rehome_remote_relation(rehome_remote_table(map->source));
+
+	record(slice, map, side, kind, relation, what,
+		   psprintf("%s %s", hint, resume_hint(slice, map)), NULL);
+	pause_map(slice, map, psprintf("at the %s %s", side, what), true);
+}
+
+/*
+ * source_columns_used lists the columns of the source that are read: all that
+ * the foreign table declares, by the names they have there.  char *.
+ */
+static List *
+source_columns_used(RehomeTableMap *map)
+{
+	RehomeRemoteTable *table = rehome_remote_table(map->source);
+	List	   *used = NIL;
+
+	for (int i = 0; i < table->natts; i++)
+		if (table->remote[i] != NULL)
+			used = lappend(used, table->remote[i]);
+	return used;
+}
+
+/*
+ * target_columns_used lists the columns of the target that a map fills.
+ */
+static List *
+target_columns_used(RehomeTableMap *map)
+{
+	List	   *used = NIL;
+	ListCell   *lc;
+
+	foreach(lc, map->columns)
+	{
+		RehomeColumnMap *column = lfirst(lc);
+
+		if (column->kind != REHOME_SKIP)
+			used = lappend(used, column->name);
+	}
+	return used;
+}
+
+static bool
+is_member(List *names, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+		if (name != NULL && lfirst(lc) != NULL && strcmp(lfirst(lc), name) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * judge says what a difference is, and what to do about it: true when the
+ * map cannot go on with it.  *lossy when values may have changed.
+ */
+static bool
+judge(Difference *d, bool source, List *used, const char **kind, char **what, const char **hint, bool *lossy)
+{
+	bool		matters = is_member(used, d->was);
+
+	*hint = NULL;
+	*lossy = false;
+	if (d->was == NULL)
+	{
+		*kind = "column added";
+		*what = psprintf("column %s of type %s was added", quote_identifier(d->is), d->is_type);
+		if (d->is_not_null && !d->is_default)
+			*hint = source ? "It may not be null and has no default: rows that are brought back after a cutover would be refused." :
+				"Give it a default, or let it be null, or map it with rehome.map_column().";
+		/* rows that come could not be inserted */
+		return !source && d->is_not_null && !d->is_default;
+	}
+	if (d->is == NULL)
+	{
+		*kind = "column dropped";
+		*what = psprintf("column %s was dropped", quote_identifier(d->was));
+		*lossy = matters;
+		*hint = source ? "Bring it back; or leave it out or compute it with rehome.map_column(), and drop it from the foreign table." :
+			"Bring it back, or leave it out with rehome.map_column().";
+	}
+	else if (strcmp(d->was, d->is) != 0)
+	{
+		*kind = "column renamed";
+		*what = psprintf("column %s was renamed to %s", quote_identifier(d->was), quote_identifier(d->is));
+		if (d->was_type != NULL && strcmp(d->was_type, d->is_type) != 0)
+		{
+			*what = psprintf("%s and is of type %s instead of %s", *what, d->is_type, d->was_type);
+			*lossy = true;
+		}
+		*hint = source ? psprintf("Rename it back, or tell the foreign table: ALTER FOREIGN TABLE ... ALTER COLUMN ... OPTIONS (SET column_name %s);",
+								  quote_literal_cstr(d->is)) :
+			"Rename it back.";
+	}
+	else if (strcmp(d->was_type, d->is_type) != 0)
+	{
+		*kind = "column retyped";
+		*what = psprintf("column %s is of type %s instead of %s", quote_identifier(d->is), d->is_type, d->was_type);
+		*hint = source ? "Give the foreign table's column a type that holds its values, with the target's if need be." :
+			"Make sure that it holds what the rule gives.";
+		*lossy = true;
+	}
+	else
+	{
+		*kind = "column changed";
+		*what = psprintf("column %s %s", quote_identifier(d->is),
+						 d->was_not_null == d->is_not_null ? (d->is_default ? "has a default" : "has no default any more") :
+						 d->is_not_null ? "may not be null any more" : "may be null");
+		return false;
+	}
+	return matters;
+}
+
+/*
+ * rehome_structure_changed compares what a side of a map looks like now with
+ * what it did, notes the differences, and remembers the new look.  If the map
+ * cannot go on it is paused, and the old look kept; then true.
+ */
+bool
+rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map, bool source, const char *now)
+{
+	char	  **known = source ? &map->source_columns : &map->target_columns;
+	const char *side = source ? "source" : "target";
+	char	   *relation;
+	StringInfoData reasons;
+	RehomeRows *rows;
+	List	   *used;
+	bool		any_lossy = false;
+
+	if (now == NULL || (*known != NULL && strcmp(*known, now) == 0))
+		return false;
+	initStringInfo(&reasons);
+	if (*known != NULL)
+	{
+		relation = source ? rehome_remote_relation(rehome_remote_table(map->source)) :
+			rehome_relation_name(map->target);
+		used = source ? source_columns_used(map) : target_columns_used(map);
+		rows = rehome_spi(difference_query, "tt", *known, now);
+		for (int i = 0; i < rows->n; i++)
+		{
+			char	  **v = rows->value[i];
+			Difference	d = {v[0], v[1], v[2], v[3], rehome_bool(v[4]), rehome_bool(v[5]), rehome_bool(v[6])};
+			const char *kind;
+			char	   *what;
+			const char *hint;
+			bool		lossy;
+			bool		stops = judge(&d, source, used, &kind, &what, &hint, &lossy);
+
+			record(slice, map, side, kind, psprintf("%s.%s", relation, quote_identifier(d.was ? d.was : d.is)), what,
+				   stops ? psprintf("%s Then %s", hint, resume_hint(slice, map)) : hint, stops ? NULL : "compatible");
+			if (!stops)
+				continue;
+			appendStringInfo(&reasons, "%s%s", reasons.len ? "; " : psprintf("at the %s ", side), what);
+			any_lossy = any_lossy || lossy;
+		}
+	}
+	if (reasons.len > 0)
+	{
+		pause_map(slice, map, reasons.data, any_lossy);
+		return true;
+	}
+	rehome_spi(source ? "UPDATE rehome.table_map SET source_columns = $2::jsonb WHERE id = $1" :
+			   "UPDATE rehome.table_map SET target_columns = $2::jsonb WHERE id = $1", "it", map->id, now);
+	*known = keep(map, now);
+	return false;
+}
+
+/*
+ * guards_lost lists the targets, by OID, whose guard, or what the drift
+ * policy puts in its place, is not at work.
+ */
+static List *
+guards_lost(List *maps)
+{
+	List	   *ids = NIL;
+	List	   *lost = NIL;
+	RehomeRows *rows;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+		ids = lappend(ids, psprintf("%d", ((RehomeTableMap *) lfirst(lc))->id));
+	rows = rehome_spi("SELECT t.id FROM rehome.table_map t WHERE t.id = ANY ($1::int[])"
+					  " AND 2 > (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = t.target AND g.tgenabled IN ('A', 'O')"
+					  "  AND g.tgname IN (CASE t.drift_policy WHEN 'reject' THEN 'rehome_guard' ELSE 'rehome_drift' END,"
+					  "  CASE t.drift_policy WHEN 'reject' THEN 'rehome_guard_truncate' ELSE 'rehome_drift_truncate' END))",
+					  "t", rehome_name_array(ids));
+	foreach(lc, maps)
+		for (int i = 0; i < rows->n; i++)
+			if (rehome_int(rows->value[i][0]) == ((RehomeTableMap *) lfirst(lc))->id)
+				lost = lappend(lost, lfirst(lc));
+	return lost;
+}
+
+/*
+ * rehome_target_inspect finds out whether the targets of the maps are what
+ * they were, with their guards, and pauses those that cannot go on.  Returns
+ * the others.
+ */
+List *
+rehome_target_inspect(RehomeSlice *slice, List *maps)
+{
+	List	   *oids = NIL;
+	List	   *lost;
+	List	   *structures;
+	char	   *print;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+		oids = lappend(oids, psprintf("%u", ((RehomeTableMap *) lfirst(lc))->target));
+	print = rehome_spi_value("SELECT md5(concat((SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,"
+							 "   a.attnotnull, a.atthasdef, a.attisdropped), ',' ORDER BY a.attrelid, a.attnum)"
+							 "  FROM pg_attribute a WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0),"
+							 " (SELECT string_agg(g.oid || g.tgenabled::text, ',' ORDER BY g.oid)"
+							 "  FROM pg_trigger g WHERE g.tgrelid = ANY ($1::oid[]) AND g.tgname LIKE 'rehome\\_%')))",
+							 "t", rehome_name_array(oids));
+	if (slice->target_print != NULL && strcmp(slice->target_print, print) == 0)
+		return maps;
+	structures = rehome_structures(NULL, maps);
+	lost = guards_lost(maps);
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		if (!rehome_structure_changed(slice, map, false, list_nth(structures, foreach_current_index(lc))) &&
+			list_member_ptr(lost, map))
+			rehome_map_lost(slice, map, "target", "guard lost", "the guard is missing or disabled",
+							"What was written since cannot be known: resuming it puts the guard back and reads the table as a whole.");
+	}
+	rehome_spi("UPDATE rehome.slice SET target_print = $2, maps_version = maps_version + 1 WHERE id = $1",
+			   "it", slice->id, print);
+	return rehome_maps_running(maps);
+}
