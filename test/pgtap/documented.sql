@@ -13,12 +13,16 @@ LOAD 'pg_rehome';
 
 -- A function has a heading "### rehome.name(...)", or "### rehome.name".
 SELECT ok(doc.text ~ format(E'\n#+ `?rehome\\.%s\\y', proname), format('%s is documented', p.oid::regprocedure))
-  FROM pg_proc p, doc WHERE pronamespace = 'rehome'::regnamespace ORDER BY proname;
+  FROM pg_proc p, doc WHERE pronamespace = 'rehome'::regnamespace AND proname NOT LIKE 'rule\_%' ORDER BY proname;
+-- What rules are made of has a line in a table, with the signature.
+SELECT ok(strpos(doc.text, format(E'\n| `rehome.%s(%s)` |', proname, pg_get_function_arguments(p.oid))) > 0,
+          format('%s is documented', p.oid::regprocedure))
+  FROM pg_proc p, doc WHERE pronamespace = 'rehome'::regnamespace AND proname LIKE 'rule\_%' ORDER BY proname;
 -- Its part names all its arguments and result columns.
 SELECT ok(part ~ format(E'\\y%s\\y', a.name), format('%s: %s is documented', p.oid::regprocedure, a.name))
   FROM doc, pg_proc p, unnest(p.proargnames) AS a(name),
        LATERAL (SELECT substring(doc.text FROM format(E'\n#+ `?rehome\\.%s\\y(.*?)\n#+ ', proname)) AS part) AS x
- WHERE pronamespace = 'rehome'::regnamespace ORDER BY p.proname, a.name;
+ WHERE pronamespace = 'rehome'::regnamespace AND proname NOT LIKE 'rule\_%' ORDER BY p.proname, a.name;
 -- Tables and views, with all columns.
 SELECT ok(part ~ format(E'\\y%s\\y', a.attname), format('%s.%s is documented', c.oid::regclass, a.attname))
   FROM doc, pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND attnum > 0 AND NOT attisdropped,
