@@ -18,6 +18,8 @@
 #include "cutover/cutover.h"
 #include "errors.h"
 #include "monitor/preflight.h"
+#include "util/name.h"
+#include "util/problems.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "worker/worker.h"
@@ -125,6 +127,39 @@ rehome_copy(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/*
+ * tell_paused raises when tables of the slice were left out of a batch, which
+ * is committed; where it is not, an error would undo it.
+ */
+static void
+tell_paused(RehomeCall *call, RehomeSlice *slice, List *maps)
+{
+	RehomeProblems problems;
+	ListCell   *lc;
+
+	rehome_problems_init(&problems);
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		if (map->paused)
+			rehome_problem(&problems, ERRCODE_REHOME_PAUSED,
+						   psprintf("SELECT rehome.resume_table(%s, %s);", quote_literal_cstr(slice->migration->name),
+									quote_literal_cstr(rehome_relation_name(map->target))),
+						   "%s: %s.", rehome_relation_name(map->target), map->reason);
+	}
+	if (problems.n > 0 && !call->nonatomic)
+		ereport(WARNING,
+				errcode(ERRCODE_REHOME_PAUSED),
+				errmsg("tables of slice \"%s\" of migration \"%s\" are paused, and were left out",
+					   slice->name, slice->migration->name),
+				errdetail_internal("%s", problems.text.data),
+				errhint("%s", problems.hint));
+	else
+		rehome_problems_raise(&problems, "tables of slice \"%s\" of migration \"%s\" are paused, and were left out",
+							  slice->name, slice->migration->name);
+}
+
 PG_FUNCTION_INFO_V1(rehome_sync);
 
 /*
@@ -180,6 +215,7 @@ rehome_sync(PG_FUNCTION_ARGS)
 			}
 		}
 		rehome_conn_close(conn);
+		tell_paused(&call, slice, maps);
 		ereport(NOTICE,
 				errmsg("slice \"%s\": in sync, " INT64_FORMAT " rows moved", slice->name, n));
 	}

@@ -110,7 +110,8 @@ poll_query(RehomeSlice *slice, List *maps)
 						 " ELSE 'c' END", change, unseen, change, unseen);
 	}
 	appendStringInfoString(&sql, "]::text[], '') FROM rehome_source.slice s"
-						   " WHERE s.token = $1 AND s.slice = $2 AND coalesce($5::text[], '{}') IS NOT NULL");
+						   " WHERE s.token = $1 AND s.slice = $2 AND coalesce($5::text[], '{}') IS NOT NULL"
+						   " AND coalesce($3::bigint, 0) IS NOT NULL AND coalesce($4::bigint[], '{}') IS NOT NULL");
 	return sql.data;
 }
 

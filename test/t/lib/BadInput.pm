@@ -183,7 +183,7 @@ BEGIN
 				SELECT 'rows of rehome.slice', md5(string_agg(concat_ws('|', id, migration_id, name, filter, state, authority, database_id, continuous, one_way, paused, coalesce(reason, '-'), coalesce(error, '-'), state_since), E'\n' ORDER BY id))
 				  FROM rehome.slice
 				UNION ALL
-				SELECT 'progress of rehome.slice', md5(string_agg(concat_ws('|', id, position, position_at, source_print, pending, rows_applied, batches), E'\n' ORDER BY id))
+				SELECT 'progress of rehome.slice', md5(string_agg(concat_ws('|', id, position, position_at, source_print, target_print, maps_version, pending, rows_applied, batches), E'\n' ORDER BY id))
 				  FROM rehome.slice;
 		ELSIF r.name = to_regclass('rehome_source.slice') THEN
 			RETURN QUERY
