@@ -33,3 +33,20 @@ CREATE FUNCTION rehome.definition_hash(migration name, slice name DEFAULT 'main'
     AS 'MODULE_PATHNAME', 'rehome_definition_hash';
 COMMENT ON FUNCTION rehome.definition_hash(name, name) IS
     'hash of a slice''s rules, as in the events of its copies, verifications and cutovers';
+
+CREATE FUNCTION rehome.lint_mapping(migration name, sample bigint DEFAULT 10000, OUT severity text,
+                                    OUT object text, OUT "column" name, OUT lint text, OUT key jsonb,
+                                    OUT detail text, OUT hint text)
+    RETURNS SETOF record LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'rehome_lint_mapping';
+COMMENT ON FUNCTION rehome.lint_mapping(name, bigint) IS
+    'what is wrong or risky about the rules, tried on a sample of the source''s rows; null reads all';
+
+CREATE FUNCTION rehome.suggest_mapping(migration name, source text, target text, sample bigint DEFAULT 1000,
+                                       OUT kind text, OUT source_table regclass, OUT source_column name,
+                                       OUT target_table regclass, OUT target_column name, OUT transformation text,
+                                       OUT confidence numeric, OUT reason text, OUT sql text)
+    RETURNS SETOF record LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'rehome_suggest_mapping';
+COMMENT ON FUNCTION rehome.suggest_mapping(name, text, text, bigint) IS
+    'which tables and columns may come from which, how sure that is and why, and the SQL that adopts it';

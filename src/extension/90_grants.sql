@@ -52,6 +52,8 @@ GRANT EXECUTE ON FUNCTION
 
 GRANT EXECUTE ON FUNCTION
     rehome.preflight(name),
+    rehome.lint_mapping(name, bigint),
+    rehome.suggest_mapping(name, text, text, bigint),
     rehome.pause(name, name, text),
     rehome.resume(name, name),
     rehome.pause_table(name, regclass, text),

@@ -29,6 +29,7 @@ SELECT functions_are('rehome', ARRAY[
     'plan', 'preflight', 'start', 'copy', 'sync', 'pause', 'resume', 'verify',
     'cutover', 'rollback', 'complete', 'cancel', 'recover',
     'mapping_document', 'mapping_document_markdown', 'export_migration', 'import_migration', 'definition_hash',
+    'lint_mapping', 'suggest_mapping',
     'set_drift_policy', 'repair_drift', 'accept_drift', 'pause_table', 'resume_table',
     'guard', 'capture', 'record_drift', 'database_identity', 'state_transitions',
     'add_rule', 'set_table_rule', 'recopy', 'rules_hash',
