@@ -61,7 +61,8 @@ static int64 last_event = 0;
 
 #define TABLE_MAP_COLUMNS \
 	"SELECT t.id, t.slice_id, t.source::oid, t.target::oid, t.key, t.source_key," \
-	" t.source_equal, t.filter, t.source_parts, t.source_print, t.target_parts FROM rehome.table_map t "
+	" t.source_equal, t.filter, t.source_parts, t.source_print, t.target_parts," \
+	" t.on_error, t.on_delete, t.delete_column, t.delete_archive::oid FROM rehome.table_map t "
 
 /*
  * rehome_name_list splits the text of a name[] or text[] into a List of
@@ -239,7 +240,7 @@ read_columns(RehomeTableMap *map)
 {
 	RehomeRows *rows;
 
-	rows = rehome_spi("SELECT c.\"column\", c.kind, c.expression, c.inverse_column, c.inverse"
+	rows = rehome_spi("SELECT c.\"column\", c.kind, c.expression, c.inverse_column, c.inverse, c.on_error"
 					  " FROM rehome.column_map c"
 					  " JOIN rehome.table_map t ON t.id = c.table_map_id"
 					  " LEFT JOIN pg_attribute a ON a.attrelid = t.target::oid AND a.attname = c.\"column\""
@@ -256,6 +257,7 @@ read_columns(RehomeTableMap *map)
 		c->expression = v[2];
 		c->inverse_column = v[3];
 		c->inverse = v[4];
+		c->on_error = v[5];
 		map->columns = lappend(map->columns, c);
 	}
 }
@@ -276,6 +278,10 @@ table_map_from_row(char **v)
 	map->source_parts = v[8];
 	map->source_print = v[9];
 	map->target_parts = v[10];
+	map->quarantine = strcmp(v[11], "quarantine") == 0;
+	map->on_delete = v[12][0];
+	map->delete_column = v[13];
+	map->delete_archive = (Oid) rehome_int64(v[14]);
 	read_columns(map);
 	return map;
 }

@@ -66,6 +66,7 @@ typedef struct RehomeColumnMap
 	char	   *expression;		/* NULL when skipped */
 	char	   *inverse_column; /* source column the inverse restores, or NULL */
 	char	   *inverse;
+	char	   *on_error;		/* fail, null, default, quarantine; NULL: as the table has it */
 } RehomeColumnMap;
 
 typedef struct RehomeTableMap
@@ -81,6 +82,10 @@ typedef struct RehomeTableMap
 	char	   *source_print;	/* fingerprint of table and triggers at the position */
 	char	   *target_parts;	/* the target's partitions at the position back */
 	char	   *filter;
+	bool		quarantine;		/* rows that are refused go there, unless a column says else */
+	char		on_delete;		/* d(elete), m(ark), a(rchive), i(gnore) what is gone */
+	char	   *delete_column;	/* what mark sets */
+	Oid			delete_archive; /* where archive puts rows */
 	List	   *columns;		/* RehomeColumnMap * */
 } RehomeTableMap;
 

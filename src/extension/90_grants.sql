@@ -50,7 +50,8 @@ GRANT EXECUTE ON FUNCTION
     rehome.preflight(name),
     rehome.pause(name, name, text),
     rehome.resume(name, name),
-    rehome.verify(name, name, text)
+    rehome.verify(name, name, text),
+    rehome.retry(name, regclass, text)
     TO rehome_operator;
 GRANT EXECUTE ON PROCEDURE
     rehome.start(name, name),
@@ -68,7 +69,8 @@ GRANT EXECUTE ON FUNCTION
     rehome.drop_migration(name),
     rehome.add_rule(name, regclass, name, text, jsonb, name, text, text, text, name, text),
     rehome.set_table_rule(name, regclass, text, text, name, regclass),
-    rehome.recopy(name, regclass)
+    rehome.recopy(name, regclass),
+    rehome.accept_quarantine(name, text, regclass, text)
     TO rehome_admin;
 GRANT EXECUTE ON PROCEDURE
     rehome.cutover(name, name, boolean),

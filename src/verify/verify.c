@@ -109,8 +109,8 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 		TimestampTz began = GetCurrentTimestamp();
 		RehomeVerdict verdict;
 		Interval   *elapsed = palloc0(sizeof(Interval));
-		Datum		values[10];
-		bool		nulls[10] = {false};
+		Datum		values[11];
+		bool		nulls[11] = {false};
 		bool		ok;
 
 		rehome_compare(conn, slice, map, mode, snapshot, &verdict);
@@ -120,10 +120,17 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 					errmsg("table %s was truncated or repartitioned at the source while it was compared",
 						   rehome_relation_name(map->target)),
 					errhint("Verify again."));
-		ok = verdict.source_rows == verdict.target_rows && verdict.missing == 0 &&
+		/* a count alone cannot tell rows that are to stay from others */
+		if (verdict.counted_only && map->on_delete == 'i')
+			verdict.kept = Max(verdict.target_rows - (verdict.source_rows - verdict.quarantined), 0);
+		ok = verdict.source_rows - verdict.quarantined == verdict.target_rows - verdict.kept && verdict.missing == 0 &&
 			verdict.extra == 0 && verdict.differing == 0;
 		if (!ok)
 			failed++;
+		else if (!verdict.counted_only && slice->state == REHOME_SYNCING)
+			/* whatever made them, the rows are what the rules make */
+			rehome_spi("UPDATE rehome.table_map SET rules_hash = rehome.rules_hash(id) WHERE id = $1"
+					   " AND rules_hash IS DISTINCT FROM rehome.rules_hash(id)", "i", map->id);
 		elapsed->time = GetCurrentTimestamp() - began;
 		values[0] = DirectFunctionCall1(namein, CStringGetDatum(slice->name));
 		values[1] = ObjectIdGetDatum(map->target);
@@ -136,6 +143,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 		values[7] = BoolGetDatum(ok);
 		values[8] = CStringGetTextDatum(snapshot);
 		values[9] = IntervalPGetDatum(elapsed);
+		values[10] = Int64GetDatum(verdict.quarantined);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	PopActiveSnapshot();

@@ -26,7 +26,7 @@ SELECT functions_are('rehome', ARRAY[
     'plan', 'preflight', 'start', 'copy', 'sync', 'pause', 'resume', 'verify',
     'cutover', 'rollback', 'complete', 'cancel', 'recover',
     'guard', 'capture', 'database_identity', 'state_transitions',
-    'add_rule', 'set_table_rule', 'recopy', 'rules_hash',
+    'add_rule', 'set_table_rule', 'recopy', 'retry', 'accept_quarantine', 'rules_hash',
     'rule_refuse', 'rule_valid', 'rule_range', 'rule_blank_to_null', 'rule_control', 'rule_html', 'rule_entities',
     'rule_json', 'rule_zero_date', 'rule_epoch', 'rule_unsigned', 'rule_number', 'rule_lookup']);
 SELECT functions_are('rehome_change', ARRAY[]::name[]);
