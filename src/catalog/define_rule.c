@@ -44,6 +44,7 @@ rehome_define_may_change(RehomeSlice *slice, RehomeTableMap *map, const char *co
 	rehome_slice_require(slice, "change the rules of", REHOME_PLANNED, REHOME_SYNCING);
 	if (slice->state == REHOME_PLANNED)
 		return;
+	(void) rehome_table_maps_require(slice);
 	foreach(lc, map->key)
 		if (column != NULL && strcmp(lfirst(lc), column) == 0)
 			ereport(ERROR,

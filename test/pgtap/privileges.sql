@@ -25,7 +25,11 @@ INSERT INTO least VALUES
     ('create_migration', 'rehome_admin'), ('add_slice', 'rehome_admin'), ('add_table', 'rehome_admin'),
     ('add_schema', 'rehome_admin'), ('map_column', 'rehome_admin'), ('drop_migration', 'rehome_admin'),
     ('cutover', 'rehome_admin'), ('rollback', 'rehome_admin'), ('complete', 'rehome_admin'), ('cancel', 'rehome_admin'),
+    ('add_rule', 'rehome_admin'), ('set_table_rule', 'rehome_admin'), ('recopy', 'rehome_admin'),
+    ('accept_quarantine', 'rehome_admin'), ('retry', 'rehome_operator'), ('rules_hash', 'rehome_reader'),
     ('guard', NULL), ('capture', NULL);
+INSERT INTO least SELECT DISTINCT proname, 'rehome_reader'::name FROM pg_proc
+ WHERE pronamespace = 'rehome'::regnamespace AND proname LIKE 'rule\_%';
 SELECT set_eq($$SELECT function FROM least$$,
               $$SELECT proname::text FROM pg_proc WHERE pronamespace = 'rehome'::regnamespace$$,
               'a privilege is stated for every function');
