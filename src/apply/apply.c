@@ -30,6 +30,7 @@
 #include "apply/apply.h"
 #include "capture/capture.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
 #include "guc.h"
 #include "optimizer/optimizer.h"
 #include "remote/query.h"
@@ -257,6 +258,92 @@ rehome_apply_gone(RehomeMapping *mapping, Tuplestorestate *gone, int64 n)
 }
 
 /*
+ * treat does with target rows of a condition over "t" what the table's rule
+ * says of rows that are gone at the source: delete, mark, put into the archive,
+ * or ignore.
+ */
+static int64
+treat(RehomeMapping *mapping, const char *condition)
+{
+	RehomeTableMap *map = mapping->map;
+	char	   *target = rehome_target_name(mapping);
+
+	switch (map->on_delete)
+	{
+		case 'm':
+			{
+				const char *column = quote_identifier(map->delete_column);
+				bool		flag = get_atttype(map->target, get_attnum(map->target, map->delete_column)) == BOOLOID;
+
+				return (int64) rehome_spi(psprintf("UPDATE %s AS t SET %s = %s WHERE %s AND t.%s %s", target, column,
+												   flag ? "true" : "now()", condition, column,
+												   flag ? "IS NOT TRUE" : "IS NULL"), "")->processed;
+			}
+		case 'a':
+			{
+				char	   *columns = rehome_spi_value("SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum)"
+													   " FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped",
+													   "o", map->target);
+
+				return (int64) rehome_spi(psprintf("WITH gone AS (DELETE FROM %s AS t WHERE %s RETURNING t.*)"
+												   " INSERT INTO %s (%s) SELECT %s FROM gone", target, condition,
+												   rehome_relation_name(map->delete_archive), columns, columns), "")->processed;
+			}
+		case 'i':
+			return 0;
+		default:
+			return (int64) rehome_spi(psprintf("DELETE FROM %s AS t WHERE %s", target, condition), "")->processed;
+	}
+}
+
+/*
+ * unmark takes the mark off rows that have come back; the rows
+ * on hand are registered.
+ */
+static int64
+unmark(RehomeMapping *mapping)
+{
+	const char *column;
+
+	if (mapping->map->on_delete != 'm')
+		return 0;
+	column = quote_identifier(mapping->map->delete_column);
+	return (int64) rehome_spi(psprintf("UPDATE %s AS t SET %s = DEFAULT FROM rehome_rows AS n WHERE %s AND %s",
+									   rehome_target_name(mapping), column, rehome_key_condition(mapping, "t", "n"),
+									   rehome_marked(mapping, "t.")), "")->processed;
+}
+
+/*
+ * rehome_marked returns the condition that a target row is marked as gone.
+ */
+char *
+rehome_marked(RehomeMapping *mapping, const char *prefix)
+{
+	RehomeTableMap *map = mapping->map;
+	bool		flag = get_atttype(map->target, get_attnum(map->target, map->delete_column)) == BOOLOID;
+
+	return psprintf("%s%s IS %s", prefix, quote_identifier(map->delete_column), flag ? "TRUE" : "NOT NULL");
+}
+
+/*
+ * rehome_apply_gone_treated treats the keys (rows of key_desc) as gone at the
+ * source; with absent, all keys of the target but these.
+ */
+int64
+rehome_apply_gone_treated(RehomeMapping *mapping, Tuplestorestate *keys, int64 n, bool absent)
+{
+	int64		touched;
+
+	if (n == 0 && !absent)
+		return 0;
+	rehome_rows_register("rehome_gone", mapping->key_desc, keys, n);
+	touched = treat(mapping, psprintf("%sEXISTS (SELECT FROM rehome_gone AS n WHERE %s)", absent ? "NOT " : "",
+												   rehome_key_condition(mapping, "t", "n")));
+	rehome_rows_unregister("rehome_gone");
+	return touched;
+}
+
+/*
  * kept_columns lists the columns a target row has besides the mapped ones,
  * and that are not computed.  char *.
  */
@@ -384,6 +471,7 @@ rehome_apply_rows(RehomeMapping *mapping, Tuplestorestate *rows, int64 n)
 	rehome_rows_register("rehome_rows", mapping->mapped_desc, rows, n);
 	touched = replace_fragile(mapping);
 	touched += upsert(mapping);
+	touched += unmark(mapping);
 	rehome_rows_unregister("rehome_rows");
 	return touched;
 }

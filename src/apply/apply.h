@@ -33,6 +33,9 @@ extern void rehome_rows_unregister(const char *name);
 /* Applying to the target. */
 extern int64 rehome_apply_delete_all(RehomeMapping *mapping);
 extern int64 rehome_apply_gone(RehomeMapping *mapping, Tuplestorestate *gone, int64 n);
+extern int64 rehome_apply_gone_treated(RehomeMapping *mapping, Tuplestorestate *keys, int64 n,
+									   bool absent);
+extern char *rehome_marked(RehomeMapping *mapping, const char *prefix);
 extern bool rehome_apply_is_fragile(RehomeMapping *mapping);
 extern int64 rehome_apply_rows(RehomeMapping *mapping, Tuplestorestate *rows, int64 n);
 extern int64 rehome_apply_insert(RehomeMapping *mapping, Tuplestorestate *rows, int64 n);
@@ -45,6 +48,9 @@ typedef struct RehomeChange
 {
 	RehomeMapping *mapping;
 	bool		everything;		/* truncated: all there is is read */
+	Tuplestorestate *present;	/* then, if what is gone is not just deleted: the keys read */
+	int64		npresent;
+	bool		finished;		/* all have been read */
 	bool		by_parts;		/* rows may be applied while others are read */
 	Tuplestorestate *gone;
 	int64		ngone;
@@ -69,6 +75,8 @@ extern bool rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps,
 							   RehomeBatch *batch);
 extern void rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								 bool keep_open, RehomeBatch *batch);
+extern void rehome_forward_retry(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map,
+								 const char *rule, int64 *asked, int64 *refused);
 extern bool rehome_forward_stale(RehomeConn *conn, RehomeTableMap *map);
 extern void rehome_forward_prune(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								 const char *position);

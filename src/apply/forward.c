@@ -59,6 +59,7 @@
 
 #include "apply/apply.h"
 #include "capture/capture.h"
+#include "copy/sieve.h"
 #include "copy/stream.h"
 #include "errors.h"
 #include "guc.h"
@@ -75,6 +76,16 @@
  * socket, so that the source goes on meanwhile.
  */
 #define APPLY_ROWS 1000
+
+/* Rows in quarantine that are asked for at once. */
+#define RETRY_KEYS 500
+
+/*
+ * Rows that another row's change may have cured: unique and exclusion
+ * constraints.  A batch looks at no more than a thousand.
+ */
+#define CURABLE "q.id IN (SELECT id FROM rehome.quarantine c WHERE c.target = q.target" \
+	" AND c.sqlstate IN ('23505', '23P01') ORDER BY c.last_seen LIMIT 1000)"
 
 /*
  * poll_query returns the SQL that tells, in one round trip, the snapshot, who
@@ -249,7 +260,7 @@ apply_rows(RehomeSlice *slice, RehomeChange *change)
 	if (change->nrows == 0)
 		return;
 	rehome_applying_begin(&applying, slice->migration->owner);
-	if (change->everything)
+	if (change->everything && change->present == NULL)
 		change->touched += rehome_apply_insert(change->mapping, change->rows, change->nrows);
 	else
 		change->touched += rehome_apply_rows(change->mapping, change->rows, change->nrows);
@@ -269,6 +280,29 @@ typedef struct Sink
 } Sink;
 
 /*
+ * keep_key remembers the key of a row that the source has.
+ */
+static void
+keep_key(RehomeChange *change, TupleTableSlot *row)
+{
+	RehomeMapping *mapping = change->mapping;
+	Datum	   *values = palloc(sizeof(Datum) * mapping->nkey);
+	bool	   *nulls = palloc(sizeof(bool) * mapping->nkey);
+
+	for (int k = 0; k < mapping->nkey; k++)
+	{
+		int			i = mapping->key[k] - mapping->columns;
+
+		values[k] = row->tts_values[i];
+		nulls[k] = row->tts_isnull[i];
+	}
+	tuplestore_putvalues(change->present, mapping->key_desc, values, nulls);
+	change->npresent++;
+	pfree(values);
+	pfree(nulls);
+}
+
+/*
  * receive_change keeps a row, and applies what is there when it is enough; a
  * RehomeReceive.
  */
@@ -279,12 +313,163 @@ receive_change(TupleTableSlot *row, void *arg)
 	MemoryContext old;
 
 	tuplestore_puttupleslot(sink->change->rows, row);
+	if (sink->change->present != NULL)
+		keep_key(sink->change, row);
 	if (++sink->change->nrows < APPLY_ROWS || !sink->change->by_parts)
 		return;
 	old = MemoryContextSwitchTo(sink->context);
 	apply_rows(sink->slice, sink->change);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(sink->context);
+}
+
+/*
+ * flush_changes applies the rows on hand, as part of a set that may be undone.
+ */
+static void
+flush_changes(void *arg)
+{
+	Sink	   *sink = arg;
+
+	apply_rows(sink->slice, sink->change);
+}
+
+/*
+ * reset_changes forgets the rows of a set that was undone.
+ */
+static void
+reset_changes(void *arg)
+{
+	Sink	   *sink = arg;
+
+	tuplestore_clear(sink->change->rows);
+	sink->change->nrows = 0;
+	(void) SPI_unregister_relation("rehome_rows");
+}
+
+/*
+ * remove_change takes away the target's version of a row that is refused.
+ */
+static void
+remove_change(TupleTableSlot *key, void *arg)
+{
+	Sink	   *sink = arg;
+	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
+	RehomeApplying applying;
+
+	tuplestore_puttupleslot(store, key);
+	rehome_applying_begin(&applying, sink->slice->migration->owner);
+	sink->change->touched += rehome_apply_gone(sink->change->mapping, store, 1);
+	rehome_applying_end(&applying);
+	tuplestore_end(store);
+	CommandCounterIncrement();
+}
+
+/*
+ * sieve_changes sets up what becomes of rows that are refused; NULL for a
+ * table whose rows are not.
+ */
+static RehomeSieve *
+sieve_changes(RehomeSlice *slice, RehomeChange *change)
+{
+	RehomeTaker *taker;
+	Sink	   *sink;
+
+	if (!change->mapping->tolerant)
+		return NULL;
+	taker = palloc0(sizeof(RehomeTaker));
+	sink = palloc0(sizeof(Sink));
+	sink->slice = slice;
+	sink->change = change;
+	sink->context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome part of a batch",
+										  ALLOCSET_DEFAULT_SIZES);
+	*taker = (RehomeTaker) {receive_change, flush_changes, reset_changes, remove_change, sink};
+	return rehome_sieve_begin(slice, change->mapping, taker, false);
+}
+
+/*
+ * move_quarantined reads rows that are in quarantine again, by key, those of
+ * the condition (SQL over rehome.quarantine q) only, and applies what is good
+ * now.  What the source no longer has leaves the quarantine.  Returns the
+ * number of rows that are asked for.
+ */
+static int64
+move_quarantined(RehomeConn *conn, RehomeSlice *slice, RehomeChange *change, const char *condition,
+				 const char *rule)
+{
+	RehomeTableMap *map = change->mapping->map;
+	List	   *columns = rehome_mapping_source_columns(change->mapping);
+	RehomeProjector *projector;
+	RehomeRows *rows;
+	RehomeAs	as;
+
+	rows = rehome_spi(psprintf("SELECT q.id, (SELECT array_agg(q.source_key->>k ORDER BY n)"
+							   " FROM unnest($4::text[]) WITH ORDINALITY AS u(k, n)) FROM rehome.quarantine q"
+							   " WHERE q.migration = $1::name AND q.slice = $2::name AND q.target = $3"
+							   " AND q.source_key IS NOT NULL AND ($5 IS NULL OR q.rule = $5) AND %s ORDER BY q.id", condition),
+					  "ttott", slice->migration->name, slice->name, map->target,
+					  rehome_name_array(map->source_key), rule);
+	rehome_become(&as, slice->migration->owner);
+	projector = rehome_projector_mapped(change->mapping);
+	for (int from = 0; from < rows->n; from += RETRY_KEYS)
+	{
+		StringInfoData sql;
+
+		CHECK_FOR_INTERRUPTS();
+		initStringInfo(&sql);
+		source_select(&sql, change->mapping, columns);
+		appendStringInfoString(&sql, " WHERE (");
+		for (int i = from; i < Min(from + RETRY_KEYS, rows->n); i++)
+		{
+			ListCell   *lc;
+
+			appendStringInfoString(&sql, i > from ? " OR (" : "(");
+			foreach(lc, rehome_name_list(rows->value[i][1]))
+				appendStringInfo(&sql, "%ssource.%s = %s", foreach_current_index(lc) > 0 ? " AND " : "",
+								 quote_identifier(list_nth(map->source_key, foreach_current_index(lc))),
+								 quote_literal_cstr(lfirst(lc) ? lfirst(lc) : ""));
+			appendStringInfoChar(&sql, ')');
+		}
+		appendStringInfoChar(&sql, ')');
+		if (map->filter != NULL)
+			appendStringInfo(&sql, " AND (%s)", map->filter);
+		(void) rehome_sieve_stream(conn, sql.data, change->mapping, columns, projector, NULL);
+	}
+	rehome_projector_end(projector);
+	rehome_become_self(&as);
+	apply_rows(slice, change);
+	return rows->n;
+}
+
+/*
+ * rehome_forward_retry reads the quarantined rows of a table again, in the
+ * source transaction of the slice's position: those that rule refused, or all
+ * when it is NULL.  Counts what was asked for, and what is refused still.
+ */
+void
+rehome_forward_retry(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, const char *rule,
+					 int64 *asked, int64 *refused)
+{
+	RehomeChange change = {0};
+	RehomeSieve *sieve;
+	char	   *began = rehome_spi_value("SELECT clock_timestamp()", "");
+
+	change.mapping = rehome_mapping_compile(map, slice->migration->owner);
+	change.mapping->tolerant = true;
+	change.by_parts = true;
+	change.rows = tuplestore_begin_heap(false, false, work_mem);
+	rehome_targets_lock(list_make1(map), RowExclusiveLock);
+	sieve = sieve_changes(slice, &change);
+	*asked = move_quarantined(conn, slice, &change, "true", rule);
+	rehome_sieve_end(sieve);
+	tuplestore_end(change.rows);
+	CommandCounterIncrement();
+	rehome_spi("DELETE FROM rehome.quarantine WHERE migration = $1::name AND slice = $2::name AND target = $3"
+			   " AND source_key IS NOT NULL AND ($4 IS NULL OR rule = $4) AND last_seen < $5::timestamptz", "ttott",
+			   slice->migration->name, slice->name, map->target, rule, began);
+	*refused = rehome_int64(rehome_spi_value("SELECT count(*) FROM rehome.quarantine WHERE migration = $1::name"
+											 " AND slice = $2::name AND target = $3 AND last_seen >= $4::timestamptz", "ttot",
+											 slice->migration->name, slice->name, map->target, began));
 }
 
 /*
@@ -356,10 +541,12 @@ apply_gone(RehomeSlice *slice, RehomeChange *change)
 	RehomeApplying applying;
 
 	rehome_applying_begin(&applying, slice->migration->owner);
-	if (change->everything)
+	if (!change->everything)
+		change->touched += rehome_apply_gone_treated(change->mapping, change->gone, change->ngone, false);
+	else if (change->present == NULL)
 		change->touched += rehome_apply_delete_all(change->mapping);
-	else
-		change->touched += rehome_apply_gone(change->mapping, change->gone, change->ngone);
+	else if (change->finished)
+		change->touched += rehome_apply_gone_treated(change->mapping, change->present, change->npresent, true);
 	rehome_applying_end(&applying);
 	CommandCounterIncrement();
 }
@@ -374,14 +561,21 @@ move_table(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, bool every
 		   RehomeBatch *batch)
 {
 	RehomeChange change = {0};
+	RehomeSieve *sieve;
+	char	   *began = NULL;
 	RehomeAs	as;
 
 	change.mapping = rehome_mapping_compile(map, slice->migration->owner);
 	change.everything = everything;
-	change.by_parts = everything || !rehome_apply_is_fragile(change.mapping);
+	change.by_parts = everything || change.mapping->tolerant || !rehome_apply_is_fragile(change.mapping);
 	change.gone = tuplestore_begin_heap(false, false, work_mem);
 	change.rows = tuplestore_begin_heap(false, false, work_mem);
+	if (everything && map->on_delete != 'd')
+		change.present = tuplestore_begin_heap(false, false, work_mem);
 	rehome_targets_lock(list_make1(map), RowExclusiveLock);
+	sieve = sieve_changes(slice, &change);
+	if (sieve != NULL)
+		began = rehome_spi_value("SELECT clock_timestamp()", "");
 	rehome_become(&as, slice->migration->owner);
 	if (!everything)
 		read_gone(conn, slice, &change);
@@ -393,6 +587,22 @@ move_table(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, bool every
 	if (rehome_forward_stale(conn, map))
 		return false;
 	apply_rows(slice, &change);
+	if (change.present != NULL)
+	{
+		change.finished = true;
+		apply_gone(slice, &change);
+		tuplestore_end(change.present);
+	}
+	if (sieve != NULL)
+	{
+		if (everything)
+			rehome_spi("DELETE FROM rehome.quarantine WHERE migration = $1::name AND slice = $2::name AND target = $3"
+					   " AND source_key IS NOT NULL AND last_seen < $4::timestamptz", "ttot",
+					   slice->migration->name, slice->name, map->target, began);
+		else if (map->quarantine)
+			(void) move_quarantined(conn, slice, &change, CURABLE, NULL);
+		rehome_sieve_end(sieve);
+	}
 	batch->touched += change.touched;
 	batch->nrows += change.ngone + change.nread;
 	record_parts(conn, map);

@@ -45,6 +45,7 @@ rehome_define_may_change(RehomeSlice *slice, RehomeTableMap *map, const char *co
 	rehome_slice_require(slice, "change the rules of", REHOME_PLANNED, REHOME_SYNCING);
 	if (slice->state == REHOME_PLANNED)
 		return;
+	(void) rehome_table_maps_require(slice);
 	foreach(lc, map->key)
 		if (column != NULL && strcmp(lfirst(lc), column) == 0)
 			ereport(ERROR,
@@ -93,6 +94,19 @@ check_policy(RehomeRule *rule, const char *on_error, bool in_key, RehomeProblems
 	if (rule->quarantine && strcmp(on_error, "quarantine") != 0)
 		rehome_problem(problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL,
 					   "Unlisted values are to go to quarantine, but the error policy is %s.", on_error);
+}
+
+/*
+ * require_live adds that a source that is copied but once, in one statement,
+ * can have no policy other than fail.
+ */
+static void
+require_live(RehomeMigration *migration, const char *on_error, RehomeProblems *problems)
+{
+	if (!migration->live && on_error != NULL && strcmp(on_error, "fail") != 0)
+		rehome_problem(problems, ERRCODE_FEATURE_NOT_SUPPORTED, NULL,
+					   "The source of migration \"%s\" can only be copied from, in one statement: its error policy is fail.",
+					   migration->name);
 }
 
 PG_FUNCTION_INFO_V1(rehome_add_rule);
@@ -154,6 +168,7 @@ rehome_add_rule(PG_FUNCTION_ARGS)
 	if (rule.quarantine && on_error == NULL)
 		on_error = "quarantine";
 	check_policy(&rule, on_error, in_key, &problems);
+	require_live(migration, on_error, &problems);
 	rehome_problems_raise(&problems, "cannot make a rule of kind \"%s\" for column \"%s\" of \"%s\"",
 						  rule.kind, column, RelationGetRelationName(rule.target));
 	if (inverse == NULL && rule.inverse != NULL)
@@ -271,6 +286,7 @@ rehome_set_table_rule(PG_FUNCTION_ARGS)
 	if (on_error != NULL && strcmp(on_error, "fail") != 0 && strcmp(on_error, "quarantine") != 0)
 		rehome_problem(&problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL,
 					   "Error policy \"%s\" of a table is not one of fail, quarantine.", on_error);
+	require_live(migration, on_error, &problems);
 	if (on_delete != NULL)
 		check_delete(map, migration->owner, on_delete, delete_column, archive, &problems);
 	else if (delete_column != NULL || OidIsValid(archive))

@@ -62,7 +62,8 @@ static int64 last_event = 0;
 #define TABLE_MAP_COLUMNS \
 	"SELECT t.id, t.slice_id, t.source::oid, t.target::oid, t.key, t.source_key," \
 	" t.source_equal, t.filter, t.source_parts, t.source_print, t.target_parts," \
-	" t.drift_policy, t.paused, t.reason, t.position, t.source_columns, t.target_columns" \
+	" t.drift_policy, t.paused, t.reason, t.position, t.source_columns, t.target_columns," \
+	" t.on_error, t.on_delete, t.delete_column, t.delete_archive::oid" \
 	" FROM rehome.table_map t "
 
 /*
@@ -243,7 +244,7 @@ read_columns(RehomeTableMap *map)
 {
 	RehomeRows *rows;
 
-	rows = rehome_spi("SELECT c.\"column\", c.kind, c.expression, c.inverse_column, c.inverse"
+	rows = rehome_spi("SELECT c.\"column\", c.kind, c.expression, c.inverse_column, c.inverse, c.on_error"
 					  " FROM rehome.column_map c"
 					  " JOIN rehome.table_map t ON t.id = c.table_map_id"
 					  " LEFT JOIN pg_attribute a ON a.attrelid = t.target::oid AND a.attname = c.\"column\""
@@ -260,6 +261,7 @@ read_columns(RehomeTableMap *map)
 		c->expression = v[2];
 		c->inverse_column = v[3];
 		c->inverse = v[4];
+		c->on_error = v[5];
 		map->columns = lappend(map->columns, c);
 	}
 }
@@ -313,6 +315,10 @@ table_map_from_row(char **v)
 	map->position = v[14];
 	map->source_columns = v[15];
 	map->target_columns = v[16];
+	map->quarantine = strcmp(v[17], "quarantine") == 0;
+	map->on_delete = v[18][0];
+	map->delete_column = v[19];
+	map->delete_archive = (Oid) rehome_int64(v[20]);
 	read_columns(map);
 	return map;
 }

@@ -68,6 +68,7 @@ typedef struct RehomeColumnMap
 	char	   *expression;		/* NULL when skipped */
 	char	   *inverse_column; /* source column the inverse restores, or NULL */
 	char	   *inverse;
+	char	   *on_error;		/* fail, null, default, quarantine; NULL: as the table has it */
 } RehomeColumnMap;
 
 /* What happens to writes to a target while the source has authority. */
@@ -97,6 +98,10 @@ typedef struct RehomeTableMap
 	char	   *position;		/* behind the slice's; NULL: the slice's */
 	char	   *source_columns; /* the source table as it was last found */
 	char	   *target_columns;
+	bool		quarantine;		/* rows that are refused go there, unless a column says else */
+	char		on_delete;		/* d(elete), m(ark), a(rchive), i(gnore) what is gone */
+	char	   *delete_column;	/* what mark sets */
+	Oid			delete_archive; /* where archive puts rows */
 	List	   *columns;		/* RehomeColumnMap * */
 } RehomeTableMap;
 

@@ -123,7 +123,9 @@ rehome_chunk_plan(RehomeConn *conn, RehomeSlice *slice, List *maps)
 	ListCell   *lc;
 
 	foreach(lc, maps)
-		if (rehome_int64(sizes->value[foreach_current_index(lc)][1]) < rehome_keep_indexes_below * INT64CONST(1024))
+		/* where a unique index may refuse rows, it has to be there */
+		if (((RehomeTableMap *) lfirst(lc))->quarantine ||
+			rehome_int64(sizes->value[foreach_current_index(lc)][1]) < rehome_keep_indexes_below * INT64CONST(1024))
 			small = lappend(small, lfirst(lc));
 	rehome_saved_take(maps, small);
 	foreach(lc, maps)

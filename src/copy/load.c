@@ -24,6 +24,7 @@
 #include "commands/trigger.h"
 #include "compat.h"
 #include "copy/copy.h"
+#include "copy/sieve.h"
 #include "copy/stream.h"
 #include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
@@ -52,6 +53,16 @@ typedef struct Loader
 	Size		bytes;
 	int64		total;
 } Loader;
+
+/* Rows on their way to a target that only the executor can write. */
+typedef struct StoreTaker
+{
+	RehomeMapping *mapping;
+	Tuplestorestate *rows;
+	int64		n;
+} StoreTaker;
+
+static void end_load(Loader *loader);
 
 /*
  * rehome_load_is_plain tells whether the fast path gives a table what an
@@ -147,6 +158,108 @@ receive_row(TupleTableSlot *row, void *arg)
 		flush(loader);
 }
 
+/*
+ * flush_load ends a set of rows that may be undone: the buffer that is held
+ * for the next insertion belongs to the subtransaction.
+ */
+static void
+flush_load(void *arg)
+{
+	flush(arg);
+	ReleaseBulkInsertStatePin(((Loader *) arg)->bistate);
+}
+
+/*
+ * reset_load forgets the rows of a set that was undone.  The buffer has been
+ * let go with the subtransaction.
+ */
+static void
+reset_load(void *arg)
+{
+	Loader	   *loader = arg;
+
+	for (int i = 0; i < BATCH_ROWS && loader->slots[i] != NULL; i++)
+		ExecClearTuple(loader->slots[i]);
+	loader->n = 0;
+	loader->bytes = 0;
+	loader->bistate = GetBulkInsertState();
+}
+
+/*
+ * reset_store forgets the rows of a set that was undone.
+ */
+static void
+reset_store(void *arg)
+{
+	tuplestore_clear(((StoreTaker *) arg)->rows);
+	((StoreTaker *) arg)->n = 0;
+	(void) SPI_unregister_relation("rehome_rows");
+}
+
+static void
+take_store(TupleTableSlot *row, void *arg)
+{
+	tuplestore_puttupleslot(((StoreTaker *) arg)->rows, row);
+	((StoreTaker *) arg)->n++;
+}
+
+static void
+flush_store(void *arg)
+{
+	StoreTaker *store = arg;
+
+	(void) rehome_apply_insert(store->mapping, store->rows, store->n);
+	tuplestore_clear(store->rows);
+	store->n = 0;
+	CommandCounterIncrement();
+}
+
+/*
+ * load_sieved is rehome_load_chunk for a table some rows of which may be
+ * refused.
+ */
+static int64
+load_sieved(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
+			const char *select, List *columns, int64 *bytes)
+{
+	bool		plain = rehome_load_is_plain(mapping->map->target);
+	Loader	   *loader = NULL;
+	StoreTaker	store = {.mapping = mapping};
+	RehomeTaker taker = {receive_row, flush_load, reset_load, NULL, NULL};
+	RehomeApplying applying;
+	RehomeProjector *projector;
+	RehomeSieve *sieve = rehome_sieve_begin(slice, mapping, &taker, false);
+	int64		n;
+
+	rehome_applying_begin(&applying, slice->migration->owner);
+	if (plain)
+	{
+		taker.arg = loader = begin_load(mapping->map->target);
+		/* slots outlive the subtransactions in which they are filled */
+		for (int i = 0; i < BATCH_ROWS; i++)
+			loader->slots[i] = table_slot_create(loader->rel, NULL);
+		projector = rehome_projector_full(mapping, loader->rel);
+	}
+	else
+	{
+		store.rows = tuplestore_begin_heap(false, false, work_mem);
+		taker = (RehomeTaker) {take_store, flush_store, reset_store, NULL, &store};
+		projector = rehome_projector_mapped(mapping);
+	}
+	n = rehome_sieve_stream(conn, select, mapping, columns, projector, bytes);
+	rehome_projector_end(projector);
+	if (plain)
+		end_load(loader);
+	else
+	{
+		flush_store(&store);
+		tuplestore_end(store.rows);
+	}
+	rehome_applying_end(&applying);
+	rehome_sieve_end(sieve);
+	return n;
+}
+
 static void
 end_load(Loader *loader)
 {
@@ -173,6 +286,13 @@ rehome_load_chunk(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 	int64		n;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
+	if (mapping->tolerant)
+	{
+		n = load_sieved(conn, slice, mapping, select, columns, bytes);
+		PopActiveSnapshot();
+		CommandCounterIncrement();
+		return n;
+	}
 	rehome_applying_begin(&applying, slice->migration->owner);
 	if (rehome_load_is_plain(mapping->map->target))
 	{

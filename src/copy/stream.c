@@ -16,6 +16,7 @@
 
 #include "access/table.h"
 #include "copy/reader.h"
+#include "copy/sieve.h"
 #include "copy/stream.h"
 #include "miscadmin.h"
 #include "util/attempt.h"
@@ -79,6 +80,8 @@ stream(RehomeConn *conn, const char *select, RehomeMapping *mapping,
 		if (found)
 		{
 			ExecStoreVirtualTuple(source_slot);
+			if (mapping->sieve != NULL)
+				rehome_sieve_gone(mapping->sieve, source_slot);
 			if (tolerant)
 				wanted = try_project(projector);
 			else
@@ -104,13 +107,16 @@ stream(RehomeConn *conn, const char *select, RehomeMapping *mapping,
  * rehome_stream runs select at the source and hands its rows, projected, to
  * receive().  columns (char *) names select's columns, in order, as the
  * foreign table has them.  Returns the number of rows; *bytes, if given, the
- * size of the stream.
+ * size of the stream.  With a sieve on the mapping its taker gets them, and
+ * some may be refused.
  */
 int64
 rehome_stream(RehomeConn *conn, const char *select, RehomeMapping *mapping,
 			  List *columns, RehomeProjector *projector,
 			  RehomeReceive receive, void *arg, int64 *bytes)
 {
+	if (mapping->sieve != NULL)
+		return rehome_sieve_stream(conn, select, mapping, columns, projector, bytes);
 	return stream(conn, select, mapping, columns, projector, receive, arg, bytes, false);
 }
 

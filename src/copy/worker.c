@@ -131,15 +131,23 @@ chunk_select(RehomeSlice *slice, RehomeMapping *mapping, List *columns, char **c
 
 /*
  * take_chunk takes, to the end of the transaction, the chunk that most work
- * waits for and that nobody works on; NULL if there is none.
+ * waits for and that nobody works on; NULL if there is none.  A table whose
+ * unique values are checked as it loads is one worker's at a time: two that
+ * wait for each other's rows would be a deadlock.
  */
 static char **
 take_chunk(RehomeSlice *slice)
 {
 	RehomeRows *rows = rehome_spi("SELECT c.id, c.table_map_id, c.part_schema, c.part_table, c.lo, c.hi"
 								  " FROM rehome.chunk c WHERE c.slice_id = $1 AND c.done_at IS NULL"
+								  " AND NOT EXISTS (SELECT FROM rehome.table_map t WHERE t.id = c.table_map_id AND t.on_error = 'quarantine')"
 								  " ORDER BY c.weight DESC, c.id LIMIT 1 FOR UPDATE SKIP LOCKED", "i", slice->id);
 
+	if (rows->n == 0)
+		rows = rehome_spi("SELECT c.id, c.table_map_id, c.part_schema, c.part_table, c.lo, c.hi"
+						  " FROM rehome.chunk c JOIN rehome.table_map t ON t.id = c.table_map_id"
+						  " WHERE c.slice_id = $1 AND c.done_at IS NULL"
+						  " ORDER BY c.weight DESC, c.id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED", "i", slice->id);
 	return rows->n > 0 ? rows->value[0] : NULL;
 }
 

@@ -121,8 +121,14 @@ check_gates(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way)
 					  " GROUP BY q.target ORDER BY q.target::text", "tt", slice->migration->name, slice->name);
 	for (int i = 0; i < rows->n; i++)
 		rehome_problem(&problems, ERRCODE_REHOME_GATE,
-					   "Repair them, or decide to go without: UPDATE rehome.quarantine SET accepted = true WHERE ...;",
+					   "Repair them, or decide to go without: SELECT rehome.accept_quarantine(...);",
 					   "%s rows in quarantine for %s.", rows->value[i][1], rows->value[i][0]);
+	rows = rehome_spi("SELECT t.target FROM rehome.table_map t WHERE t.slice_id = $1 AND t.copied_at IS NOT NULL"
+					  " AND t.rules_hash <> rehome.rules_hash(t.id) ORDER BY t.target::text", "i", slice->id);
+	for (int i = 0; i < rows->n; i++)
+		rehome_problem(&problems, ERRCODE_REHOME_GATE,
+					   "Read the table again with rehome.recopy(), or show with rehome.verify() that it makes no difference.",
+					   "%s was made by other rules than it has now.", rows->value[i][0]);
 
 	foreach(lc, rehome_preflight_switch(conn, slice, rehome_maps_running(maps)))
 	{

@@ -38,6 +38,20 @@ $$;
 COMMENT ON FUNCTION rehome.rules_hash(int) IS
     'hash of the rules that make a table''s rows; another than table_map.rules_hash: the table is stale';
 
+CREATE FUNCTION rehome.retry(migration name, target regclass DEFAULT NULL, rule text DEFAULT NULL,
+                             OUT target regclass, OUT retried bigint, OUT refused bigint)
+    RETURNS SETOF record LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'rehome_retry';
+COMMENT ON FUNCTION rehome.retry(name, regclass, text) IS
+    'read quarantined rows again at the source, those of a table or rule, and apply what is good now';
+
+CREATE FUNCTION rehome.accept_quarantine(migration name, reason text, target regclass DEFAULT NULL,
+                                         rule text DEFAULT NULL)
+    RETURNS bigint LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'rehome_accept_quarantine';
+COMMENT ON FUNCTION rehome.accept_quarantine(name, text, regclass, text) IS
+    'decide to go without quarantined rows, those of a table or rule, and say why; returns how many';
+
 -- What rules are made of.
 
 CREATE FUNCTION rehome.rule_refuse(value text, what text) RETURNS text

@@ -53,7 +53,7 @@ CREATE FUNCTION rehome.verify(migration name, slice name DEFAULT NULL, mode text
                               OUT slice name, OUT target regclass, OUT source_rows bigint,
                               OUT target_rows bigint, OUT missing bigint, OUT extra bigint,
                               OUT differing bigint, OUT ok boolean, OUT snapshot text,
-                              OUT elapsed interval, OUT note text)
+                              OUT elapsed interval, OUT quarantined bigint, OUT note text)
     RETURNS SETOF record LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'rehome_verify';
 COMMENT ON FUNCTION rehome.verify(name, name, text) IS

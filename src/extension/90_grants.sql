@@ -58,7 +58,8 @@ GRANT EXECUTE ON FUNCTION
     rehome.resume(name, name),
     rehome.pause_table(name, regclass, text),
     rehome.resume_table(name, regclass),
-    rehome.verify(name, name, text)
+    rehome.verify(name, name, text),
+    rehome.retry(name, regclass, text)
     TO rehome_operator;
 GRANT EXECUTE ON PROCEDURE
     rehome.start(name, name),
@@ -80,7 +81,8 @@ GRANT EXECUTE ON FUNCTION
     rehome.add_rule(name, regclass, name, text, jsonb, name, text, text, text, name, text),
     rehome.set_table_rule(name, regclass, text, text, name, regclass),
     rehome.recopy(name, regclass),
-    rehome.import_migration(jsonb, name, name, jsonb)
+    rehome.import_migration(jsonb, name, name, jsonb),
+    rehome.accept_quarantine(name, text, regclass, text)
     TO rehome_admin;
 GRANT EXECUTE ON PROCEDURE
     rehome.cutover(name, name, boolean),

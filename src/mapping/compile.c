@@ -31,6 +31,7 @@
 #include "parser/parse_expr.h"
 #include "parser/parse_relation.h"
 #include "parser/parser.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/ruleutils.h"
@@ -308,6 +309,16 @@ compile_column(RehomeMapping *mapping, RehomeMappedColumn *column,
 	column->type = att->atttypid;
 	column->typmod = att->atttypmod;
 	column->collation = att->attcollation;
+	column->notnull = att->attnotnull;
+	column->on_error = map->on_error ? map->on_error[0] : mapping->map->quarantine ? 'q' : 'f';
+	if (column->on_error == 'd')
+	{
+		Node	   *value = build_column_default(target, column->attnum);
+
+		column->instead = value ? expression_planner((Expr *) value) : NULL;
+	}
+	if (column->on_error != 'f')
+		mapping->tolerant = true;
 	column->identity_always = att->attidentity == ATTRIBUTE_IDENTITY_ALWAYS;
 	column->expression = map->expression;
 	column->expr = (Expr *)
@@ -353,6 +364,7 @@ rehome_mapping_compile(RehomeTableMap *map, Oid owner)
 	mapping->nkey = list_length(map->key);
 	mapping->key = palloc0(sizeof(RehomeMappedColumn *) * mapping->nkey);
 	mapping->all_plain = true;
+	mapping->tolerant = map->quarantine;
 
 	foreach(lc, map->columns)
 	{
@@ -386,7 +398,7 @@ List *
 rehome_mapping_source_columns(RehomeMapping *mapping)
 {
 	List	   *names = NIL;
-	bool		whole_row = bms_is_member(InvalidAttrNumber - FirstLowInvalidHeapAttributeNumber,
+	bool		whole_row = mapping->tolerant || bms_is_member(InvalidAttrNumber - FirstLowInvalidHeapAttributeNumber,
 										  mapping->needed);
 	ListCell   *lc;
 

@@ -29,6 +29,9 @@ typedef struct RehomeMappedColumn
 	int			key;			/* position in the key, from 1; 0: not in it */
 	char	   *equal;			/* equality operator of a key column, as SQL */
 	RehomeColumnMap *map;
+	bool		notnull;
+	char		on_error;		/* f(ail), n(ull), d(efault), q(uarantine) */
+	Expr	   *instead;		/* its default, if that is what an error gives */
 } RehomeMappedColumn;
 
 typedef struct RehomeMapping
@@ -43,6 +46,8 @@ typedef struct RehomeMapping
 	RehomeMappedColumn **key;
 	Bitmapset  *needed;			/* source attnums any expression reads */
 	bool		all_plain;
+	bool		tolerant;		/* some rows may be refused without an error */
+	struct RehomeSieve *sieve;	/* where refused rows go; set by who moves rows */
 } RehomeMapping;
 
 /* A projection of source rows, ready to run. */
@@ -53,6 +58,10 @@ typedef struct RehomeProjector
 	TupleTableSlot *source;		/* fill values and nulls, then project */
 	TupleTableSlot *result;
 	ProjectionInfo *projection;
+	List	   *targetlist;
+	RehomeMappedColumn **column;	/* of each entry; NULL: no mapped column */
+	ExprState **single;			/* each entry by itself, made when needed */
+	ExprState **instead;
 } RehomeProjector;
 
 extern RehomeMapping *rehome_mapping_compile(RehomeTableMap *map, Oid owner);
@@ -69,6 +78,7 @@ extern RehomeProjector *rehome_projector_full(RehomeMapping *mapping, Relation t
 extern RehomeProjector *rehome_projector_mapped(RehomeMapping *mapping);
 extern RehomeProjector *rehome_projector_key(RehomeMapping *mapping);
 extern TupleTableSlot *rehome_project(RehomeProjector *projector);
+extern bool rehome_project_complete(RehomeProjector *projector);
 extern void rehome_projector_end(RehomeProjector *projector);
 
 #endif							/* REHOME_MAPPING_H */

@@ -32,6 +32,8 @@ make_projector(RehomeMapping *mapping, List *targetlist, TupleDesc desc)
 	p->source = MakeSingleTupleTableSlot(mapping->source_desc, &TTSOpsVirtual);
 	p->result = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
 	p->econtext->ecxt_scantuple = p->source;
+	p->targetlist = targetlist;
+	p->column = palloc0(sizeof(RehomeMappedColumn *) * Max(list_length(targetlist), 1));
 	p->projection = ExecBuildProjectionInfo(targetlist, p->econtext, p->result,
 											NULL, mapping->source_desc);
 	return p;
@@ -53,6 +55,7 @@ rehome_projector_full(RehomeMapping *mapping, Relation target)
 {
 	TupleDesc	desc = RelationGetDescr(target);
 	List	   *targetlist = NIL;
+	RehomeProjector *p;
 
 	for (int i = 0; i < desc->natts; i++)
 	{
@@ -74,7 +77,10 @@ rehome_projector_full(RehomeMapping *mapping, Relation target)
 				(Expr *) makeNullConst(att->atttypid, att->atttypmod, att->attcollation);
 		targetlist = add_entry(targetlist, expr);
 	}
-	return make_projector(mapping, targetlist, desc);
+	p = make_projector(mapping, targetlist, desc);
+	for (int c = 0; c < mapping->ncolumns; c++)
+		p->column[mapping->columns[c].attnum - 1] = &mapping->columns[c];
+	return p;
 }
 
 /*
@@ -84,10 +90,14 @@ RehomeProjector *
 rehome_projector_mapped(RehomeMapping *mapping)
 {
 	List	   *targetlist = NIL;
+	RehomeProjector *p;
 
 	for (int c = 0; c < mapping->ncolumns; c++)
 		targetlist = add_entry(targetlist, mapping->columns[c].expr);
-	return make_projector(mapping, targetlist, mapping->mapped_desc);
+	p = make_projector(mapping, targetlist, mapping->mapped_desc);
+	for (int c = 0; c < mapping->ncolumns; c++)
+		p->column[c] = &mapping->columns[c];
+	return p;
 }
 
 /*
@@ -113,6 +123,20 @@ rehome_project(RehomeProjector *projector)
 {
 	ExecClearTuple(projector->result);
 	return ExecProject(projector->projection);
+}
+
+/*
+ * rehome_project_complete tells whether no column that may not be null is,
+ * in the row just projected.
+ */
+bool
+rehome_project_complete(RehomeProjector *projector)
+{
+	for (int i = 0; i < projector->result->tts_tupleDescriptor->natts; i++)
+		if (projector->result->tts_isnull[i] && projector->column[i] != NULL &&
+			projector->column[i]->notnull && projector->column[i]->on_error != 'f')
+			return false;
+	return true;
 }
 
 void

@@ -27,6 +27,7 @@
 #include "catalog/pg_type.h"
 #include "mapping/mapping.h"
 #include "mapping/rule.h"
+#include "mapping/rule_param.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/parse_type.h"
@@ -35,7 +36,6 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
-#include "utils/varlena.h"
 
 /* What blanks are, as a SQL literal. */
 #define BLANKS "E' \\t\\n\\r\\f\\x0b'"
@@ -65,120 +65,6 @@ static void
 bad(Compiler *c, const char *text)
 {
 	rehome_problem(c->problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL, "%s", text);
-}
-
-/*
- * get returns a parameter, NULL when it is not given.
- */
-static JsonbValue *
-get(JsonbContainer *params, const char *name)
-{
-	return params == NULL ? NULL : getKeyJsonValueFromContainer(params, name, strlen(name), NULL);
-}
-
-/*
- * scalar returns a JSON scalar as text; NULL for null.
- */
-static char *
-scalar(JsonbValue *v)
-{
-	switch (v->type)
-	{
-		case jbvString:
-			return pnstrdup(v->val.string.val, v->val.string.len);
-		case jbvNumeric:
-			return DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(v->val.numeric)));
-		case jbvBool:
-			return pstrdup(v->val.boolean ? "true" : "false");
-		default:
-			return NULL;
-	}
-}
-
-static bool
-is_scalar(JsonbValue *v)
-{
-	return v->type == jbvString || v->type == jbvNumeric || v->type == jbvBool || v->type == jbvNull;
-}
-
-/*
- * text_of returns a scalar parameter's text; NULL when it is not given.
- */
-static char *
-text_of(Compiler *c, JsonbContainer *params, const char *name)
-{
-	JsonbValue *v = get(params, name);
-
-	if (v == NULL)
-		return NULL;
-	if (!is_scalar(v) || v->type == jbvNull)
-	{
-		bad(c, psprintf("Parameter \"%s\" is not a text, number or boolean.", name));
-		return NULL;
-	}
-	return scalar(v);
-}
-
-static bool
-flag_of(Compiler *c, JsonbContainer *params, const char *name)
-{
-	JsonbValue *v = get(params, name);
-
-	if (v != NULL && v->type != jbvBool)
-		bad(c, psprintf("Parameter \"%s\" is not true or false.", name));
-	return v != NULL && v->type == jbvBool && v->val.boolean;
-}
-
-/*
- * choice_of returns a parameter that is one of some words ("a, b, c"); NULL
- * when it is not given.
- */
-static char *
-choice_of(Compiler *c, JsonbContainer *params, const char *name, const char *words)
-{
-	char	   *text = text_of(c, params, name);
-	List	   *list;
-	ListCell   *lc;
-
-	if (text == NULL || !SplitIdentifierString(pstrdup(words), ',', &list))
-		return NULL;
-	foreach(lc, list)
-		if (strcmp(lfirst(lc), text) == 0)
-			return text;
-	bad(c, psprintf("Parameter \"%s\" is \"%s\", not one of %s.", name, text, words));
-	return NULL;
-}
-
-/*
- * require_known complains of parameters that a kind does not have.
- */
-static void
-require_known(Compiler *c, JsonbContainer *params, const char *kind, const char *known)
-{
-	JsonbIterator *it;
-	JsonbValue	v;
-	List	   *names;
-
-	if (params == NULL)
-		return;
-	if (!SplitIdentifierString(pstrdup(known), ',', &names))
-		elog(ERROR, "bad list of parameters");
-	it = JsonbIteratorInit(params);
-	for (JsonbIteratorToken t = JsonbIteratorNext(&it, &v, true); t != WJB_DONE;
-		 t = JsonbIteratorNext(&it, &v, true))
-	{
-		bool		found = false;
-		ListCell   *lc;
-
-		if (t != WJB_KEY)
-			continue;
-		foreach(lc, names)
-			found = found || (strlen(lfirst(lc)) == v.val.string.len &&
-							  strncmp(lfirst(lc), v.val.string.val, v.val.string.len) == 0);
-		if (!found && !(v.val.string.len == 4 && strncmp(v.val.string.val, "kind", 4) == 0))
-			bad(c, psprintf("Kind \"%s\" has no parameter \"%.*s\"; it has: %s.", kind,
-							v.val.string.len, v.val.string.val, known[0] ? known : "none"));
-	}
 }
 
 static char *
@@ -268,17 +154,17 @@ own_expression(Compiler *c, const char *text, Oid *type)
 static char *
 other_sql(Compiler *c, JsonbContainer *params, const char *name, const char *value, const char *what)
 {
-	JsonbValue *v = get(params, name);
+	JsonbValue *v = rehome_param(params, name);
 	JsonbValue *given = v && v->type == jbvBinary && JsonContainerIsObject(v->val.binary.data) ?
-		get(v->val.binary.data, "value") : NULL;
+		rehome_param(v->val.binary.data, "value") : NULL;
 	char	   *text;
 
-	if (given != NULL && is_scalar(given))
+	if (given != NULL && rehome_param_is_scalar(given))
 	{
 		c->back = false;
-		return literal(scalar(given));
+		return literal(rehome_param_scalar(given));
 	}
-	text = v ? choice_of(c, params, name, "fail, quarantine, keep, null") : pstrdup("fail");
+	text = v ? rehome_param_choice(c->problems, params, name, "fail, quarantine, keep, null") : pstrdup("fail");
 	if (text == NULL)
 		return literal(NULL);
 	if (strcmp(text, "keep") == 0 || strcmp(text, "null") == 0)
@@ -296,15 +182,15 @@ step_copy(Compiler *c, JsonbContainer *params)
 {
 	if (c->value.sql == NULL)
 		(void) as_text(c);
-	require_known(c, params, "copy", "");
+	rehome_param_known(c->problems, params, "copy", "");
 }
 
 static void
 step_cast(Compiler *c, JsonbContainer *params)
 {
-	char	   *type = text_of(c, params, "type");
+	char	   *type = rehome_param_text(c->problems, params, "type");
 
-	require_known(c, params, "cast", "type");
+	rehome_param_known(c->problems, params, "cast", "type");
 	if (c->value.sql == NULL)
 		(void) as_text(c);
 	if (type != NULL)
@@ -327,10 +213,10 @@ step_cast(Compiler *c, JsonbContainer *params)
 static void
 step_expression(Compiler *c, JsonbContainer *params)
 {
-	char	   *text = text_of(c, params, "expression");
+	char	   *text = rehome_param_text(c->problems, params, "expression");
 	Oid			type;
 
-	require_known(c, params, "expression", "expression");
+	rehome_param_known(c->problems, params, "expression", "expression");
 	c->back = false;
 	if (text == NULL)
 	{
@@ -344,22 +230,22 @@ step_expression(Compiler *c, JsonbContainer *params)
 static void
 step_constant(Compiler *c, JsonbContainer *params)
 {
-	JsonbValue *v = get(params, "value");
+	JsonbValue *v = rehome_param(params, "value");
 
-	require_known(c, params, "constant", "value");
+	rehome_param_known(c->problems, params, "constant", "value");
 	c->back = false;
-	if (v == NULL || (!is_scalar(v) && v->type != jbvBinary))
+	if (v == NULL || (!rehome_param_is_scalar(v) && v->type != jbvBinary))
 		bad(c, "Kind \"constant\" needs parameter \"value\".");
 	else if (v->type == jbvBinary)
 		set_text(c, literal(JsonbToCString(NULL, v->val.binary.data, v->val.binary.len)));
 	else
-		set_text(c, literal(scalar(v)));
+		set_text(c, literal(rehome_param_scalar(v)));
 }
 
 static void
 step_leave_out(Compiler *c, JsonbContainer *params)
 {
-	require_known(c, params, c->rule->kind, "");
+	rehome_param_known(c->problems, params, c->rule->kind, "");
 	c->skip = true;
 	if (c->many)
 		bad(c, "Kinds \"skip\" and \"default\" cannot be one of several steps.");
@@ -368,7 +254,7 @@ step_leave_out(Compiler *c, JsonbContainer *params)
 static void
 step_value_map(Compiler *c, JsonbContainer *params)
 {
-	JsonbValue *map = get(params, "map");
+	JsonbValue *map = rehome_param(params, "map");
 	char	   *value = as_text(c);
 	StringInfoData sql;
 	StringInfoData inverse;
@@ -378,7 +264,7 @@ step_value_map(Compiler *c, JsonbContainer *params)
 	List	   *seen = NIL;
 	AttrNumber	attnum;
 
-	require_known(c, params, "value_map", "map, unlisted");
+	rehome_param_known(c->problems, params, "value_map", "map, unlisted");
 	if (map == NULL || map->type != jbvBinary || !JsonContainerIsObject(map->val.binary.data) ||
 		JsonContainerSize(map->val.binary.data) == 0)
 	{
@@ -399,12 +285,12 @@ step_value_map(Compiler *c, JsonbContainer *params)
 			from = pnstrdup(v.val.string.val, v.val.string.len);
 		if (t != WJB_VALUE)
 			continue;
-		if (!is_scalar(&v))
+		if (!rehome_param_is_scalar(&v))
 		{
 			bad(c, psprintf("Value \"%s\" is mapped to what is neither text, number, boolean nor null.", from));
 			continue;
 		}
-		to = scalar(&v);
+		to = rehome_param_scalar(&v);
 		appendStringInfo(&sql, " WHEN %s THEN %s", literal(from), literal(to));
 		if (to == NULL)
 			c->back = false;
@@ -432,30 +318,30 @@ step_value_map(Compiler *c, JsonbContainer *params)
 static void
 step_null(Compiler *c, JsonbContainer *params)
 {
-	JsonbValue *to_null = get(params, "to_null");
-	JsonbValue *null_to = get(params, "null_to");
+	JsonbValue *to_null = rehome_param(params, "to_null");
+	JsonbValue *null_to = rehome_param(params, "null_to");
 	char	   *sql = as_text(c);
 
-	require_known(c, params, "null", "blank_to_null, to_null, null_to");
+	rehome_param_known(c->problems, params, "null", "blank_to_null, to_null, null_to");
 	c->back = false;
-	if (flag_of(c, params, "blank_to_null"))
+	if (rehome_param_flag(c->problems, params, "blank_to_null"))
 		sql = psprintf("rehome.rule_blank_to_null(%s)", sql);
-	if (to_null != NULL && is_scalar(to_null) && to_null->type != jbvNull)
-		sql = psprintf("NULLIF(%s, %s)", sql, literal(scalar(to_null)));
+	if (to_null != NULL && rehome_param_is_scalar(to_null) && to_null->type != jbvNull)
+		sql = psprintf("NULLIF(%s, %s)", sql, literal(rehome_param_scalar(to_null)));
 	else if (to_null != NULL && to_null->type == jbvBinary && JsonContainerIsArray(to_null->val.binary.data))
 		for (uint32 i = 0; i < JsonContainerSize(to_null->val.binary.data); i++)
 		{
 			JsonbValue *v = getIthJsonbValueFromContainer(to_null->val.binary.data, i);
 
-			if (!is_scalar(v) || v->type == jbvNull)
+			if (!rehome_param_is_scalar(v) || v->type == jbvNull)
 				bad(c, "Parameter \"to_null\" lists what is neither text, number nor boolean.");
 			else
-				sql = psprintf("NULLIF(%s, %s)", sql, literal(scalar(v)));
+				sql = psprintf("NULLIF(%s, %s)", sql, literal(rehome_param_scalar(v)));
 		}
 	else if (to_null != NULL)
 		bad(c, "Parameter \"to_null\" is neither a value nor a list of values.");
-	if (null_to != NULL && is_scalar(null_to) && null_to->type != jbvNull)
-		sql = psprintf("COALESCE(%s, %s)", sql, literal(scalar(null_to)));
+	if (null_to != NULL && rehome_param_is_scalar(null_to) && null_to->type != jbvNull)
+		sql = psprintf("COALESCE(%s, %s)", sql, literal(rehome_param_scalar(null_to)));
 	else if (null_to != NULL)
 		bad(c, "Parameter \"null_to\" is not a text, number or boolean.");
 	set_text(c, sql);
@@ -467,9 +353,9 @@ step_null(Compiler *c, JsonbContainer *params)
 static void
 append_range(Compiler *c, JsonbContainer *params, const char *type)
 {
-	char	   *lo = text_of(c, params, "min");
-	char	   *hi = text_of(c, params, "max");
-	char	   *action = choice_of(c, params, "out_of_range", "refuse, null, clamp");
+	char	   *lo = rehome_param_text(c->problems, params, "min");
+	char	   *hi = rehome_param_text(c->problems, params, "max");
+	char	   *action = rehome_param_choice(c->problems, params, "out_of_range", "refuse, null, clamp");
 
 	if (lo == NULL && hi == NULL)
 	{
@@ -486,27 +372,27 @@ append_range(Compiler *c, JsonbContainer *params, const char *type)
 static void
 step_timestamp(Compiler *c, JsonbContainer *params)
 {
-	char	   *unit = choice_of(c, params, "unit", "seconds, millis, micros");
-	char	   *zone = text_of(c, params, "zone");
-	char	   *format = text_of(c, params, "format");
-	JsonbValue *zero = get(params, "zero");
-	JsonbValue *sentinels = get(params, "sentinels");
+	char	   *unit = rehome_param_choice(c->problems, params, "unit", "seconds, millis, micros");
+	char	   *zone = rehome_param_text(c->problems, params, "zone");
+	char	   *format = rehome_param_text(c->problems, params, "format");
+	JsonbValue *zero = rehome_param(params, "zero");
+	JsonbValue *sentinels = rehome_param(params, "sentinels");
 	AttrNumber	attnum = c->source_column ? get_attnum(RelationGetRelid(c->rule->source), c->source_column) : 0;
 	char	   *sql;
 	const char *type = "pg_catalog.timestamptz";
 	int			per_second = unit == NULL ? 0 : unit[1] == 'e' ? 1 : unit[2] == 'l' ? 1000 : 1000000;
 
-	require_known(c, params, "timestamp", "unit, zone, format, zero, sentinels, min, max, out_of_range");
+	rehome_param_known(c->problems, params, "timestamp", "unit, zone, format, zero, sentinels, min, max, out_of_range");
 	if (unit != NULL && (zone != NULL || format != NULL))
 		bad(c, "Parameter \"unit\" counts from the epoch; \"zone\" and \"format\" are for text and local times.");
 	if (zone != NULL && pg_tzset(zone) == NULL)
 		bad(c, psprintf("Time zone \"%s\" is not known.", zone));
-	if (unit == NULL || zero != NULL || sentinels != NULL || get(params, "min") || get(params, "max"))
+	if (unit == NULL || zero != NULL || sentinels != NULL || rehome_param(params, "min") || rehome_param(params, "max"))
 		c->back = false;
 	sql = as_text(c);
 	if (zero != NULL)
 	{
-		char	   *text = is_scalar(zero) ? scalar(zero) : NULL;
+		char	   *text = rehome_param_is_scalar(zero) ? rehome_param_scalar(zero) : NULL;
 
 		if (text == NULL || strcmp(text, "refuse") != 0)
 			sql = psprintf("rehome.rule_zero_date(%s, %s)", sql,
@@ -525,7 +411,7 @@ step_timestamp(Compiler *c, JsonbContainer *params)
 			if (t == WJB_KEY)
 				from = pnstrdup(v.val.string.val, v.val.string.len);
 			else if (t == WJB_VALUE)
-				appendStringInfo(&when, " WHEN %s THEN %s", literal(from), literal(is_scalar(&v) ? scalar(&v) : NULL));
+				appendStringInfo(&when, " WHEN %s THEN %s", literal(from), literal(rehome_param_is_scalar(&v) ? rehome_param_scalar(&v) : NULL));
 		if (when.len > 0)
 			sql = psprintf("CASE %s%s ELSE %s END", sql, when.data, sql);
 	}
@@ -553,24 +439,24 @@ step_timestamp(Compiler *c, JsonbContainer *params)
 static void
 step_text(Compiler *c, JsonbContainer *params)
 {
-	char	   *control = choice_of(c, params, "control", "strip, space, refuse");
-	char	   *form = choice_of(c, params, "normalize", "nfc, nfd, nfkc, nfkd");
-	char	   *letters = choice_of(c, params, "case", "lower, upper");
-	char	   *json = choice_of(c, params, "json", "repair, refuse");
-	char	   *trim = choice_of(c, params, "trim", "both, left, right");
+	char	   *control = rehome_param_choice(c->problems, params, "control", "strip, space, refuse");
+	char	   *form = rehome_param_choice(c->problems, params, "normalize", "nfc, nfd, nfkc, nfkd");
+	char	   *letters = rehome_param_choice(c->problems, params, "case", "lower, upper");
+	char	   *json = rehome_param_choice(c->problems, params, "json", "repair, refuse");
+	char	   *trim = rehome_param_choice(c->problems, params, "trim", "both, left, right");
 	char	   *sql = as_text(c);
 
-	require_known(c, params, "text", "control, html, entities, normalize, collapse, trim, case, json");
+	rehome_param_known(c->problems, params, "text", "control, html, entities, normalize, collapse, trim, case, json");
 	c->back = false;
 	if (control)
 		sql = psprintf("rehome.rule_control(%s, %s)", sql, literal(control));
-	if (flag_of(c, params, "html"))
+	if (rehome_param_flag(c->problems, params, "html"))
 		sql = psprintf("rehome.rule_html(%s)", sql);
-	if (flag_of(c, params, "entities"))
+	if (rehome_param_flag(c->problems, params, "entities"))
 		sql = psprintf("rehome.rule_entities(%s)", sql);
 	if (form)
 		sql = psprintf("pg_catalog.normalize(%s, %s)", sql, literal(form));
-	if (flag_of(c, params, "collapse"))
+	if (rehome_param_flag(c->problems, params, "collapse"))
 		sql = psprintf("pg_catalog.regexp_replace(%s, '[[:space:]]+', ' ', 'g')", sql);
 	if (trim)
 		sql = psprintf("pg_catalog.%s(%s, " BLANKS ")",
@@ -597,16 +483,16 @@ boolean_sql(const char *value)
 static void
 step_number(Compiler *c, JsonbContainer *params)
 {
-	char	   *decimal = text_of(c, params, "decimal");
-	char	   *grouping = text_of(c, params, "grouping");
-	char	   *bits = choice_of(c, params, "unsigned", "\"8\", \"16\", \"32\", \"64\"");
-	char	   *nan = choice_of(c, params, "nan", "null, refuse, keep");
-	bool		money = flag_of(c, params, "money");
+	char	   *decimal = rehome_param_text(c->problems, params, "decimal");
+	char	   *grouping = rehome_param_text(c->problems, params, "grouping");
+	char	   *bits = rehome_param_choice(c->problems, params, "unsigned", "\"8\", \"16\", \"32\", \"64\"");
+	char	   *nan = rehome_param_choice(c->problems, params, "nan", "null, refuse, keep");
+	bool		money = rehome_param_flag(c->problems, params, "money");
 	char	   *sql = as_text(c);
 
-	require_known(c, params, "number", "money, decimal, grouping, unsigned, boolean, nan, min, max, out_of_range");
+	rehome_param_known(c->problems, params, "number", "money, decimal, grouping, unsigned, boolean, nan, min, max, out_of_range");
 	c->back = false;
-	if (flag_of(c, params, "boolean"))
+	if (rehome_param_flag(c->problems, params, "boolean"))
 	{
 		set_text(c, boolean_sql(sql));
 		return;
@@ -657,16 +543,16 @@ is_unique(Oid relid, AttrNumber attnum)
 static void
 step_lookup(Compiler *c, JsonbContainer *params)
 {
-	char	   *table = text_of(c, params, "table");
-	char	   *from = text_of(c, params, "from");
-	char	   *to = text_of(c, params, "to");
+	char	   *table = rehome_param_text(c->problems, params, "table");
+	char	   *from = rehome_param_text(c->problems, params, "from");
+	char	   *to = rehome_param_text(c->problems, params, "to");
 	char	   *value = as_text(c);
 	AttrNumber	attnum = c->source_column ? get_attnum(RelationGetRelid(c->rule->source), c->source_column) : 0;
 	int			level;
 	Oid			relid;
 	char	   *crosswalk;
 
-	require_known(c, params, "lookup", "table, from, to, unlisted");
+	rehome_param_known(c->problems, params, "lookup", "table, from, to, unlisted");
 	if (table == NULL || from == NULL || to == NULL)
 	{
 		bad(c, "Kind \"lookup\" needs parameters \"table\", \"from\" and \"to\".");
@@ -750,12 +636,12 @@ all_steps(Compiler *c, JsonbContainer *steps)
 		JsonbValue *v = getIthJsonbValueFromContainer(steps, i);
 		JsonbContainer *params = v->type == jbvBinary && JsonContainerIsObject(v->val.binary.data) ?
 			v->val.binary.data : NULL;
-		JsonbValue *kind = get(params, "kind");
+		JsonbValue *kind = rehome_param(params, "kind");
 
 		if (kind == NULL || kind->type != jbvString)
 			bad(c, psprintf("Step %u is not an object with a kind.", i + 1));
 		else
-			one_step(c, scalar(kind), params);
+			one_step(c, rehome_param_scalar(kind), params);
 	}
 }
 

@@ -31,6 +31,7 @@
 
 #include "apply/apply.h"
 #include "catalog/pg_type.h"
+#include "copy/sieve.h"
 #include "copy/stream.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -72,6 +73,19 @@ compared(RehomeSlice *slice, RehomeMapping *mapping)
 			columns = lappend(columns, column);
 	}
 	return columns;
+}
+
+/*
+ * live_rows returns the target, without rows that are marked as gone at the
+ * source.
+ */
+static char *
+live_rows(RehomeMapping *mapping)
+{
+	if (mapping->map->on_delete != 'm')
+		return rehome_target_name(mapping);
+	return psprintf("(SELECT * FROM %s AS m WHERE (%s) IS NOT TRUE)", rehome_target_name(mapping),
+					rehome_marked(mapping, "m."));
 }
 
 static bool
@@ -255,7 +269,7 @@ differing_buckets(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 		{
 			RehomeRows *rows;
 
-			appendStringInfo(&sql, "%s AS t GROUP BY 1", rehome_target_name(mapping));
+			appendStringInfo(&sql, "%s AS t GROUP BY 1", live_rows(mapping));
 			rows = rehome_spi_as(slice->migration->owner, true, sql.data);
 			for (int pass = 0; pass < 2; pass++)
 			{
@@ -331,7 +345,7 @@ difference_query(RehomeMapping *mapping, List *columns, const char *buckets)
 					 " FULL JOIN (SELECT true AS " THERE ", %s FROM %s AS " THERE_T "%s) AS " THERE_T " ON %s"
 					 " WHERE " THERE_T "." THERE " IS NULL OR " THERE_N "." THERE " IS NULL"
 					 " OR (ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record AND ROW(%s)::text <> ROW(%s)::text)",
-					 key.data, all_n, all_t, rehome_target_name(mapping),
+					 key.data, all_n, all_t, live_rows(mapping),
 					 buckets ? psprintf(" WHERE %s = ANY (%s::bigint[])", bucket_of(mapping, THERE_T ".", false),
 										quote_literal_cstr(buckets)) : "",
 					 rehome_key_condition(mapping, THERE_T, THERE_N),
@@ -347,14 +361,19 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 			 const char *buckets, RehomeDiscrepancies *run, RehomeVerdict *verdict)
 {
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
+	RehomeTaker taker = {rehome_receive_store, NULL, NULL, NULL, store};
+	RehomeSieve *sieve = NULL;
 	RehomeProjector *projector;
 	RehomeAs	as;
 	StringInfoData sql;
 	Portal		cursor;
 	SPITupleTable *table;
 	int64		n;
+	int64		refused = 0;
 
 	initStringInfo(&sql);
+	if (conn != NULL && mapping->tolerant)
+		sieve = rehome_sieve_begin(slice, mapping, &taker, true);
 	rehome_become(&as, slice->migration->owner);
 	projector = rehome_projector_mapped(mapping);
 	if (conn != NULL)
@@ -377,8 +396,17 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 		n = rehome_stream_local(sql.data, mapping, projector, rehome_receive_store, store);
 	}
 	rehome_projector_end(projector);
+	if (sieve != NULL)
+	{
+		verdict->quarantined = sieve->explained;
+		verdict->missing += sieve->refused;
+		refused = sieve->refused;
+		rehome_become_self(&as);
+		rehome_sieve_end(sieve);
+		rehome_become(&as, slice->migration->owner);
+	}
 	if (buckets == NULL)
-		verdict->source_rows = n;
+		verdict->source_rows = n + verdict->quarantined + refused;
 
 	rehome_rows_register("rehome_rows", mapping->mapped_desc, store, n);
 	cursor = rehome_cursor_open(difference_query(mapping, columns, buckets));
@@ -390,6 +418,11 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 		{
 			char	   *kind = SPI_getvalue(table->vals[i], table->tupdesc, 1);
 
+			if (mapping->map->on_delete == 'i' && strcmp(kind, "extra") == 0)
+			{
+				verdict->kept++;
+				continue;
+			}
 			if (strcmp(kind, "missing") == 0)
 				verdict->missing++;
 			else if (strcmp(kind, "extra") == 0)
@@ -406,7 +439,7 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 	rehome_rows_unregister("rehome_rows");
 	tuplestore_end(store);
 	if (buckets == NULL)
-		verdict->target_rows = verdict->source_rows - verdict->missing + verdict->extra;
+		verdict->target_rows = verdict->source_rows - verdict->quarantined - verdict->missing + verdict->extra + verdict->kept;
 }
 
 static void
@@ -418,6 +451,9 @@ compare_counts(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 	RehomeTableMap *map = mapping->map;
 
 	verdict->counted_only = true;
+	verdict->quarantined = rehome_int64(rehome_spi_value("SELECT count(*) FROM rehome.quarantine WHERE migration = $1::name"
+														 " AND slice = $2::name AND target = $3 AND source_key IS NOT NULL",
+														 "tto", slice->migration->name, slice->name, map->target));
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "SELECT count(*) FROM ");
 	if (conn != NULL)
@@ -433,8 +469,8 @@ compare_counts(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 		verdict->source_rows = rehome_int64(rehome_spi_as(owner, true, sql.data)->value[0][0]);
 	}
 	verdict->target_rows =
-		rehome_int64(rehome_spi_as(owner, true, psprintf("SELECT count(*) FROM %s",
-														 rehome_target_name(mapping)))->value[0][0]);
+		rehome_int64(rehome_spi_as(owner, true, psprintf("SELECT count(*) FROM %s AS t",
+														 live_rows(mapping)))->value[0][0]);
 	if (conn != NULL)
 		verdict->source_rows = rehome_int64(rehome_conn_receive(conn)->value[0][0]);
 }

@@ -118,8 +118,8 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 		TimestampTz began = GetCurrentTimestamp();
 		RehomeVerdict verdict;
 		Interval   *elapsed = palloc0(sizeof(Interval));
-		Datum		values[11];
-		bool		nulls[11] = {false};
+		Datum		values[12];
+		bool		nulls[12] = {false};
 		bool		ok;
 
 		if (map->paused)
@@ -128,8 +128,8 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 			values[0] = DirectFunctionCall1(namein, CStringGetDatum(slice->name));
 			values[1] = ObjectIdGetDatum(map->target);
 			values[7] = BoolGetDatum(false);
-			values[10] = CStringGetTextDatum(psprintf("paused: %s", map->reason));
-			nulls[0] = nulls[1] = nulls[7] = nulls[10] = false;
+			values[11] = CStringGetTextDatum(psprintf("paused: %s", map->reason));
+			nulls[0] = nulls[1] = nulls[7] = nulls[11] = false;
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 			failed++;
 			continue;
@@ -141,10 +141,17 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 					errmsg("table %s was truncated or repartitioned at the source while it was compared",
 						   rehome_relation_name(map->target)),
 					errhint("Verify again."));
-		ok = verdict.source_rows == verdict.target_rows && verdict.missing == 0 &&
+		/* a count alone cannot tell rows that are to stay from others */
+		if (verdict.counted_only && map->on_delete == 'i')
+			verdict.kept = Max(verdict.target_rows - (verdict.source_rows - verdict.quarantined), 0);
+		ok = verdict.source_rows - verdict.quarantined == verdict.target_rows - verdict.kept && verdict.missing == 0 &&
 			verdict.extra == 0 && verdict.differing == 0;
 		if (!ok)
 			failed++;
+		else if (!verdict.counted_only && slice->state == REHOME_SYNCING)
+			/* whatever made them, the rows are what the rules make */
+			rehome_spi("UPDATE rehome.table_map SET rules_hash = rehome.rules_hash(id) WHERE id = $1"
+					   " AND rules_hash IS DISTINCT FROM rehome.rules_hash(id)", "i", map->id);
 		rows += Max(verdict.source_rows, verdict.target_rows);
 		wrong += verdict.missing + verdict.extra + verdict.differing;
 		elapsed->time = GetCurrentTimestamp() - began;
@@ -159,7 +166,8 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 		values[7] = BoolGetDatum(ok);
 		values[8] = CStringGetTextDatum(snapshot);
 		values[9] = IntervalPGetDatum(elapsed);
-		nulls[10] = true;
+		values[10] = Int64GetDatum(verdict.quarantined);
+		nulls[11] = true;
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	PopActiveSnapshot();

@@ -27,6 +27,8 @@ typedef struct RehomeVerdict
 	int64		missing;
 	int64		extra;
 	int64		differing;
+	int64		kept;			/* target rows that are gone at the source, and are to stay */
+	int64		quarantined;	/* source rows that are in quarantine */
 } RehomeVerdict;
 
 extern RehomeConn *rehome_verify_freeze(RehomeSlice *slice, List *maps, char **snapshot);

@@ -32,7 +32,7 @@ SELECT functions_are('rehome', ARRAY[
     'lint_mapping', 'suggest_mapping',
     'set_drift_policy', 'repair_drift', 'accept_drift', 'pause_table', 'resume_table',
     'guard', 'capture', 'record_drift', 'database_identity', 'state_transitions',
-    'add_rule', 'set_table_rule', 'recopy', 'rules_hash',
+    'add_rule', 'set_table_rule', 'recopy', 'retry', 'accept_quarantine', 'rules_hash',
     'rule_refuse', 'rule_valid', 'rule_range', 'rule_blank_to_null', 'rule_control', 'rule_html', 'rule_entities',
     'rule_json', 'rule_zero_date', 'rule_epoch', 'rule_unsigned', 'rule_number', 'rule_lookup',
     'classify', 'resolve', 'accept', 'revoke_acceptance', 'add_check', 'drop_check', 'run_checks', 'report_check',

@@ -33,10 +33,11 @@ INSERT INTO least VALUES
     ('add_check', 'rehome_admin'), ('drop_check', 'rehome_admin'), ('add_query', 'rehome_admin'), ('drop_query', 'rehome_admin'),
     ('set_criterion', 'rehome_admin'), ('drop_criterion', 'rehome_admin'),
     ('add_rule', 'rehome_admin'), ('set_table_rule', 'rehome_admin'), ('recopy', 'rehome_admin'), ('rules_hash', 'rehome_reader'),
+    ('accept_quarantine', 'rehome_admin'), ('retry', 'rehome_operator'),
     ('pause_table', 'rehome_operator'), ('resume_table', 'rehome_operator'),
     ('set_drift_policy', 'rehome_admin'), ('repair_drift', 'rehome_admin'), ('accept_drift', 'rehome_admin'),
     ('guard', NULL), ('capture', NULL), ('record_drift', NULL);
-INSERT INTO least SELECT DISTINCT proname, 'rehome_reader' FROM pg_proc
+INSERT INTO least SELECT DISTINCT proname, 'rehome_reader'::name FROM pg_proc
  WHERE pronamespace = 'rehome'::regnamespace AND proname LIKE 'rule\_%';
 SELECT set_eq($$SELECT function FROM least$$,
               $$SELECT proname::text FROM pg_proc WHERE pronamespace = 'rehome'::regnamespace$$,

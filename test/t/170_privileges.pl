@@ -34,6 +34,8 @@ $pair->sql_target(q{
 my %call = (
 	reader => {
 		plan             => q{SELECT * FROM rehome.plan('nope')},
+		rules_hash       => q{SELECT rehome.rules_hash(0)},
+		rule_html        => q{SELECT rehome.rule_html('<b>')},
 		state_transition => q{SELECT * FROM rehome.state_transition},
 		(map { $_ => "SELECT * FROM rehome.$_" } qw(status progress event discrepancy quarantine drift)),
 	},
@@ -42,6 +44,7 @@ my %call = (
 		pause     => q{SELECT rehome.pause('nope')},
 		resume    => q{SELECT rehome.resume('nope')},
 		verify    => q{SELECT * FROM rehome.verify('nope')},
+		retry     => q{SELECT * FROM rehome.retry('nope')},
 		(map { $_ => "CALL rehome.$_('nope')" } qw(start copy sync recover)),
 	},
 	admin => {
@@ -50,6 +53,10 @@ my %call = (
 		add_table        => q{SELECT rehome.add_table('nope', 'pg_class', 'pg_class')},
 		add_schema       => q{SELECT rehome.add_schema('nope', 'a', 'b')},
 		map_column       => q{SELECT rehome.map_column('nope', 'pg_class', 'oid', '1')},
+		add_rule         => q{SELECT rehome.add_rule('nope', 'pg_class', 'oid', 'copy')},
+		set_table_rule   => q{SELECT rehome.set_table_rule('nope', 'pg_class')},
+		recopy           => q{SELECT rehome.recopy('nope', 'pg_class')},
+		accept_quarantine => q{SELECT rehome.accept_quarantine('nope', 'reason')},
 		drop_migration   => q{SELECT rehome.drop_migration('nope')},
 		(map { $_ => "CALL rehome.$_('nope')" } qw(cutover rollback complete cancel)),
 	});

@@ -1,0 +1,707 @@
+/*-------------------------------------------------------------------------
+ *
+ * sieve.c
+ *	  Rows that are refused, and what becomes of them.
+ *
+ * Only for tables with an error policy other than fail: the others go the way
+ * of stream.c, which knows nothing of this.
+ *
+ * Rows are read in batches.  A batch is projected in one subtransaction, not
+ * one a row; it is free of effects, so when a row raises, the rows before it
+ * stand, that row is looked at column by column, and a new subtransaction
+ * takes the rest.  So a bad row costs a subtransaction or two, and a good one
+ * nothing.
+ *
+ * What a constraint refuses shows only when the row is written.  For tables
+ * whose policy is quarantine, a batch is written in a subtransaction; if it
+ * raises, by halves, down to the rows that are to blame.  Their old versions
+ * are taken out of the target, and they are tried once more, since two of
+ * them may have exchanged unique values.  What is still refused goes to
+ * rehome.quarantine, in the transaction that moves the others.
+ *
+ * A row that is written, or is gone at the source, leaves the quarantine in
+ * the same transaction.  The keys that are in it are few, and kept in a hash
+ * table.
+ *
+ * The caller is the migration's owner; the quarantine is written as the
+ * extension's.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "copy/reader.h"
+#include "copy/sieve.h"
+#include "errors.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "util/attempt.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/json.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+/* A batch is full at this many rows, or bytes of memory. */
+#define BATCH_ROWS 1000
+#define BATCH_BYTES (4 * 1024 * 1024)
+
+/* A source key that is in quarantine, as hashed text. */
+typedef struct Known
+{
+	char		key[32];		/* md5 of its values */
+	char	   *source_key;		/* as rehome.quarantine has it */
+} Known;
+
+typedef struct Batch
+{
+	RehomeSieve *sieve;
+	RehomeProjector *projector;
+	int			n;
+	Datum	   *source;			/* n rows of the source */
+	bool	   *source_null;
+	Datum	   *result;			/* n projected rows */
+	bool	   *result_null;
+	bool	   *good;
+	bool	   *blamed;			/* refused when it was written */
+	ErrorData **error;
+	int			source_natts;
+	int			result_natts;
+	int			at;				/* row being worked on */
+	int			lo;				/* rows being written */
+	int			hi;
+} Batch;
+
+/*
+ * rehome_refusable tells whether an error is about the row at hand: bad data,
+ * a constraint, a rule, an exception a rule's function raised, a row too
+ * large for an index.
+ */
+bool
+rehome_refusable(int sqlerrcode)
+{
+	int			category = ERRCODE_TO_CATEGORY(sqlerrcode);
+
+	return category == ERRCODE_DATA_EXCEPTION || category == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION ||
+		sqlerrcode == ERRCODE_REHOME_REFUSED || sqlerrcode == ERRCODE_RAISE_EXCEPTION ||
+		sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+}
+
+/*
+ * key_texts returns the values of a source row's key as text.
+ */
+static List *
+key_texts(RehomeSieve *sieve, Datum *values, bool *nulls)
+{
+	TupleDesc	desc = sieve->mapping->source_desc;
+	List	   *texts = NIL;
+	ListCell   *lc;
+
+	foreach(lc, sieve->mapping->map->source_key)
+		for (int i = 0; i < desc->natts; i++)
+		{
+			Form_pg_attribute att = TupleDescAttr(desc, i);
+			Oid			output;
+			bool		varlena;
+
+			if (att->attisdropped || strcmp(NameStr(att->attname), lfirst(lc)) != 0)
+				continue;
+			getTypeOutputInfo(att->atttypid, &output, &varlena);
+			texts = lappend(texts, nulls[i] ? NULL : OidOutputFunctionCall(output, values[i]));
+		}
+	return texts;
+}
+
+/*
+ * key_json returns it as rehome.quarantine has it.
+ */
+static char *
+key_json(RehomeSieve *sieve, List *texts)
+{
+	StringInfoData buf;
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	foreach(lc, texts)
+	{
+		appendStringInfoString(&buf, foreach_current_index(lc) > 0 ? ", " : "{");
+		escape_json(&buf, list_nth(sieve->mapping->map->source_key, foreach_current_index(lc)));
+		appendStringInfoString(&buf, ": ");
+		if (lfirst(lc) == NULL)
+			appendStringInfoString(&buf, "null");
+		else
+			escape_json(&buf, lfirst(lc));
+	}
+	appendStringInfoChar(&buf, '}');
+	return buf.data;
+}
+
+/*
+ * key_hash makes key texts a fixed-size hash key.
+ */
+static void
+key_hash(List *texts, char *key)
+{
+	StringInfoData buf;
+	char	   *md5;
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	foreach(lc, texts)
+		appendStringInfo(&buf, "%zu:%s", lfirst(lc) ? strlen(lfirst(lc)) : (size_t) 0,
+						 lfirst(lc) ? (char *) lfirst(lc) : "");
+	md5 = text_to_cstring(DatumGetTextPP(DirectFunctionCall1(md5_text, CStringGetTextDatum(buf.data))));
+	memcpy(key, md5, 32);
+}
+
+/*
+ * load_known reads the keys in quarantine.
+ */
+static HTAB *
+load_known(RehomeSieve *sieve)
+{
+	RehomeTableMap *map = sieve->mapping->map;
+	HASHCTL		ctl = {.keysize = 32,.entrysize = sizeof(Known),.hcxt = CurrentMemoryContext};
+	RehomeRows *rows;
+	HTAB	   *known;
+
+	rows = rehome_spi("SELECT q.source_key, (SELECT array_agg(q.source_key->>k ORDER BY n) FROM unnest($4::text[]) WITH ORDINALITY AS u(k, n))"
+					  " FROM rehome.quarantine q WHERE q.migration = $1::name AND q.slice = $2::name AND q.target = $3"
+					  " AND q.source_key IS NOT NULL", "ttot", sieve->slice->migration->name,
+					  sieve->slice->name, map->target, rehome_name_array(map->source_key));
+	known = hash_create("pg_rehome quarantine", Max(rows->n, 16), &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	for (int i = 0; i < rows->n; i++)
+	{
+		char		key[32];
+		Known	   *entry;
+
+		key_hash(rehome_name_list(rows->value[i][1]), key);
+		entry = hash_search(known, key, HASH_ENTER, NULL);
+		entry->source_key = rows->value[i][0];
+	}
+	return known;
+}
+
+/*
+ * rehome_sieve_begin prepares for rows that may be refused.  taker is NULL
+ * with look_only.  The caller is the extension's owner.
+ */
+RehomeSieve *
+rehome_sieve_begin(RehomeSlice *slice, RehomeMapping *mapping, RehomeTaker *taker, bool look_only)
+{
+	RehomeSieve *sieve = palloc0(sizeof(RehomeSieve));
+
+	sieve->slice = slice;
+	sieve->mapping = mapping;
+	sieve->taker = taker;
+	sieve->look_only = look_only;
+	sieve->known = load_known(sieve);
+	sieve->key = rehome_projector_key(mapping);
+	sieve->scratch = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome sieve", ALLOCSET_SMALL_SIZES);
+	mapping->sieve = sieve;
+	return sieve;
+}
+
+void
+rehome_sieve_end(RehomeSieve *sieve)
+{
+	sieve->mapping->sieve = NULL;
+	rehome_projector_end(sieve->key);
+	hash_destroy(sieve->known);
+	MemoryContextDelete(sieve->scratch);
+	pfree(sieve);
+}
+
+/*
+ * find_known returns the quarantine's entry of a source row, or NULL.
+ */
+static Known *
+find_known(RehomeSieve *sieve, Datum *values, bool *nulls)
+{
+	char		key[32];
+	MemoryContext old;
+
+	if (hash_get_num_entries(sieve->known) == 0)
+		return NULL;
+	old = MemoryContextSwitchTo(sieve->scratch);
+	key_hash(key_texts(sieve, values, nulls), key);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(sieve->scratch);
+	return hash_search(sieve->known, key, HASH_FIND, NULL);
+}
+
+/*
+ * release takes a row out of quarantine.
+ */
+static void
+release(RehomeSieve *sieve, Known *entry)
+{
+	RehomeAs	as;
+
+	rehome_become(&as, rehome_catalog_owner());
+	rehome_spi("DELETE FROM rehome.quarantine WHERE migration = $1::name AND target = $2 AND source_key = $3::jsonb",
+			   "tot", sieve->slice->migration->name, sieve->mapping->map->target, entry->source_key);
+	rehome_become_self(&as);
+	(void) hash_search(sieve->known, entry->key, HASH_REMOVE, NULL);
+}
+
+/*
+ * rehome_sieve_gone takes a row that the source no longer has out of
+ * quarantine.
+ */
+void
+rehome_sieve_gone(RehomeSieve *sieve, TupleTableSlot *source)
+{
+	Known	   *entry = find_known(sieve, source->tts_values, source->tts_isnull);
+
+	if (entry != NULL && !sieve->look_only)
+		release(sieve, entry);
+}
+
+static void
+project_key(void *arg)
+{
+	(void) rehome_project(((RehomeSieve *) arg)->key);
+}
+
+/*
+ * target_key projects the target's key of a source row into sieve->key's
+ * result; false when it cannot be computed.
+ */
+static bool
+target_key(RehomeSieve *sieve, Datum *values, bool *nulls)
+{
+	TupleTableSlot *slot = sieve->key->source;
+	ErrorData  *error;
+
+	ExecClearTuple(slot);
+	memcpy(slot->tts_values, values, sizeof(Datum) * slot->tts_tupleDescriptor->natts);
+	memcpy(slot->tts_isnull, nulls, sizeof(bool) * slot->tts_tupleDescriptor->natts);
+	ExecStoreVirtualTuple(slot);
+	ResetPerTupleExprContext(sieve->key->estate);
+	error = rehome_attempt(project_key, sieve);
+	if (error != NULL && !rehome_refusable(error->sqlerrcode))
+		ReThrowError(error);
+	return error == NULL;
+}
+
+static char *
+row_json(TupleDesc desc, Datum *values, bool *nulls)
+{
+	HeapTuple	tuple = heap_form_tuple(BlessTupleDesc(desc), values, nulls);
+
+	return text_to_cstring(DatumGetTextPP(DirectFunctionCall1(row_to_json, heap_copy_tuple_as_datum(tuple, desc))));
+}
+
+/*
+ * remove_old takes the target's version of a refused row away.
+ */
+static void
+remove_old(RehomeSieve *sieve, Datum *values, bool *nulls)
+{
+	if (sieve->taker->remove != NULL && target_key(sieve, values, nulls))
+		sieve->taker->remove(sieve->key->result, sieve->taker->arg);
+}
+
+/*
+ * refuse puts a row into quarantine.
+ */
+static void
+refuse(Batch *batch, int row)
+{
+	RehomeSieve *sieve = batch->sieve;
+	RehomeTableMap *map = sieve->mapping->map;
+	ErrorData  *error = batch->error[row];
+	Datum	   *values = &batch->source[row * batch->source_natts];
+	bool	   *nulls = &batch->source_null[row * batch->source_natts];
+	char	   *key = NULL;
+	List	   *texts;
+	char		hashed[32];
+	Known	   *entry;
+	bool		found;
+	MemoryContext old;
+	RehomeAs	as;
+
+	remove_old(sieve, values, nulls);
+	old = MemoryContextSwitchTo(sieve->scratch);
+	texts = key_texts(sieve, values, nulls);
+	key_hash(texts, hashed);
+	if (target_key(sieve, values, nulls))
+		key = row_json(sieve->mapping->key_desc, sieve->key->result->tts_values, sieve->key->result->tts_isnull);
+	rehome_become(&as, rehome_catalog_owner());
+	rehome_spi("INSERT INTO rehome.quarantine (migration, slice, target, key, source_row, rule, sqlstate, message, source_key)"
+			   " VALUES ($1::name, $2::name, $3, $4::jsonb, $5::jsonb, $6, $7, $8, $9::jsonb)"
+			   " ON CONFLICT (target, source_key, migration) DO UPDATE SET slice = excluded.slice, key = excluded.key,"
+			   " source_row = excluded.source_row, rule = excluded.rule, sqlstate = excluded.sqlstate,"
+			   " message = excluded.message, last_seen = clock_timestamp(),"
+			   " accepted = quarantine.accepted AND quarantine.source_row = excluded.source_row",
+			   "ttotttttt", sieve->slice->migration->name, sieve->slice->name, map->target, key,
+			   row_json(sieve->mapping->source_desc, values, nulls),
+			   error->column_name ? error->column_name : error->constraint_name,
+			   unpack_sql_state(error->sqlerrcode), error->message,
+			   key_json(sieve, texts));
+	rehome_become_self(&as);
+	entry = hash_search(sieve->known, hashed, HASH_ENTER, &found);
+	if (!found)
+		entry->source_key = MemoryContextStrdup(GetMemoryChunkContext(sieve), key_json(sieve, texts));
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(sieve->scratch);
+}
+
+/*
+ * load_source puts a row of the batch into the projector's source slot.
+ */
+static void
+load_source(Batch *batch, int row)
+{
+	TupleTableSlot *slot = batch->projector->source;
+
+	ExecClearTuple(slot);
+	memcpy(slot->tts_values, &batch->source[row * batch->source_natts], sizeof(Datum) * batch->source_natts);
+	memcpy(slot->tts_isnull, &batch->source_null[row * batch->source_natts], sizeof(bool) * batch->source_natts);
+	ExecStoreVirtualTuple(slot);
+}
+
+static void
+keep_result(Batch *batch, int row)
+{
+	TupleTableSlot *slot = batch->projector->result;
+
+	memcpy(&batch->result[row * batch->result_natts], slot->tts_values, sizeof(Datum) * batch->result_natts);
+	memcpy(&batch->result_null[row * batch->result_natts], slot->tts_isnull, sizeof(bool) * batch->result_natts);
+	batch->good[row] = true;
+}
+
+/*
+ * project_rows projects the rows from batch->at on, until one is refused, or
+ * lacks a value.
+ */
+static void
+project_rows(void *arg)
+{
+	Batch	   *batch = arg;
+
+	for (; batch->at < batch->n; batch->at++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		load_source(batch, batch->at);
+		(void) rehome_project(batch->projector);
+		if (!rehome_project_complete(batch->projector))
+			break;
+		keep_result(batch, batch->at);
+	}
+}
+
+/* One entry of a projection, evaluated by itself. */
+typedef struct Single
+{
+	ExprState  *state;
+	ExprContext *econtext;
+	Datum		value;
+	bool		isnull;
+} Single;
+
+static void
+evaluate(void *arg)
+{
+	Single	   *single = arg;
+
+	single->value = ExecEvalExpr(single->state, single->econtext, &single->isnull);
+}
+
+/*
+ * prepare_singles makes expressions of a projection's entries.
+ */
+static void
+prepare_singles(RehomeProjector *p)
+{
+	MemoryContext old = MemoryContextSwitchTo(p->estate->es_query_cxt);
+	int			n = list_length(p->targetlist);
+	ListCell   *lc;
+
+	p->single = palloc0(sizeof(ExprState *) * Max(n, 1));
+	p->instead = palloc0(sizeof(ExprState *) * Max(n, 1));
+	foreach(lc, p->targetlist)
+	{
+		int			i = foreach_current_index(lc);
+
+		p->single[i] = ExecInitExpr(lfirst_node(TargetEntry, lc)->expr, NULL);
+		if (p->column[i] != NULL && p->column[i]->instead != NULL)
+			p->instead[i] = ExecInitExpr(p->column[i]->instead, NULL);
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * null_error is what a column that may not be null would raise.
+ */
+static ErrorData *
+null_error(RehomeMappedColumn *column)
+{
+	ErrorData  *error = palloc0(sizeof(ErrorData));
+
+	error->elevel = ERROR;
+	error->sqlerrcode = ERRCODE_NOT_NULL_VIOLATION;
+	error->message = psprintf("null value in column \"%s\" violates not-null constraint", column->name);
+	return error;
+}
+
+/*
+ * project_single does a row column by column, by each column's policy; the
+ * row is good, or has an error.
+ */
+static void
+project_single(Batch *batch, int row)
+{
+	RehomeProjector *p = batch->projector;
+
+	if (p->single == NULL)
+		prepare_singles(p);
+	load_source(batch, row);
+	ExecClearTuple(p->result);
+	for (int i = 0; i < batch->result_natts; i++)
+	{
+		RehomeMappedColumn *column = p->column[i];
+		Single		single = {p->single[i], p->econtext};
+		ErrorData  *error = rehome_attempt(evaluate, &single);
+
+		if (error == NULL && single.isnull && column != NULL && column->notnull && column->on_error != 'f')
+			error = null_error(column);
+		if (error != NULL)
+		{
+			if (!rehome_refusable(error->sqlerrcode) || column == NULL || column->on_error == 'f')
+				ReThrowError(error);
+			single.isnull = true;
+			if (column->on_error == 'q' && batch->error[row] == NULL)
+			{
+				error->column_name = column->name;
+				batch->error[row] = error;
+			}
+			else if (column->on_error == 'd' && p->instead[i] != NULL)
+				single.value = ExecEvalExpr(p->instead[i], p->econtext, &single.isnull);
+			if (single.isnull && column->notnull && column->on_error != 'q')
+				ReThrowError(error);
+		}
+		p->result->tts_values[i] = single.value;
+		p->result->tts_isnull[i] = single.isnull;
+	}
+	if (batch->error[row] == NULL)
+		keep_result(batch, row);
+}
+
+/*
+ * write_rows hands the good rows of a range to the taker.
+ */
+static void
+write_rows(void *arg)
+{
+	Batch	   *batch = arg;
+	RehomeTaker *taker = batch->sieve->taker;
+	TupleTableSlot *slot = batch->projector->result;
+
+	for (int row = batch->lo; row < batch->hi; row++)
+	{
+		if (!batch->good[row])
+			continue;
+		ExecClearTuple(slot);
+		memcpy(slot->tts_values, &batch->result[row * batch->result_natts], sizeof(Datum) * batch->result_natts);
+		memcpy(slot->tts_isnull, &batch->result_null[row * batch->result_natts], sizeof(bool) * batch->result_natts);
+		ExecStoreVirtualTuple(slot);
+		taker->take(slot, taker->arg);
+	}
+	if (taker->flush != NULL && batch->sieve->mapping->map->quarantine)
+		taker->flush(taker->arg);
+}
+
+/*
+ * try_range writes a range in a subtransaction; returns the error if a
+ * constraint refuses it.
+ */
+static ErrorData *
+try_range(Batch *batch, int lo, int hi)
+{
+	ErrorData  *error;
+
+	batch->lo = lo;
+	batch->hi = hi;
+	error = rehome_attempt(write_rows, batch);
+	if (error == NULL)
+		return NULL;
+	if (!rehome_refusable(error->sqlerrcode))
+		ReThrowError(error);
+	batch->sieve->taker->reset(batch->sieve->taker->arg);
+	return error;
+}
+
+/*
+ * write_range writes a range; by halves if it must.  Rows that are to blame
+ * are marked, and their old versions removed.
+ */
+static void
+write_range(Batch *batch, int lo, int hi)
+{
+	ErrorData  *error;
+
+	CHECK_FOR_INTERRUPTS();
+	if (lo >= hi || (error = try_range(batch, lo, hi)) == NULL)
+		return;
+	if (hi - lo == 1)
+	{
+		batch->blamed[lo] = true;
+		batch->error[lo] = error;
+		remove_old(batch->sieve, &batch->source[lo * batch->source_natts],
+				   &batch->source_null[lo * batch->source_natts]);
+		return;
+	}
+	write_range(batch, lo, lo + (hi - lo) / 2);
+	write_range(batch, lo + (hi - lo) / 2, hi);
+}
+
+/*
+ * write_batch writes what is good, and puts away what is not.
+ */
+static int64
+write_batch(Batch *batch)
+{
+	RehomeSieve *sieve = batch->sieve;
+	bool		progress = true;
+	int64		n = 0;
+
+	if (sieve->mapping->map->quarantine && !sieve->look_only)
+		write_range(batch, 0, batch->n);
+	else
+	{
+		batch->lo = 0;
+		batch->hi = batch->n;
+		write_rows(batch);
+	}
+	while (progress)
+	{
+		progress = false;
+		for (int row = 0; row < batch->n; row++)
+			if (batch->blamed[row] && try_range(batch, row, row + 1) == NULL)
+			{
+				batch->blamed[row] = false;
+				batch->error[row] = NULL;
+				progress = true;
+			}
+	}
+	for (int row = 0; row < batch->n; row++)
+	{
+		Known	   *entry;
+
+		if (batch->good[row] && !batch->blamed[row])
+		{
+			n++;
+			if (!sieve->look_only &&
+				(entry = find_known(sieve, &batch->source[row * batch->source_natts],
+									&batch->source_null[row * batch->source_natts])) != NULL)
+				release(sieve, entry);
+		}
+		else if (!sieve->look_only)
+			refuse(batch, row);
+	}
+	return n;
+}
+
+/*
+ * leave_out decides, in verification, on a row that is read: what is in
+ * quarantine is explained.
+ */
+static bool
+leave_out(Batch *batch, int row)
+{
+	RehomeSieve *sieve = batch->sieve;
+
+	if (!sieve->look_only || find_known(sieve, &batch->source[row * batch->source_natts],
+										&batch->source_null[row * batch->source_natts]) == NULL)
+		return false;
+	sieve->explained++;
+	return true;
+}
+
+/*
+ * read_batch reads rows until the batch is full; false at the end.
+ */
+static bool
+read_batch(RehomeReader *reader, Batch *batch)
+{
+	MemoryContext context = GetPerTupleMemoryContext(batch->projector->estate);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	bool		more = true;
+
+	batch->n = 0;
+	batch->at = 0;
+	while (batch->n < BATCH_ROWS && MemoryContextMemAllocated(context, true) < BATCH_BYTES)
+	{
+		CHECK_FOR_INTERRUPTS();
+		more = rehome_reader_next(reader, batch->projector->econtext,
+								  &batch->source[batch->n * batch->source_natts],
+								  &batch->source_null[batch->n * batch->source_natts]);
+		if (!more)
+			break;
+		batch->good[batch->n] = batch->blamed[batch->n] = false;
+		batch->error[batch->n] = NULL;
+		if (!leave_out(batch, batch->n))
+			batch->n++;
+	}
+	MemoryContextSwitchTo(old);
+	return more;
+}
+
+/*
+ * rehome_sieve_stream is rehome_stream for a mapping with a sieve: rows go to
+ * its taker, or to quarantine.  Returns the number of rows that were taken.
+ */
+int64
+rehome_sieve_stream(RehomeConn *conn, const char *select, RehomeMapping *mapping,
+					List *columns, RehomeProjector *projector, int64 *bytes)
+{
+	Relation	source = table_open(mapping->map->source, AccessShareLock);
+	RehomeReader *reader = rehome_reader_open(conn, source, columns, select);
+	MemoryContext context = GetPerTupleMemoryContext(projector->estate);
+	Batch		batch = {.sieve = mapping->sieve,.projector = projector};
+	int64		size;
+	int64		n = 0;
+	bool		more;
+
+	batch.source_natts = mapping->source_desc->natts;
+	batch.result_natts = projector->result->tts_tupleDescriptor->natts;
+	batch.source = palloc(sizeof(Datum) * BATCH_ROWS * Max(batch.source_natts, 1));
+	batch.source_null = palloc(sizeof(bool) * BATCH_ROWS * Max(batch.source_natts, 1));
+	batch.result = palloc(sizeof(Datum) * BATCH_ROWS * Max(batch.result_natts, 1));
+	batch.result_null = palloc(sizeof(bool) * BATCH_ROWS * Max(batch.result_natts, 1));
+	batch.good = palloc(sizeof(bool) * BATCH_ROWS);
+	batch.blamed = palloc(sizeof(bool) * BATCH_ROWS);
+	batch.error = palloc(sizeof(ErrorData *) * BATCH_ROWS);
+	do
+	{
+		MemoryContext old;
+
+		ResetPerTupleExprContext(projector->estate);
+		more = read_batch(reader, &batch);
+		old = MemoryContextSwitchTo(context);
+		while (batch.at < batch.n)
+		{
+			ErrorData  *error = rehome_attempt(project_rows, &batch);
+
+			if (error != NULL && !rehome_refusable(error->sqlerrcode))
+				ReThrowError(error);
+			if (batch.at < batch.n)
+				project_single(&batch, batch.at++);
+		}
+		MemoryContextSwitchTo(old);
+		for (int row = 0; batch.sieve->look_only && row < batch.n; row++)
+			batch.sieve->refused += batch.good[row] ? 0 : 1;
+		n += write_batch(&batch);
+	} while (more);
+
+	size = rehome_reader_close(reader);
+	table_close(source, AccessShareLock);
+	if (bytes != NULL)
+		*bytes = size;
+	return n;
+}

@@ -1,0 +1,192 @@
+# A poisoned table: what a legacy schema has collected in twenty years. What a
+# rule or a constraint refuses is kept whole in quarantine, and everything else
+# is loaded; sync, a repair at the source, and a rule that is put right bring the
+# rest; the status is not green, and the cutover refused, until none is left that
+# nobody has accepted.
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use RehomeTest;
+
+my $pair = new_pair();
+my ($source, $target) = ($pair->source, $pair->target);
+
+sub call { my ($sql) = @_; return $pair->sql_target($sql, timeout => $PostgreSQL::Test::Utils::timeout_default) }
+sub quarantined { return $pair->sql_target(q{SELECT coalesce(string_agg(source_key->>'id' || ' ' || coalesce(rule, '?') || ' ' || sqlstate, ', ' ORDER BY (source_key->>'id')::int), 'none') FROM rehome.quarantine WHERE NOT accepted}) }
+
+$pair->sql_source(q{
+	CREATE SCHEMA old;
+	CREATE TABLE old.customer (
+		id integer PRIMARY KEY, email text, made text, doc text, name text, amount numeric, rate float8,
+		status text, country integer, seen timestamp, age integer);
+	INSERT INTO old.customer
+	SELECT i, 'user' || i || '@example.org', '2020-02-29 10:00:00', '{"n": ' || i || '}', 'name ' || i, i, i / 7.0,
+	       (ARRAY['new', 'old'])[1 + i % 2], 1 + i % 3, '2024-01-01', 30
+	  FROM generate_series(1, 1500) AS i;
+	UPDATE old.customer SET made = '0000-00-00 00:00:00' WHERE id = 10;
+	UPDATE old.customer SET email = '' WHERE id = 20;
+	UPDATE old.customer SET doc = '{"n": 1,,}' WHERE id = 30;
+	UPDATE old.customer SET doc = '{"n": "\u0000"}' WHERE id = 31;
+	UPDATE old.customer SET name = repeat('x', 41) WHERE id = 40;
+	UPDATE old.customer SET amount = 100000 WHERE id = 50;
+	UPDATE old.customer SET amount = 'NaN' WHERE id = 51;
+	UPDATE old.customer SET rate = 'Infinity' WHERE id = 52;
+	UPDATE old.customer SET email = 'user1@example.org' WHERE id IN (60, 1400);
+	UPDATE old.customer SET country = 99 WHERE id = 70;
+	UPDATE old.customer SET status = 'no such' WHERE id = 80;
+	UPDATE old.customer SET seen = '0044-03-15 BC' WHERE id = 90;
+	UPDATE old.customer SET seen = '294276-12-31 23:59:59' WHERE id = 91;
+	UPDATE old.customer SET age = -1 WHERE id = 100;
+	UPDATE old.customer SET age = 200 WHERE id = 101;});
+$pair->sql_target(q{
+	CREATE SCHEMA new;
+	CREATE TYPE new.status AS ENUM ('fresh', 'known');
+	CREATE TABLE new.country (old_id integer PRIMARY KEY, code text NOT NULL UNIQUE);
+	INSERT INTO new.country VALUES (1, 'de'), (2, 'fr'), (3, 'it');
+	CREATE TABLE new.customer (
+		id bigint PRIMARY KEY, email text NOT NULL UNIQUE, made timestamptz, doc jsonb, name varchar(40), amount numeric(6, 2),
+		rate numeric, status new.status, country text NOT NULL, seen timestamptz, age smallint CHECK (age >= 0),
+		extra text DEFAULT 'made here');
+	CREATE INDEX ON new.customer (name);});
+$pair->import_foreign_schema('old', 'old');
+$pair->sql_target(q{
+	SELECT rehome.create_migration('m', 'src', 'twenty years of data');
+	SELECT rehome.add_table('m', 'old.customer', 'new.customer', columns => '{"made": null, "doc": null, "status": null, "country": "''xx''"}');
+	SELECT rehome.set_table_rule('m', 'new.customer', on_error => 'quarantine');
+	SELECT rehome.add_rule('m', 'new.customer', 'email', 'null', '{"blank_to_null": true}');
+	SELECT rehome.add_rule('m', 'new.customer', 'made', 'timestamp', '{"zone": "Europe/Berlin"}');
+	SELECT rehome.add_rule('m', 'new.customer', 'doc', 'text', '{"json": "refuse"}');
+	SELECT rehome.add_rule('m', 'new.customer', 'amount', 'number', '{"nan": "refuse"}');
+	SELECT rehome.add_rule('m', 'new.customer', 'rate', 'number', '{"nan": "refuse"}', on_error => 'null');
+	SELECT rehome.add_rule('m', 'new.customer', 'status', 'value_map', '{"map": {"new": "fresh", "old": "known"}}');
+	SELECT rehome.add_rule('m', 'new.customer', 'country', 'lookup', '{"table": "new.country", "from": "old_id", "to": "code"}');
+	SELECT rehome.add_rule('m', 'new.customer', 'seen', 'timestamp', '{"min": "1900-01-01", "max": "2100-01-01"}');
+	SELECT rehome.add_rule('m', 'new.customer', 'age', 'cast', validation => 'value < 150');});
+
+# ---------------------------------------------------------------------------
+# The load, once with workers and once without.
+
+my $loaded = join ', ', '10 made 22008', '20 email 23502', '30 doc RH010', '31 doc RH010', '40 name 22001', '50 amount 22003',
+  '51 amount RH010', '60 customer_email_key 23505', '70 country RH010', '80 status RH010', '90 seen RH010', '91 seen RH010',
+  '100 customer_age_check 23514', '101 age RH010', '1400 customer_email_key 23505';
+call(q{CALL rehome.copy('m')});
+is(quarantined(), $loaded, 'what is refused is in quarantine, with the rule and the reason');
+is($pair->sql_target('SELECT count(*), count(*) FILTER (WHERE rate IS NULL) FROM new.customer'), '1485|1', 'everything else is loaded');
+is($pair->sql_target(q{SELECT source_row->>'name', key->>'id' FROM rehome.quarantine WHERE source_key->>'id' = '40'}), ('x' x 41) . '|40',
+	'a row is kept whole, with its key');
+is($pair->sql_target('SELECT quarantined FROM rehome.status'), '15', 'the status shows them');
+for my $mode (qw(count hash rows))
+{
+	is($pair->sql_target(qq{SELECT source_rows, target_rows, quarantined, ok FROM rehome.verify('m', mode => '$mode')}), '1500|1485|15|t',
+		"verify, mode $mode: they are explained, and counted");
+}
+my ($code, undef, $detail, $hint) = sqlstate_of($target, q{CALL rehome.cutover('m')});
+is($code, 'RH003', 'the cutover is refused');
+like("$detail $hint", qr/15 rows in quarantine for new\.customer.*accept_quarantine/s, 'with the number, and what to do');
+
+# ---------------------------------------------------------------------------
+# Sync: rows become bad, good, or are gone; unique values come free.
+
+$pair->sql_source(q{
+	UPDATE old.customer SET name = 'short' WHERE id = 40;
+	DELETE FROM old.customer WHERE id = 50;
+	UPDATE old.customer SET doc = 'broken' WHERE id = 200;
+	UPDATE old.customer SET email = 'user3@example.org' WHERE id = 201;
+	INSERT INTO old.customer (id, email, age, country) VALUES (2000, 'new@example.org', 20, 98), (2001, 'new2@example.org', 20, 1);});
+call(q{CALL rehome.sync('m')});
+is(quarantined(), $loaded =~ s/40 name 22001, 50 amount 22003, //r =~ s/101 age RH010, /101 age RH010, 200 doc RH010, 201 customer_email_key 23505, /r . ', 2000 country RH010',
+	'a row that is good now, or gone, leaves the quarantine; one that went bad comes');
+is($pair->sql_target('SELECT name FROM new.customer WHERE id = 40'), 'short', 'and is applied');
+is($pair->sql_target('SELECT count(*) FROM new.customer WHERE id IN (200, 201)'), '0', 'the old version of a row that is refused is gone');
+is($pair->sql_target(q{SELECT source_rows, target_rows, quarantined, ok FROM rehome.verify('m', mode => 'rows')}), '1501|1485|16|t', 'verify explains it all');
+
+$pair->sql_source(q{UPDATE old.customer SET email = 'other@example.org' WHERE id = 3});
+call(q{CALL rehome.sync('m')});
+is($pair->sql_target('SELECT email FROM new.customer WHERE id = 201'), 'user3@example.org', 'a unique value that comes free frees the row that wanted it');
+$pair->sql_source(q{BEGIN; UPDATE old.customer SET email = 'tmp' WHERE id = 5; UPDATE old.customer SET email = 'user5@example.org' WHERE id = 6;
+	UPDATE old.customer SET email = 'user6@example.org' WHERE id = 5; COMMIT});
+call(q{CALL rehome.sync('m')});
+is($pair->sql_target('SELECT string_agg(email, $$ $$ ORDER BY id) FROM new.customer WHERE id IN (5, 6)'), 'user6@example.org user5@example.org',
+	'unique values exchanged are no reason for quarantine');
+
+# ---------------------------------------------------------------------------
+# Rules put right: only the rejects are tried again.
+
+my $xmin = $pair->sql_target('SELECT xmin FROM new.customer WHERE id = 1');
+$pair->sql_target(q{
+	SELECT rehome.add_rule('m', 'new.customer', 'made', 'timestamp', '{"zone": "Europe/Berlin", "zero": "null"}');
+	SELECT rehome.add_rule('m', 'new.customer', 'doc', 'text', '{"json": "repair"}', on_error => 'null');
+	SELECT rehome.add_rule('m', 'new.customer', 'amount', 'number', '{"nan": "null"}');
+	SELECT rehome.add_rule('m', 'new.customer', 'status', 'value_map', '{"map": {"new": "fresh", "old": "known"}, "unlisted": "null"}');
+	SELECT rehome.add_rule('m', 'new.customer', 'seen', 'timestamp', '{"min": "1900-01-01", "max": "2100-01-01", "out_of_range": "null"}');
+	INSERT INTO new.country VALUES (99, 'zz'), (98, 'yy');});
+is($pair->sql_target(q{SELECT retried, refused FROM rehome.retry('m', 'new.customer', 'made')}), '1|0', 'one rule\'s rejects are tried again');
+is($pair->sql_target(q{SELECT retried, refused FROM rehome.retry('m')}), '14|5', 'then all the others');
+is(quarantined(), '20 email 23502, 60 customer_email_key 23505, 100 customer_age_check 23514, 101 age RH010, 1400 customer_email_key 23505', 'what is left');
+is($pair->sql_target('SELECT xmin FROM new.customer WHERE id = 1'), $xmin, 'rows that were good have not been touched');
+is($pair->sql_target('SELECT made IS NULL, (SELECT doc FROM new.customer WHERE id = 31), (SELECT country FROM new.customer WHERE id = 70) FROM new.customer WHERE id = 10'),
+	't|{"n": ""}|zz', 'the others are as the rules make them now');
+
+($code, undef, $detail) = sqlstate_of($target, q{CALL rehome.cutover('m')});
+like($detail, qr/5 rows in quarantine.*new\.customer was made by other rules than it has now/s, 'the table is stale, which keeps it from being cut over');
+is($pair->sql_target(q{SELECT ok FROM rehome.verify('m')}), 't', 'until verification shows that its rows are what the rules make');
+($code, undef, $detail) = sqlstate_of($target, q{CALL rehome.cutover('m')});
+unlike($detail, qr/other rules/, 'then it is not');
+
+# A rule that changes good rows: the table is copied again.
+$pair->sql_target(q{SELECT rehome.add_rule('m', 'new.customer', 'name', 'text', '{"case": "upper"}')});
+is($pair->sql_target(q{SELECT ok FROM rehome.verify('m')}), 'f', 'other rules make other rows');
+$pair->sql_target(q{SELECT rehome.recopy('m', 'new.customer')});
+call(q{CALL rehome.sync('m')});
+is($pair->sql_target(q{SELECT ok, quarantined FROM rehome.verify('m')}), 't|5', 'copied again, they are those of the rules');
+is($pair->sql_target(q{SELECT name, rules_hash = rehome.rules_hash(t.id) FROM new.customer c, rehome.table_map t WHERE c.id = 7}), 'NAME 7|t', 'and the table is not stale');
+
+# ---------------------------------------------------------------------------
+# To the end.
+
+$pair->sql_source(q{UPDATE old.customer SET email = 'twenty@example.org' WHERE id = 20; UPDATE old.customer SET age = 0 WHERE id = 100;
+	UPDATE old.customer SET email = 'sixty@example.org' WHERE id = 60});
+call(q{CALL rehome.sync('m')});
+is(quarantined(), '101 age RH010, 1400 customer_email_key 23505', 'repaired at the source');
+is((sqlstate_of($target, q{SELECT rehome.accept_quarantine('m', ' ')}))[0], '22004', 'rows are not given up without a reason');
+is($pair->sql_target(q{SELECT rehome.accept_quarantine('m', 'older than anybody', 'new.customer', 'age')}), '1', 'one is given up');
+is($pair->sql_target(q{SELECT accepted_by = current_user, accepted_reason FROM rehome.quarantine WHERE accepted}), 't|older than anybody', 'with name and reason');
+$pair->sql_source(q{DELETE FROM old.customer WHERE id = 1400});
+call(q{CALL rehome.sync('m')});
+is($pair->sql_target('SELECT quarantined, discrepancies FROM rehome.status'), '0|0', 'the end is green');
+($code, undef, $detail) = sqlstate_of($target, q{CALL rehome.cutover('m')});
+is("$code $detail", '00000 ', 'and the cutover goes through');
+$pair->sql_target(q{UPDATE new.customer SET age = 77, status = 'fresh', country = 'it' WHERE id = 3});
+call(q{CALL rehome.sync('m')});
+is($pair->sql_source(q{SELECT age, country, (SELECT count(*) FROM old.customer WHERE id = 101) FROM old.customer WHERE id = 3}), '77|3|1',
+	'changes go back by the inverses, and what was given up is still there');
+
+# ---------------------------------------------------------------------------
+# Policies of columns alone; nothing of it costs the index its rebuild.
+
+$pair->sql_source(q{CREATE TABLE old.point (id integer PRIMARY KEY, v text, w text NOT NULL);
+	INSERT INTO old.point SELECT i, CASE WHEN i % 100 = 0 THEN 'bad' ELSE i::text END, CASE WHEN i % 100 = 1 THEN 'bad' ELSE i::text END FROM generate_series(1, 5000) AS i});
+$pair->sql_target(q{CREATE TABLE new.point (id integer PRIMARY KEY, v integer, w integer NOT NULL DEFAULT -1)});
+$pair->import_foreign_schema('old', 'again');
+$pair->sql_target(q{
+	SELECT rehome.create_migration('n', 'src', 'policies of columns');
+	SELECT rehome.add_table('n', 'again.point', 'new.point', columns => '{"v": null, "w": "0"}');
+	SELECT rehome.add_rule('n', 'new.point', 'v', 'cast', on_error => 'quarantine');
+	SELECT rehome.add_rule('n', 'new.point', 'w', 'cast', on_error => 'default');});
+call(q{CALL rehome.copy('n')});
+is($pair->sql_target(q{SELECT count(*), count(*) FILTER (WHERE w = -1), (SELECT count(*) FROM rehome.quarantine WHERE migration = 'n') FROM new.point}), '4950|50|50',
+	'one column\'s errors are quarantined, another\'s get the default');
+is($pair->sql_target(q{SELECT ok FROM rehome.verify('n', mode => 'rows')}), 't', 'and verification takes it so');
+$pair->sql_source(q{BEGIN; TRUNCATE old.point; INSERT INTO old.point VALUES (1, 'x', '1'), (2, '2', 'y'), (3, '3', '3'); COMMIT});
+call(q{CALL rehome.sync('n')});
+is($pair->sql_target(q{SELECT string_agg(id || ' ' || w, ', ' ORDER BY id), (SELECT string_agg(source_key->>'id', ',') FROM rehome.quarantine WHERE migration = 'n') FROM new.point}),
+	'2 -1, 3 3|1', 'after a TRUNCATE nothing is left in quarantine but what is bad now');
+$pair->sql_source(q{INSERT INTO old.point VALUES (4, '4', '4'), (5, NULL, '99999999999')});
+call(q{CALL rehome.sync('n')});
+is($pair->sql_target(q{SELECT string_agg(id || ' ' || w, ', ' ORDER BY id) FROM new.point}), '2 -1, 3 3, 4 4, 5 -1', 'sync keeps to the policies');
+
+done_testing();

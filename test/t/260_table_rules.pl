@@ -1,0 +1,81 @@
+# What becomes of target rows whose source row is gone: deleted, marked, moved to
+# an archive, or left; with single deletes, a TRUNCATE, keys that come back and
+# keys that change. Verification knows each of them.
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use RehomeTest;
+
+my $pair = new_pair();
+my $target = $pair->target;
+my @tables = qw(plain marked flagged archived ignored);
+
+sub call { my ($sql) = @_; return $pair->sql_target($sql, timeout => $PostgreSQL::Test::Utils::timeout_default) }
+sub everywhere { my ($sql) = @_; return $pair->sql_source(join '; ', map { $sql =~ s/TABLE/old.$_/gr } @tables) }
+sub ids { my ($table, $where) = @_; return $pair->sql_target("SELECT coalesce(string_agg(id::text, ' ' ORDER BY id), '-') FROM new.$table" . ($where ? " WHERE $where" : '')) }
+
+$pair->sql_source('CREATE SCHEMA old');
+everywhere(q{CREATE TABLE TABLE (id integer PRIMARY KEY, v text); INSERT INTO TABLE SELECT i, 'v' || i FROM generate_series(1, 6) AS i});
+$pair->sql_target(q{
+	CREATE SCHEMA new;
+	CREATE TABLE new.plain (id integer PRIMARY KEY, v text);
+	CREATE TABLE new.marked (id integer PRIMARY KEY, v text, deleted_at timestamptz);
+	CREATE TABLE new.flagged (id integer PRIMARY KEY, v text, deleted boolean NOT NULL DEFAULT false);
+	CREATE TABLE new.archived (id integer PRIMARY KEY, v text);
+	CREATE TABLE new.archive (id integer, v text, put_at timestamptz DEFAULT now());
+	CREATE TABLE new.ignored (id integer PRIMARY KEY, v text);});
+$pair->import_foreign_schema('old', 'old');
+$pair->sql_target(q{
+	SELECT rehome.create_migration('m', 'src', 'rows are never just deleted');
+	SELECT rehome.add_schema('m', 'old', 'new');
+	SELECT rehome.set_table_rule('m', 'new.marked', on_delete => 'mark', delete_column => 'deleted_at');
+	SELECT rehome.set_table_rule('m', 'new.flagged', on_delete => 'mark', delete_column => 'deleted');
+	SELECT rehome.set_table_rule('m', 'new.archived', on_delete => 'archive', delete_archive => 'new.archive');
+	SELECT rehome.set_table_rule('m', 'new.ignored', on_delete => 'ignore');});
+is((sqlstate_of($target, q{SELECT rehome.set_table_rule('m', 'new.plain', on_delete => 'mark', delete_column => 'v')}))[0], '42804', 'a text is no mark');
+is((sqlstate_of($target, q{SELECT rehome.set_table_rule('m', 'new.marked', on_delete => 'archive', delete_archive => 'new.plain')}))[0], '42703', 'an archive has all columns');
+call(q{CALL rehome.copy('m')});
+
+sub verified
+{
+	my ($name) = @_;
+	for my $mode (qw(count hash rows))
+	{
+		is($pair->sql_target(qq{SELECT coalesce(string_agg(target::text, ' '), 'all') FROM rehome.verify('m', mode => '$mode') WHERE NOT ok}), 'all', "$name: verify, mode $mode");
+	}
+}
+
+everywhere(q{DELETE FROM TABLE WHERE id = 2; UPDATE TABLE SET id = 30 WHERE id = 3});
+call(q{CALL rehome.sync('m')});
+is(ids('plain'), '1 4 5 6 30', 'deleted');
+is(ids('marked', 'deleted_at IS NOT NULL') . ' | ' . ids('marked', 'deleted_at IS NULL'), '2 3 | 1 4 5 6 30', 'marked with the time');
+is(ids('flagged', 'deleted') . ' | ' . ids('flagged', 'NOT deleted'), '2 3 | 1 4 5 6 30', 'marked with a flag');
+is(ids('archived') . ' | ' . ids('archive', 'put_at IS NOT NULL'), '1 4 5 6 30 | 2 3', 'archived');
+is(ids('ignored'), '1 2 3 4 5 6 30', 'ignored');
+verified('deletes');
+
+my $when = $pair->sql_target('SELECT deleted_at FROM new.marked WHERE id = 3');
+everywhere(q{INSERT INTO TABLE VALUES (2, 'again')});
+call(q{CALL rehome.sync('m')});
+is(ids('marked', 'deleted_at IS NOT NULL') . ' | ' . ids('flagged', 'deleted'), '3 | 3', 'a row that comes back is not marked any more');
+is($pair->sql_target('SELECT v FROM new.ignored WHERE id = 2'), 'again', 'and is what it is at the source');
+verified('back again');
+
+everywhere(q{BEGIN; TRUNCATE TABLE; INSERT INTO TABLE VALUES (1, 'new'), (7, 'seven'); COMMIT});
+call(q{CALL rehome.sync('m')});
+is(ids('plain'), '1 7', 'TRUNCATE: deleted');
+is(ids('marked', 'deleted_at IS NOT NULL') . ' | ' . ids('marked', 'deleted_at IS NULL'), '2 3 4 5 6 30 | 1 7', 'TRUNCATE: marked');
+is($pair->sql_target('SELECT deleted_at FROM new.marked WHERE id = 3'), $when, 'a mark stays what it was');
+is(ids('archived') . ' | ' . ids('archive'), '1 7 | 2 2 3 4 5 6 30', 'TRUNCATE: archived');
+is(ids('ignored'), '1 2 3 4 5 6 7 30', 'TRUNCATE: ignored');
+verified('TRUNCATE');
+
+$pair->sql_target(q{SELECT rehome.recopy('m', 'new.archived')});
+call(q{CALL rehome.sync('m')});
+is(ids('archived') . ' | ' . ids('archive'), '1 7 | 2 2 3 4 5 6 30', 'a table copied again puts nothing into the archive that is still there');
+
+done_testing();
