@@ -26,9 +26,9 @@ INSERT INTO least VALUES
     ('add_schema', 'rehome_admin'), ('map_column', 'rehome_admin'), ('drop_migration', 'rehome_admin'),
     ('cutover', 'rehome_admin'), ('rollback', 'rehome_admin'), ('complete', 'rehome_admin'), ('cancel', 'rehome_admin'),
     ('classify', 'rehome_operator'), ('resolve', 'rehome_admin'), ('accept', 'rehome_admin'), ('revoke_acceptance', 'rehome_admin'),
-    ('scorecard', 'rehome_reader'), ('run_checks', 'rehome_operator'), ('report_check', 'rehome_operator'), ('run_queries', 'rehome_operator'),
+    ('scorecard', 'rehome_reader'), ('run_checks', 'rehome_operator'), ('report_check', 'rehome_operator'), ('run_queries', 'rehome_operator'), ('structure', 'rehome_operator'),
     ('add_check', 'rehome_admin'), ('drop_check', 'rehome_admin'), ('add_query', 'rehome_admin'), ('drop_query', 'rehome_admin'),
-    ('set_criterion', 'rehome_admin'), ('drop_criterion', 'rehome_admin'),
+    ('set_criterion', 'rehome_admin'), ('drop_criterion', 'rehome_admin'), ('suggest_checks', 'rehome_admin'), ('adopt_checks', 'rehome_admin'),
     ('guard', NULL), ('capture', NULL);
 SELECT set_eq($$SELECT function FROM least$$,
               $$SELECT proname::text FROM pg_proc WHERE pronamespace = 'rehome'::regnamespace$$,
