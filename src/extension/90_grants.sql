@@ -99,6 +99,7 @@ GRANT EXECUTE ON FUNCTION
     rehome.run_checks(name, name, name[]),
     rehome.report_check(name, name, boolean, jsonb),
     rehome.run_queries(name, name, name[], int),
+    rehome.structure(name, name),
     rehome.classify(name, bigint[], text, text, text, text, text, boolean)
     TO rehome_operator;
 GRANT EXECUTE ON FUNCTION
@@ -109,6 +110,8 @@ GRANT EXECUTE ON FUNCTION
     rehome.drop_check(name, name),
     rehome.add_query(name, name, text, text, name, float8, float8),
     rehome.drop_query(name, name),
+    rehome.suggest_checks(name),
+    rehome.adopt_checks(name, name[]),
     rehome.set_criterion(name, text, text, numeric, boolean, text, interval),
     rehome.drop_criterion(name, text)
     TO rehome_admin;

@@ -20,7 +20,7 @@ SELECT set_eq($$SELECT nspname::text FROM pg_namespace WHERE nspname LIKE 'rehom
 SELECT tables_are('rehome', ARRAY['migration', 'slice', 'table_map', 'column_map', 'chunk', 'saved_object',
                                   'event', 'discrepancy', 'quarantine', 'drift',
                                   'acceptance', 'discrepancy_history', 'check_definition', 'check_result',
-                                  'query_definition', 'query_result', 'criterion']);
+                                  'query_definition', 'query_result', 'criterion', 'check_suggestion']);
 SELECT views_are('rehome', ARRAY['status', 'progress', 'state_transition', 'discrepancy_trend',
                                  'check_status', 'query_status']);
 SELECT tables_are('rehome_change', ARRAY[]::name[]);
@@ -36,7 +36,7 @@ SELECT functions_are('rehome', ARRAY[
     'rule_refuse', 'rule_valid', 'rule_range', 'rule_blank_to_null', 'rule_control', 'rule_html', 'rule_entities',
     'rule_json', 'rule_zero_date', 'rule_epoch', 'rule_unsigned', 'rule_number', 'rule_lookup',
     'classify', 'resolve', 'accept', 'revoke_acceptance', 'add_check', 'drop_check', 'run_checks', 'report_check',
-    'add_query', 'drop_query', 'run_queries', 'set_criterion', 'drop_criterion', 'scorecard'
+    'add_query', 'drop_query', 'run_queries', 'set_criterion', 'drop_criterion', 'scorecard', 'suggest_checks', 'adopt_checks', 'structure'
 ]);
 SELECT functions_are('rehome_change', ARRAY[]::name[]);
 

@@ -1,0 +1,84 @@
+--
+-- What the catalogs of both sides say, compared: which differences somebody
+-- ordered, which nobody did, and the rows that lack their parents.
+--
+\set SHOW_CONTEXT never
+\set code '\\echo SQLSTATE :LAST_ERROR_SQLSTATE'
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS pg_rehome CASCADE;
+SELECT current_setting('unix_socket_directories') AS socket, current_setting('port') AS port,
+       current_database() AS dbname \gset
+CREATE ROLE regress_rehome_clerk;
+CREATE SERVER loopback FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host :'socket', port :'port', dbname :'dbname');
+CREATE USER MAPPING FOR CURRENT_USER SERVER loopback;
+CREATE SCHEMA old;
+CREATE SCHEMA far;
+CREATE SCHEMA new;
+CREATE FUNCTION public.noop() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NEW; END$$;
+CREATE TABLE old.kind (id serial PRIMARY KEY, label varchar(20) NOT NULL UNIQUE);
+CREATE TABLE old.item (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, kind int REFERENCES old.kind ON DELETE CASCADE, other int REFERENCES old.kind,
+    "Name" text NOT NULL DEFAULT 'none', price numeric(10,2) CHECK (price >= 0), made timestamptz DEFAULT now(), gone text,
+    EXCLUDE USING btree (other WITH =));
+CREATE INDEX ON old.item (made);
+CREATE INDEX ON old.item (lower("Name")) WHERE price > 1;
+CREATE TRIGGER touch BEFORE UPDATE ON old.item FOR EACH ROW EXECUTE FUNCTION public.noop();
+ALTER TABLE old.item ENABLE ROW LEVEL SECURITY;
+CREATE POLICY mine ON old.item FOR SELECT USING (price < 100);
+GRANT SELECT, UPDATE ON old.item TO regress_rehome_clerk;
+COMMENT ON TABLE old.item IS 'what is sold';
+COMMENT ON COLUMN old.item.price IS 'in euros';
+INSERT INTO old.kind (label) VALUES ('fruit'), ('tool');
+INSERT INTO old.item (kind, other, "Name", price) VALUES (1, 1, 'apple', 1), (2, NULL, 'hammer', 20);
+ANALYZE old.kind;
+ANALYZE old.item;
+-- The same, but for names; and once more, with much left out.
+CREATE TABLE new.kind (LIKE old.kind INCLUDING ALL);
+ALTER TABLE new.kind RENAME CONSTRAINT kind_pkey TO another_name;
+CREATE TABLE new.item (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, kind bigint, other int REFERENCES new.kind,
+    name text DEFAULT 'nothing', cents int, made timestamptz DEFAULT now(), note text DEFAULT '', UNIQUE (name));
+CREATE INDEX ON new.item (made) WHERE made IS NOT NULL;
+IMPORT FOREIGN SCHEMA old FROM SERVER loopback INTO far;
+SELECT rehome.create_migration('m', 'loopback', 'the structure');
+SELECT rehome.add_table('m', 'far.kind', 'new.kind');
+SELECT rehome.add_table('m', 'far.item', 'new.item');
+SELECT rehome.map_column('m', 'new.item', 'name', '"Name"');
+SELECT rehome.map_column('m', 'new.item', 'cents', '(price * 100)::int', inverse => 'cents / 100.0');
+SELECT rehome.map_column('m', 'new.item', 'note', NULL);
+SELECT object, kind, source, target, intended, explanation FROM rehome.structure('m') WHERE kind <> 'statistics';
+SET rehome.copy_workers = 0;
+CALL rehome.copy('m');
+SELECT kind, object FROM rehome.structure('m') WHERE kind = 'statistics';
+-- A foreign key that is not valid, and one that is not there: who has no parent.
+ALTER TABLE new.item DROP CONSTRAINT item_other_fkey;
+ALTER TABLE new.item DISABLE TRIGGER ALL;
+UPDATE new.item SET kind = 7 WHERE id = 2;
+UPDATE new.item SET other = 9 WHERE id = 1;
+ALTER TABLE new.item ENABLE ALWAYS TRIGGER rehome_guard;
+ALTER TABLE new.item ENABLE ALWAYS TRIGGER rehome_guard_truncate;
+ALTER TABLE new.item ADD CONSTRAINT later FOREIGN KEY (other) REFERENCES new.kind NOT VALID;
+SELECT object, kind, source, target, intended FROM rehome.structure('m') WHERE kind IN ('foreign key', 'orphan');
+SELECT message FROM rehome.event WHERE kind = 'structure' ORDER BY id DESC LIMIT 1;
+SELECT rehome.set_criterion('m', 'structure_unintended', '=', 0);
+SELECT metric, value, verdict FROM rehome.scorecard('m') WHERE metric = 'structure_unintended';
+SELECT * FROM rehome.structure('none');
+:code
+SELECT * FROM rehome.structure('m', 'none');
+:code
+
+-- What the tables call for; adopted, it holds.
+SELECT kind, name, layer, key FROM rehome.suggest_checks('m');
+SELECT source_sql, target_sql FROM rehome.check_suggestion WHERE name = 'new.item: first and last';
+SELECT rehome.adopt_checks('m', '{"new.kind: unique id", "no", "such"}');
+:code
+SELECT rehome.adopt_checks('m', '{"new.item: parents by kind", "new.kind: unique label"}');
+SELECT count(*) FROM rehome.suggest_checks('m') WHERE adopted;
+SELECT "check", status, message FROM rehome.run_checks('m');
+SELECT evidence FROM rehome.check_status WHERE "check" = 'new.item: parents by kind';
+CALL rehome.cancel('m');
+SELECT rehome.drop_migration('m');
+
+DROP SCHEMA old, far, new CASCADE;
+DROP FUNCTION public.noop();
+DROP SERVER loopback CASCADE;
+DROP ROLE regress_rehome_clerk;
+TRUNCATE rehome.event, rehome.discrepancy, rehome.discrepancy_history;

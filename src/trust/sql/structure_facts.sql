@@ -1,0 +1,95 @@
+-- What a server's catalog says about tables.  $1, $2: schemas and tables.  A
+-- row each fact: what it is about (the table's number, columns, the number and
+-- columns of another table of these), and its value.  Names of constraints and
+-- indexes are left out: they do not matter.  The same text is sent to the
+-- source and run here.  Runs on PostgreSQL 10 and later.
+WITH t AS (
+    SELECT u.n - 1 AS n, c.oid AS rel, c.relkind, c.relowner, c.relacl, c.relrowsecurity, c.relforcerowsecurity, c.reltuples
+      FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS u(schema, name, n)
+      JOIN pg_namespace s ON s.nspname = u.schema
+      JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = u.name
+), a AS (
+    SELECT t.n, t.rel, t.relkind, a.attnum, a.attname::text AS name, a.atttypid, a.atttypmod, a.attnotnull, a.attidentity,
+           coalesce(to_jsonb(a)->>'attgenerated', '') AS generated, pg_get_expr(d.adbin, d.adrelid) AS def
+      FROM t JOIN pg_attribute a ON a.attrelid = t.rel AND a.attnum > 0 AND NOT a.attisdropped
+      LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+), i AS (
+    SELECT t.n, t.rel, i.indexrelid, i.indisunique, i.indisvalid, pg_get_expr(i.indpred, i.indrelid) AS predicate, m.amname,
+           ARRAY(SELECT coalesce((SELECT x.attname::text FROM pg_attribute x WHERE x.attrelid = t.rel AND x.attnum = k.att AND k.att > 0),
+                                 pg_get_indexdef(i.indexrelid, k.i::int, true))
+                   FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(att, i) ORDER BY k.i) AS columns
+      FROM t JOIN pg_index i ON i.indrelid = t.rel JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
+     WHERE NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid AND c.contype IN ('p', 'u', 'x'))
+), k AS (
+    SELECT t.n, c.oid, c.contype, c.convalidated, c.condeferrable, c.condeferred, c.confdeltype, c.confupdtype, c.confmatchtype,
+           c.confrelid, r.n AS ref, pg_get_constraintdef(c.oid) AS def,
+           ARRAY(SELECT x.attname::text FROM unnest(c.conkey) WITH ORDINALITY AS k(att, i)
+                   JOIN pg_attribute x ON x.attrelid = c.conrelid AND x.attnum = k.att ORDER BY k.i) AS columns,
+           ARRAY(SELECT x.attname::text FROM unnest(c.confkey) WITH ORDINALITY AS k(att, i)
+                   JOIN pg_attribute x ON x.attrelid = c.confrelid AND x.attnum = k.att ORDER BY k.i) AS ref_columns
+      FROM t JOIN pg_constraint c ON c.conrelid = t.rel LEFT JOIN t AS r ON r.rel = c.confrelid
+)
+SELECT 'column' AS kind, n, ARRAY[name] AS columns, NULL::bigint AS ref, NULL::text[] AS ref_columns, 'there' AS value FROM a
+UNION ALL
+SELECT 'type', n, ARRAY[name], NULL, NULL, format_type(atttypid, atttypmod) FROM a
+UNION ALL
+SELECT 'nullability', n, ARRAY[name], NULL, NULL, CASE WHEN attnotnull THEN 'not null' ELSE 'null' END FROM a
+UNION ALL
+SELECT 'default', n, ARRAY[name], NULL, NULL,
+       CASE WHEN generated <> '' THEN 'generated: ' || def
+            WHEN attidentity <> '' THEN 'identity'
+            WHEN def ~ '^nextval\(' THEN 'sequence' ELSE def END FROM a WHERE def IS NOT NULL OR attidentity <> ''
+UNION ALL
+SELECT 'sequence', a.n, ARRAY[a.name], NULL, NULL,
+       (SELECT coalesce(q.last_value::text, 'not called') FROM pg_class s JOIN pg_namespace m ON m.oid = s.relnamespace
+          JOIN pg_sequences q ON q.schemaname = m.nspname AND q.sequencename = s.relname WHERE s.oid = d.objid)
+  FROM a JOIN pg_depend d ON d.refobjid = a.rel AND d.refobjsubid = a.attnum AND d.deptype IN ('a', 'i')
+   AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+   AND EXISTS (SELECT FROM pg_sequence s WHERE s.seqrelid = d.objid)
+UNION ALL
+SELECT 'comment', n, ARRAY[name], NULL, NULL, col_description(rel, attnum) FROM a WHERE col_description(rel, attnum) IS NOT NULL
+UNION ALL
+SELECT 'comment', n, NULL, NULL, NULL, obj_description(rel, 'pg_class') FROM t WHERE obj_description(rel, 'pg_class') IS NOT NULL
+UNION ALL
+SELECT CASE contype WHEN 'p' THEN 'primary key' WHEN 'u' THEN 'unique' ELSE 'exclusion' END, n, columns, NULL, NULL,
+       concat_ws(', ', CASE contype WHEN 'x' THEN def ELSE 'there' END, CASE WHEN condeferrable THEN 'deferrable' END, CASE WHEN condeferred THEN 'deferred' END)
+  FROM k WHERE contype IN ('p', 'u', 'x')
+UNION ALL
+SELECT 'check', n, columns, NULL, NULL, string_agg(def, '; ' ORDER BY def COLLATE "C") FROM k WHERE contype = 'c' GROUP BY n, columns
+UNION ALL
+SELECT DISTINCT 'foreign key', n, columns, ref, ref_columns,
+       concat_ws(', ', CASE WHEN ref IS NULL THEN 'to ' || confrelid::regclass ELSE 'there' END,
+                 'on delete ' || confdeltype::text, 'on update ' || confupdtype::text, CASE WHEN confmatchtype <> 's' THEN 'match ' || confmatchtype::text END,
+                 CASE WHEN condeferrable THEN 'deferrable' END, CASE WHEN condeferred THEN 'deferred' END,
+                 CASE WHEN NOT convalidated THEN 'not valid' END)
+  FROM k WHERE contype = 'f'
+UNION ALL
+SELECT DISTINCT 'index', n, columns, NULL::bigint, NULL::text[],
+       concat_ws(', ', amname, CASE WHEN indisunique THEN 'unique' END, 'where ' || predicate, CASE WHEN NOT indisvalid THEN 'not valid' END) FROM i
+UNION ALL
+SELECT 'trigger', t.n, ARRAY[g.tgname::text], NULL, NULL,
+       regexp_replace(regexp_replace(pg_get_triggerdef(g.oid, true), '^CREATE (CONSTRAINT )?TRIGGER \S+ ', '\1'), ' ON (?:\S+) ', ' ')
+           || CASE g.tgenabled WHEN 'D' THEN ', disabled' ELSE '' END
+  FROM t JOIN pg_trigger g ON g.tgrelid = t.rel AND NOT g.tgisinternal AND g.tgname !~ '^rehome_(guard|capture|fence)'
+UNION ALL
+SELECT 'row security', n, NULL, NULL, NULL, CASE WHEN relforcerowsecurity THEN 'forced' ELSE 'enabled' END FROM t WHERE relrowsecurity
+UNION ALL
+SELECT 'policy', t.n, ARRAY[p.polname::text], NULL, NULL,
+       concat_ws(', ', CASE WHEN p.polpermissive THEN 'permissive' ELSE 'restrictive' END, 'for ' || p.polcmd::text,
+                 'using ' || pg_get_expr(p.polqual, p.polrelid), 'check ' || pg_get_expr(p.polwithcheck, p.polrelid))
+  FROM t JOIN pg_policy p ON p.polrelid = t.rel
+UNION ALL
+SELECT 'owner', n, NULL, NULL, NULL, pg_get_userbyid(relowner) FROM t
+UNION ALL
+SELECT 'grant', t.n, ARRAY[CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(g.grantee)::text END], NULL, NULL,
+       string_agg(g.privilege_type, ', ' ORDER BY g.privilege_type)
+  FROM t, aclexplode(t.relacl) AS g WHERE g.grantee <> t.relowner GROUP BY t.n, g.grantee
+UNION ALL
+SELECT 'partitioned', n, NULL, NULL, NULL, pg_get_partkeydef(rel) FROM t WHERE relkind = 'p'
+UNION ALL
+SELECT 'partition', t.n, ARRAY[pg_get_expr(c.relpartbound, c.oid)], NULL, NULL, 'there'
+  FROM t JOIN pg_inherits h ON h.inhparent = t.rel JOIN pg_class c ON c.oid = h.inhrelid WHERE t.relkind = 'p'
+UNION ALL
+SELECT 'statistics', n, NULL, NULL, NULL,
+       CASE WHEN reltuples > 0 OR relkind <> 'r' THEN 'there'
+            WHEN pg_relation_size(rel) = 0 THEN 'there' ELSE 'missing' END FROM t WHERE relkind = 'r'
