@@ -84,11 +84,13 @@ SELECT target_field, owner FROM rehome.mapping_document('m') WHERE owner = 'regr
 SELECT rehome.export_migration('m') #>> '{slices,0,tables,0,columns,1,owner}' AS owner;
 -- Policies and parameters of rules go with them.
 SELECT rehome.drop_migration('m');
-SELECT jsonb_set(jsonb_set(jsonb_set(:'definition',
-    '{slices,0,tables,0,columns,2}', '{"kind": "text", "column": "whole_name", "params": {"trim": true, "collapse": null},
-        "expression": "TRIM(BOTH FROM lname)", "validation": "whole_name <> ''''", "on_error": "quarantine"}'),
-    '{slices,0,tables,0,on_error}', '"quarantine"'),
-    '{slices,0,tables,0,columns,6,kind}', '"default"') AS rich \gset
+SELECT rehome.import_migration(:'definition');
+SELECT rehome.add_rule('m', 'new.people', 'whole_name', 'text', '{"trim": "both"}', source_column => 'lname',
+                       validation => $$value <> ''$$, on_error => 'quarantine');
+SELECT rehome.add_rule('m', 'new.people', 'note', 'default');
+SELECT rehome.set_table_rule('m', 'new.people', on_error => 'quarantine');
+SELECT rehome.export_migration('m') AS rich \gset
+SELECT rehome.drop_migration('m');
 SELECT rehome.import_migration(:'rich');
 SELECT rehome.export_migration('m') = :'rich' AS same;
 SELECT target_field, kind, transformation, validation, on_error FROM rehome.mapping_document('m')

@@ -5,6 +5,8 @@
 \set code '\\echo SQLSTATE :LAST_ERROR_SQLSTATE'
 \pset null '-'
 SET client_min_messages = warning;
+SET timezone = 'UTC';
+SET datestyle = 'ISO';
 CREATE EXTENSION IF NOT EXISTS pg_rehome CASCADE;
 CREATE SCHEMA old;
 CREATE SCHEMA new;

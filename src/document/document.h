@@ -22,4 +22,8 @@ typedef struct RehomeSink
 extern void rehome_sink_begin(RehomeSink *sink, FunctionCallInfo fcinfo);
 extern void rehome_sink_put(RehomeSink *sink, char **values);
 
+/* mapping_document.c */
+extern bool rehome_rule_fields(RehomeMigration *migration, Oid source, const char *expression, List **names);
+extern char *rehome_source_name(Oid source);
+
 #endif							/* REHOME_DOCUMENT_H */

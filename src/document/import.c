@@ -9,6 +9,9 @@
  * subtransaction of its own, so that everything that is wrong is told in one
  * error.  That error takes all of it back.
  *
+ * A rule's expression is what will be evaluated.  The kind, parameters and
+ * validation that it was once made of are kept with it as they are.
+ *
  * Columns that the definition does not name are left out: nothing is mapped
  * because its name happens to be the same.
  *
@@ -49,12 +52,12 @@ static const char *const table_sql =
 enum
 {
 	COLUMN_NAME, COLUMN_EXPRESSION, COLUMN_INVERSE, COLUMN_INVERSE_COLUMN, COLUMN_OWNER, COLUMN_NOTE,
-	COLUMN_KIND, COLUMN_PARAMS, COLUMN_VALIDATION, COLUMN_ON_ERROR
+	COLUMN_KIND, COLUMN_PARAMS, COLUMN_VALIDATION, COLUMN_ON_ERROR, COLUMN_SOURCE_COLUMN
 };
 
 static const char *const column_sql =
 	"SELECT c ->> 'column', c ->> 'expression', c ->> 'inverse', c ->> 'inverse_column', c ->> 'owner', c ->> 'note',"
-	" c ->> 'kind', c -> 'params', c ->> 'validation', c ->> 'on_error'"
+	" c ->> 'kind', c -> 'params', c ->> 'validation', c ->> 'on_error', c ->> 'source_column'"
 	" FROM jsonb_array_elements($1::jsonb) WITH ORDINALITY AS e(c, n) ORDER BY n";
 
 /* An import in progress; the last four are the table, and the column, in hand. */
@@ -218,9 +221,10 @@ define_column(void *arg)
 	rehome_define_column(&import->call, import->migration, map, c[COLUMN_NAME], c[COLUMN_EXPRESSION],
 						 c[COLUMN_INVERSE], c[COLUMN_INVERSE_COLUMN], c[COLUMN_NOTE]);
 	rehome_spi("UPDATE rehome.column_map SET kind = coalesce($3, kind), params = $4::jsonb, validation = $5, on_error = $6,"
-			   " owner = coalesce($7::regrole, owner) WHERE table_map_id = $1 AND \"column\" = $2::name",
-			   "itttttt", import->map_id, c[COLUMN_NAME], c[COLUMN_KIND], c[COLUMN_PARAMS],
-			   c[COLUMN_VALIDATION], c[COLUMN_ON_ERROR], c[COLUMN_OWNER]);
+			   " owner = coalesce($7::regrole, owner), source_column = $8::name WHERE table_map_id = $1 AND \"column\" = $2::name",
+			   "ittttttt", import->map_id, c[COLUMN_NAME], c[COLUMN_KIND], c[COLUMN_PARAMS],
+			   c[COLUMN_VALIDATION], c[COLUMN_ON_ERROR], c[COLUMN_OWNER],
+			   c[COLUMN_SOURCE_COLUMN]);
 }
 
 /*

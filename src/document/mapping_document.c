@@ -63,11 +63,11 @@ find_fields(void *arg)
 }
 
 /*
- * source_fields returns the names of the source columns that a rule reads, as
- * the source names them; false when that cannot be told any more.
+ * rehome_rule_fields returns the names of the source columns that a rule
+ * reads, as the source names them; false when that cannot be told any more.
  */
-static bool
-source_fields(RehomeMigration *migration, Oid source, const char *expression, List **names)
+bool
+rehome_rule_fields(RehomeMigration *migration, Oid source, const char *expression, List **names)
 {
 	FieldsOf	fields = {source, migration->owner, expression, NIL};
 	ErrorData  *error;
@@ -87,10 +87,10 @@ source_fields(RehomeMigration *migration, Oid source, const char *expression, Li
 }
 
 /*
- * source_name returns what the source calls a relation.
+ * rehome_source_name returns what the source calls a relation.
  */
-static char *
-source_name(Oid source)
+char *
+rehome_source_name(Oid source)
 {
 	if (get_rel_relkind(source) == RELKIND_FOREIGN_TABLE)
 		return rehome_remote_relation(rehome_remote_table(source));
@@ -128,12 +128,12 @@ rehome_mapping_document(PG_FUNCTION_ARGS)
 
 		CHECK_FOR_INTERRUPTS();
 		if (rehome_bool(v[DOC_IS_RULE]))
-			known = source_fields(migration, source, v[DOC_TRANSFORMATION], &names);
+			known = rehome_rule_fields(migration, source, v[DOC_TRANSFORMATION], &names);
 		values[0] = v[DOC_SLICE];
 		values[1] = rehome_relation_name((Oid) rehome_int64(v[DOC_TARGET]));
 		values[2] = v[DOC_FIELD];
 		values[3] = v[DOC_TYPE];
-		values[4] = source_name(source);
+		values[4] = rehome_source_name(source);
 		values[5] = known ? rehome_name_array(names) : NULL;
 		values[6] = v[DOC_KIND];
 		values[7] = v[DOC_TRANSFORMATION];
@@ -200,7 +200,7 @@ append_table_head(StringInfo text, char **v)
 {
 	appendStringInfo(text, "\n### %s ← %s\n\nSlice %s, key %s",
 					 rehome_relation_name((Oid) rehome_int64(v[DOC_TARGET])),
-					 source_name((Oid) rehome_int64(v[DOC_SOURCE])), v[DOC_SLICE], v[DOC_KEY]);
+					 rehome_source_name((Oid) rehome_int64(v[DOC_SOURCE])), v[DOC_SLICE], v[DOC_KEY]);
 	if (v[DOC_FILTER] != NULL)
 	{
 		appendStringInfoString(text, ", rows with ");
@@ -294,7 +294,7 @@ rehome_mapping_document_markdown(PG_FUNCTION_ARGS)
 			read = NIL;
 			all_known = true;
 		}
-		if (rehome_bool(v[DOC_IS_RULE]) && !source_fields(migration, source, v[DOC_TRANSFORMATION], &names))
+		if (rehome_bool(v[DOC_IS_RULE]) && !rehome_rule_fields(migration, source, v[DOC_TRANSFORMATION], &names))
 			all_known = false;
 		read = list_concat(read, names);
 

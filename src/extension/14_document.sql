@@ -50,3 +50,12 @@ CREATE FUNCTION rehome.suggest_mapping(migration name, source text, target text,
     AS 'MODULE_PATHNAME', 'rehome_suggest_mapping';
 COMMENT ON FUNCTION rehome.suggest_mapping(name, text, text, bigint) IS
     'which tables and columns may come from which, how sure that is and why, and the SQL that adopts it';
+
+CREATE FUNCTION rehome.lineage(target regclass, key jsonb, OUT migration name, OUT slice name, OUT source text,
+                               OUT source_key jsonb, OUT "column" name, OUT source_fields name[],
+                               OUT transformation text, OUT owner text, OUT "position" text,
+                               OUT position_at timestamptz)
+    RETURNS SETOF record LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'rehome_lineage';
+COMMENT ON FUNCTION rehome.lineage(regclass, jsonb) IS
+    'which rows of the source a row of a target comes from, by which rules, as of which position';

@@ -53,6 +53,7 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION
     rehome.preflight(name),
     rehome.lint_mapping(name, bigint),
+    rehome.lineage(regclass, jsonb),
     rehome.suggest_mapping(name, text, text, bigint),
     rehome.pause(name, name, text),
     rehome.resume(name, name),

@@ -29,7 +29,7 @@ SELECT functions_are('rehome', ARRAY[
     'plan', 'preflight', 'start', 'copy', 'sync', 'pause', 'resume', 'verify',
     'cutover', 'rollback', 'complete', 'cancel', 'recover',
     'mapping_document', 'mapping_document_markdown', 'export_migration', 'import_migration', 'definition_hash',
-    'lint_mapping', 'suggest_mapping',
+    'lint_mapping', 'suggest_mapping', 'lineage',
     'set_drift_policy', 'repair_drift', 'accept_drift', 'pause_table', 'resume_table',
     'guard', 'capture', 'record_drift', 'database_identity', 'state_transitions',
     'add_rule', 'set_table_rule', 'recopy', 'retry', 'accept_quarantine', 'rules_hash',
@@ -61,7 +61,7 @@ SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE pronamespace =
                    AND proname LIKE 'rule\_%' AND (provolatile = 'v' OR proparallel <> 's')$$, 'rules can be evaluated anywhere, again and again');
 -- The first two arguments have the same names and meaning everywhere.
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE pronamespace = 'rehome'::regnamespace
-                   AND proname <> 'import_migration' -- the name is in its definition
+                   AND proname NOT IN ('import_migration', 'lineage') -- the name is in the definition; the table tells
                    AND pronargs > 0 AND proname NOT LIKE 'rule%' AND (proargnames[1] <> 'migration' OR proargtypes[0] <> 'name'::regtype)$$,
                 'the first argument is the migration');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE pronamespace = 'rehome'::regnamespace

@@ -21,7 +21,7 @@ INSERT INTO least VALUES
     ('database_identity', 'rehome_reader'), ('state_transitions', 'rehome_reader'), ('plan', 'rehome_reader'),
     ('mapping_document', 'rehome_reader'), ('mapping_document_markdown', 'rehome_reader'),
     ('export_migration', 'rehome_reader'), ('definition_hash', 'rehome_reader'), ('import_migration', 'rehome_admin'),
-    ('lint_mapping', 'rehome_operator'), ('suggest_mapping', 'rehome_operator'),
+    ('lint_mapping', 'rehome_operator'), ('lineage', 'rehome_operator'), ('suggest_mapping', 'rehome_operator'),
     ('preflight', 'rehome_operator'), ('pause', 'rehome_operator'), ('resume', 'rehome_operator'),
     ('verify', 'rehome_operator'), ('start', 'rehome_operator'), ('copy', 'rehome_operator'),
     ('sync', 'rehome_operator'), ('recover', 'rehome_operator'),

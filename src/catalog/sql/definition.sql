@@ -47,6 +47,7 @@ SELECT jsonb_strip_nulls(jsonb_build_object(
                                       'inverse_column', c.inverse_column,
                                       'owner', CASE WHEN c.owner <> m.owner THEN c.owner::text END,
                                       'note', c.note,
+                                      'source_column', c.source_column,
                                       'validation', c.validation,
                                       'on_error', c.on_error))
                                   || CASE WHEN c.params IS NULL THEN '{}' ELSE jsonb_build_object('params', c.params) END

@@ -14,6 +14,7 @@ WITH known(path, key, type, required) AS (
            ('column', 'expression', 'string', false), ('column', 'inverse', 'string', false),
            ('column', 'inverse_column', 'string', false), ('column', 'owner', 'string', false),
            ('column', 'note', 'string', false), ('column', 'params', 'array or object', false),
+           ('column', 'source_column', 'string', false),
            ('column', 'validation', 'string', false), ('column', 'on_error', 'string', false),
            ('table', 'on_error', 'string', false), ('table', 'on_delete', 'string', false),
            ('table', 'delete_column', 'string', false), ('table', 'delete_archive', 'string', false)
