@@ -155,7 +155,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 			verdict.extra == 0 && verdict.differing == 0;
 		if (!ok)
 			failed++;
-		else if (!verdict.counted_only && slice->state == REHOME_SYNCING)
+		else if (!verdict.counted_only && rehome_scope_is_whole(scope) && slice->state == REHOME_SYNCING)
 			/* whatever made them, the rows are what the rules make */
 			rehome_spi("UPDATE rehome.table_map SET rules_hash = rehome.rules_hash(id) WHERE id = $1"
 					   " AND rules_hash IS DISTINCT FROM rehome.rules_hash(id)", "i", map->id);
