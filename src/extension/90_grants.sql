@@ -59,7 +59,7 @@ GRANT EXECUTE ON FUNCTION
     rehome.resume(name, name),
     rehome.pause_table(name, regclass, text),
     rehome.resume_table(name, regclass),
-    rehome.verify(name, name, text),
+    rehome.verify(name, name, text, regclass, float8, int, text),
     rehome.retry(name, regclass, text)
     TO rehome_operator;
 GRANT EXECUTE ON PROCEDURE
