@@ -48,7 +48,7 @@ retry_slice(RehomeSlice *slice, Oid target, const char *rule, ReturnSetInfo *rsi
 		int64		asked;
 		int64		refused;
 
-		if (OidIsValid(target) && map->target != target)
+		if (map->paused || (OidIsValid(target) && map->target != target))
 			continue;
 		rehome_forward_retry(conn, slice, map, rule, &asked, &refused);
 		if (rehome_forward_stale(conn, map))

@@ -15,11 +15,11 @@ my $target = $pair->target;
 my @tables = qw(plain marked flagged archived ignored);
 
 sub call { my ($sql) = @_; return $pair->sql_target($sql, timeout => $PostgreSQL::Test::Utils::timeout_default) }
-sub everywhere { my ($sql) = @_; return $pair->sql_source(join '; ', map { $sql =~ s/TABLE/old.$_/gr } @tables) }
+sub everywhere { my ($sql) = @_; return $pair->sql_source(join '; ', map { $sql =~ s/RELATION/old.$_/gr } @tables) }
 sub ids { my ($table, $where) = @_; return $pair->sql_target("SELECT coalesce(string_agg(id::text, ' ' ORDER BY id), '-') FROM new.$table" . ($where ? " WHERE $where" : '')) }
 
 $pair->sql_source('CREATE SCHEMA old');
-everywhere(q{CREATE TABLE TABLE (id integer PRIMARY KEY, v text); INSERT INTO TABLE SELECT i, 'v' || i FROM generate_series(1, 6) AS i});
+everywhere(q{CREATE TABLE RELATION (id integer PRIMARY KEY, v text); INSERT INTO RELATION SELECT i, 'v' || i FROM generate_series(1, 6) AS i});
 $pair->sql_target(q{
 	CREATE SCHEMA new;
 	CREATE TABLE new.plain (id integer PRIMARY KEY, v text);
@@ -49,7 +49,7 @@ sub verified
 	}
 }
 
-everywhere(q{DELETE FROM TABLE WHERE id = 2; UPDATE TABLE SET id = 30 WHERE id = 3});
+everywhere(q{DELETE FROM RELATION WHERE id = 2; UPDATE RELATION SET id = 30 WHERE id = 3});
 call(q{CALL rehome.sync('m')});
 is(ids('plain'), '1 4 5 6 30', 'deleted');
 is(ids('marked', 'deleted_at IS NOT NULL') . ' | ' . ids('marked', 'deleted_at IS NULL'), '2 3 | 1 4 5 6 30', 'marked with the time');
@@ -59,13 +59,13 @@ is(ids('ignored'), '1 2 3 4 5 6 30', 'ignored');
 verified('deletes');
 
 my $when = $pair->sql_target('SELECT deleted_at FROM new.marked WHERE id = 3');
-everywhere(q{INSERT INTO TABLE VALUES (2, 'again')});
+everywhere(q{INSERT INTO RELATION VALUES (2, 'again')});
 call(q{CALL rehome.sync('m')});
 is(ids('marked', 'deleted_at IS NOT NULL') . ' | ' . ids('flagged', 'deleted'), '3 | 3', 'a row that comes back is not marked any more');
 is($pair->sql_target('SELECT v FROM new.ignored WHERE id = 2'), 'again', 'and is what it is at the source');
 verified('back again');
 
-everywhere(q{BEGIN; TRUNCATE TABLE; INSERT INTO TABLE VALUES (1, 'new'), (7, 'seven'); COMMIT});
+everywhere(q{BEGIN; TRUNCATE RELATION; INSERT INTO RELATION VALUES (1, 'new'), (7, 'seven'); COMMIT});
 call(q{CALL rehome.sync('m')});
 is(ids('plain'), '1 7', 'TRUNCATE: deleted');
 is(ids('marked', 'deleted_at IS NOT NULL') . ' | ' . ids('marked', 'deleted_at IS NULL'), '2 3 4 5 6 30 | 1 7', 'TRUNCATE: marked');
