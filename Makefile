@@ -11,10 +11,17 @@ OBJS = \
 	src/remote/connect.o src/remote/connection.o src/remote/copy_stream.o src/remote/query.o src/remote/throttle.o src/remote/xact.o \
 	src/mapping/compile.o src/mapping/project.o src/mapping/rule.o src/mapping/rule_json.o src/mapping/rule_param.o src/mapping/rule_text.o src/mapping/rule_value.o \
 	src/capture/drift.o src/capture/source.o src/capture/structure.o src/capture/table_pause.o src/capture/target.o src/capture/trigger.o \
+<<<<<<< HEAD
 	src/document/import.o src/document/lint.o src/document/lint_sample.o src/document/mapping_document.o src/document/similar.o src/document/sink.o src/document/suggest.o \
 	src/copy/chunk.o src/copy/copy.o src/copy/load.o src/copy/reader.o src/copy/saved_object.o src/copy/sieve.o src/copy/stream.o src/copy/worker.o \
 	src/apply/apply.o src/apply/forward.o src/apply/inverse.o src/apply/retry.o src/apply/reverse.o \
 	src/verify/compare.o src/verify/discrepancy.o src/verify/verify.o \
+=======
+	src/document/import.o src/document/mapping_document.o src/document/sink.o \
+	src/copy/chunk.o src/copy/copy.o src/copy/load.o src/copy/reader.o src/copy/saved_object.o src/copy/stream.o src/copy/worker.o \
+	src/apply/apply.o src/apply/forward.o src/apply/inverse.o src/apply/reverse.o \
+	src/verify/scope.o src/verify/verify.o src/verify/compare.o src/verify/discrepancy.o \
+>>>>>>> e1b7949 (Verification of a part: a table, a range of keys, a sample; differing columns by the measure of the rows; the Liar)
 	src/trust/check.o src/trust/criterion.o src/trust/discrepancy.o src/trust/gate.o src/trust/query.o src/trust/sides.o src/trust/trust.o \
 	src/cutover/cutover.o src/cutover/finish.o src/cutover/freeze.o src/cutover/recover.o src/cutover/rollback.o src/cutover/sequence.o \
 	src/monitor/plan.o src/monitor/preflight.o \
