@@ -58,8 +58,12 @@ GRANT EXECUTE ON FUNCTION
     rehome.resume(name, name),
     rehome.pause_table(name, regclass, text),
     rehome.resume_table(name, regclass),
+<<<<<<< HEAD
     rehome.verify(name, name, text),
     rehome.retry(name, regclass, text)
+=======
+    rehome.verify(name, name, text, regclass, float8, int, text)
+>>>>>>> e1b7949 (Verification of a part: a table, a range of keys, a sample; differing columns by the measure of the rows; the Liar)
     TO rehome_operator;
 GRANT EXECUTE ON PROCEDURE
     rehome.start(name, name),

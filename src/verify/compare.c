@@ -29,6 +29,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "apply/apply.h"
 #include "catalog/pg_type.h"
 #include "copy/sieve.h"
@@ -76,6 +78,7 @@ compared(RehomeSlice *slice, RehomeMapping *mapping)
 }
 
 /*
+<<<<<<< HEAD
  * live_rows returns the target, without rows that are marked as gone at the
  * source.
  */
@@ -88,8 +91,13 @@ live_rows(RehomeMapping *mapping)
 					rehome_marked(mapping, "m."));
 }
 
+=======
+ * hashable tells whether both sides get the same hash for the same values of
+ * the columns.
+ */
+>>>>>>> e1b7949 (Verification of a part: a table, a range of keys, a sample; differing columns by the measure of the rows; the Liar)
 static bool
-hashable(RehomeConn *conn, RehomeMapping *mapping, List *columns)
+hashable(RehomeConn *conn, List *columns)
 {
 	ListCell   *lc;
 
@@ -110,9 +118,6 @@ hashable(RehomeConn *conn, RehomeMapping *mapping, List *columns)
 			 type != UUIDOID && type != BYTEAOID))
 			return false;
 	}
-	for (int k = 0; k < mapping->nkey; k++)
-		if (mapping->key[k]->plain == 0)
-			return false;
 	return true;
 }
 
@@ -151,38 +156,45 @@ key_columns(RehomeMapping *mapping)
 }
 
 /*
+ * How columns are hashed: by a function of their type, which is the same
+ * everywhere, of the value cast to what it takes.  A null hashes as the seed.
+ */
+static const struct
+{
+	Oid			type;
+	const char *function;
+	const char *cast;
+}			type_hashes[] = {
+	{BOOLOID, "hashint8extended", "::int::int8"},
+	{INT2OID, "hashint8extended", "::int8"},
+	{INT4OID, "hashint8extended", "::int8"},
+	{INT8OID, "hashint8extended", "::int8"},
+	{TEXTOID, "hashtextextended", "::text COLLATE \"C\""},
+	{VARCHAROID, "hashtextextended", "::text COLLATE \"C\""},
+	{UUIDOID, "uuid_hash_extended", "::uuid"},
+	/* TimeZone is UTC: the same microseconds */
+	{TIMESTAMPOID, "timestamp_hash_extended", "::timestamp"},
+	{TIMESTAMPTZOID, "timestamp_hash_extended", "::timestamp"},
+};
+
+/*
  * column_hash appends the hash of a column, which the side calls name.
  */
 static void
 column_hash(StringInfo sql, RehomeMappedColumn *column, const char *name, int seed)
 {
-	switch (getBaseType(column->type))
-	{
-		case BOOLOID:
-			appendStringInfo(sql, "coalesce(hashint8extended(%s::int::int8, %d), %d)", name, seed, seed);
-			break;
-		case INT2OID:
-		case INT4OID:
-		case INT8OID:
-			appendStringInfo(sql, "coalesce(hashint8extended(%s::int8, %d), %d)", name, seed, seed);
-			break;
-		case TEXTOID:
-		case VARCHAROID:
-			appendStringInfo(sql, "coalesce(hashtextextended(%s::text COLLATE \"C\", %d), %d)", name, seed, seed);
-			break;
-		case UUIDOID:
-			appendStringInfo(sql, "coalesce(uuid_hash_extended(%s::uuid, %d), %d)", name, seed, seed);
-			break;
-		case TIMESTAMPOID:
-		case TIMESTAMPTZOID:
-			/* TimeZone is UTC: the same microseconds */
-			appendStringInfo(sql, "coalesce(timestamp_hash_extended(%s::timestamp, %d), %d)", name, seed, seed);
-			break;
-		default:
-			/* an empty text is not null, nor is a row of nulls */
-			appendStringInfo(sql, "(hashtextextended(concat(%s) COLLATE \"C\", %d) # num_nulls(%s))",
-							 name, seed, name);
-	}
+	Oid			type = getBaseType(column->type);
+
+	for (int i = 0; i < lengthof(type_hashes); i++)
+		if (type_hashes[i].type == type)
+		{
+			appendStringInfo(sql, "coalesce(%s(%s%s, %d), %d)", type_hashes[i].function, name,
+							 type_hashes[i].cast, seed, seed);
+			return;
+		}
+	/* by its text; an empty text is not null, nor is a row of nulls */
+	appendStringInfo(sql, "(hashtextextended(concat(%s) COLLATE \"C\", %d) # num_nulls(%s))",
+					 name, seed, name);
 }
 
 /*
@@ -216,6 +228,69 @@ bucket_of(RehomeMapping *mapping, const char *prefix, bool source)
 	return psprintf("(%s & %d)", row_hash(mapping, key_columns(mapping), prefix, source), BUCKETS - 1);
 }
 
+/* The part of a table that is compared. */
+typedef struct Part
+{
+	const RehomeScope *scope;
+	char	   *filter[2];		/* of the target, of the source; or NULL */
+} Part;
+
+/* Parts of the range of a hash, for sample. */
+#define SAMPLE_RANGE 1048576
+
+/*
+ * condition returns the SQL that is true of the rows in the part and, unless
+ * it is NULL, in buckets; NULL when that is all rows.
+ */
+static char *
+condition(Part *part, RehomeMapping *mapping, const char *prefix, bool source, const char *buckets)
+{
+	StringInfoData sql;
+	const char *sep = "";
+
+	initStringInfo(&sql);
+	if (buckets != NULL)
+	{
+		appendStringInfo(&sql, "%s = ANY (%s::bigint[])", bucket_of(mapping, prefix, source),
+						 quote_literal_cstr(buckets));
+		sep = " AND ";
+	}
+	if (part->scope->sample > 0)
+	{
+		/* other bits than the bucket's */
+		appendStringInfo(&sql, "%s(hashint8extended(%s, %d) & %d) < %d", sep,
+						 row_hash(mapping, key_columns(mapping), prefix, source), part->scope->seed,
+						 SAMPLE_RANGE - 1, (int) ceil(part->scope->sample * SAMPLE_RANGE));
+		sep = " AND ";
+	}
+	if (part->filter[source] != NULL)
+		appendStringInfo(&sql, "%s(%s)", sep, part->filter[source]);
+	return sql.len > 0 ? sql.data : NULL;
+}
+
+/*
+ * where returns a WHERE clause of a condition, or nothing.
+ */
+static const char *
+where(const char *condition)
+{
+	return condition != NULL ? psprintf(" WHERE %s", condition) : "";
+}
+
+/*
+ * local_source returns the FROM of a source that this server reads itself.
+ */
+static char *
+local_source(RehomeMapping *mapping, Part *part)
+{
+	RehomeTableMap *map = mapping->map;
+	char	   *wanted = condition(part, mapping, "source.", true, NULL);
+
+	if (map->filter != NULL)
+		wanted = wanted ? psprintf("(%s) AND %s", map->filter, wanted) : psprintf("(%s)", map->filter);
+	return psprintf("%s AS source%s", rehome_relation_name(map->source), where(wanted));
+}
+
 static void
 append_source(StringInfo sql, RehomeMapping *mapping, const char *condition)
 {
@@ -239,7 +314,7 @@ append_source(StringInfo sql, RehomeMapping *mapping, const char *condition)
  */
 static char *
 differing_buckets(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
-				  List *columns, RehomeVerdict *verdict)
+				  List *columns, Part *part, RehomeVerdict *verdict)
 {
 	char	  **sums[2];
 	int64	   *counts[2];
@@ -261,7 +336,7 @@ differing_buckets(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 						 bucket_of(mapping, prefix, source), row_hash(mapping, columns, prefix, source));
 		if (source)
 		{
-			append_source(&sql, mapping, NULL);
+			append_source(&sql, mapping, condition(part, mapping, prefix, source, NULL));
 			appendStringInfoString(&sql, " GROUP BY 1");
 			rehome_conn_send(conn, sql.data);
 		}
@@ -269,7 +344,12 @@ differing_buckets(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 		{
 			RehomeRows *rows;
 
+<<<<<<< HEAD
 			appendStringInfo(&sql, "%s AS t GROUP BY 1", live_rows(mapping));
+=======
+			appendStringInfo(&sql, "%s AS t%s GROUP BY 1", rehome_target_name(mapping),
+							 where(condition(part, mapping, prefix, source, NULL)));
+>>>>>>> e1b7949 (Verification of a part: a table, a range of keys, a sample; differing columns by the measure of the rows; the Liar)
 			rows = rehome_spi_as(slice->migration->owner, true, sql.data);
 			for (int pass = 0; pass < 2; pass++)
 			{
@@ -304,26 +384,29 @@ differing_buckets(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 static void
 record(RehomeDiscrepancies *run, HeapTuple tuple, TupleDesc desc)
 {
-	char	   *v[4];
+	char	   *v[5];
 
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < lengthof(v); i++)
 		v[i] = SPI_getvalue(tuple, desc, i + 1);
-	rehome_discrepancy_seen(run, v[0], v[1], v[2], v[3]);
+	rehome_discrepancy_seen(run, v[0], v[1], v[4], v[2], v[3]);
 	/* there may be millions */
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < lengthof(v); i++)
 		if (v[i] != NULL)
 			pfree(v[i]);
 }
 
 /*
  * difference_query returns the SQL that joins the source's rows on hand with
- * the target's and gives what differs: kind, key, source row, target row.
+ * the target's and gives what differs: kind, key, source row, target row, and
+ * the columns that differ.
  */
 static char *
-difference_query(RehomeMapping *mapping, List *columns, const char *buckets)
+difference_query(RehomeMapping *mapping, List *columns, Part *part, const char *buckets)
 {
 	StringInfoData sql;
 	StringInfoData key;
+	StringInfoData differing;
+	ListCell   *lc;
 	char	   *all_t = column_names(mapping, columns, THERE_T ".", false);
 	char	   *all_n = column_names(mapping, columns, THERE_N ".", false);
 
@@ -335,19 +418,37 @@ difference_query(RehomeMapping *mapping, List *columns, const char *buckets)
 		appendStringInfo(&key, "%s%s, coalesce(" THERE_N ".%s, " THERE_T ".%s)", k > 0 ? ", " : "",
 						 quote_literal_cstr(mapping->key[k]->name), name, name);
 	}
+	/* which columns differ, by the same measure as the rows: jsonb takes 1.0 for 1.00 */
+	initStringInfo(&differing);
+	foreach(lc, columns)
+	{
+		RehomeMappedColumn *column = lfirst(lc);
+		const char *name = quote_identifier(column->name);
+
+		appendStringInfo(&differing, "%sCASE WHEN ROW(" THERE_T ".%s)::record OPERATOR(pg_catalog.*<>) ROW(" THERE_N ".%s)::record"
+						 " AND ROW(" THERE_T ".%s)::text <> ROW(" THERE_N ".%s)::text THEN %s END",
+						 differing.len > 0 ? ", " : "", name, name, name, name, quote_literal_cstr(column->name));
+	}
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "SELECT CASE WHEN " THERE_T "." THERE " IS NULL THEN 'missing'"
 					 " WHEN " THERE_N "." THERE " IS NULL THEN 'extra' ELSE 'differing' END,"
 					 " jsonb_build_object(%s),"
 					 " CASE WHEN " THERE_N "." THERE " THEN to_jsonb(" THERE_N ") - 'rehome there' END,"
-					 " CASE WHEN " THERE_T "." THERE " THEN to_jsonb(" THERE_T ") - 'rehome there' END"
+					 " CASE WHEN " THERE_T "." THERE " THEN to_jsonb(" THERE_T ") - 'rehome there' END,"
+					 " CASE WHEN " THERE_T "." THERE " AND " THERE_N "." THERE " THEN (SELECT array_agg(c ORDER BY c COLLATE \"C\")"
+					 "  FROM unnest(ARRAY[%s]::text[]) AS c WHERE c IS NOT NULL) END"
 					 " FROM (SELECT true AS " THERE ", %s FROM rehome_rows AS " THERE_N ") AS " THERE_N
 					 " FULL JOIN (SELECT true AS " THERE ", %s FROM %s AS " THERE_T "%s) AS " THERE_T " ON %s"
 					 " WHERE " THERE_T "." THERE " IS NULL OR " THERE_N "." THERE " IS NULL"
 					 " OR (ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record AND ROW(%s)::text <> ROW(%s)::text)",
+<<<<<<< HEAD
 					 key.data, all_n, all_t, live_rows(mapping),
 					 buckets ? psprintf(" WHERE %s = ANY (%s::bigint[])", bucket_of(mapping, THERE_T ".", false),
 										quote_literal_cstr(buckets)) : "",
+=======
+					 key.data, differing.data, all_n, all_t, rehome_target_name(mapping),
+					 where(condition(part, mapping, THERE_T ".", false, buckets)),
+>>>>>>> e1b7949 (Verification of a part: a table, a range of keys, a sample; differing columns by the measure of the rows; the Liar)
 					 rehome_key_condition(mapping, THERE_T, THERE_N),
 					 all_t, all_n, all_t, all_n);
 	return sql.data;
@@ -358,7 +459,7 @@ difference_query(RehomeMapping *mapping, List *columns, const char *buckets)
  */
 static void
 compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List *columns,
-			 const char *buckets, RehomeDiscrepancies *run, RehomeVerdict *verdict)
+			 Part *part, const char *buckets, RehomeDiscrepancies *run, RehomeVerdict *verdict)
 {
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
 	RehomeTaker taker = {rehome_receive_store, NULL, NULL, NULL, store};
@@ -381,18 +482,12 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 		List	   *read = rehome_mapping_source_columns(mapping);
 
 		appendStringInfo(&sql, "SELECT %s FROM ", rehome_quote_list(read, "source."));
-		append_source(&sql, mapping, buckets ?
-					  psprintf("%s = ANY (%s::bigint[])", bucket_of(mapping, "source.", true),
-							   quote_literal_cstr(buckets)) : NULL);
+		append_source(&sql, mapping, condition(part, mapping, "source.", true, buckets));
 		n = rehome_stream(conn, sql.data, mapping, read, projector, rehome_receive_store, store, NULL);
 	}
 	else
 	{
-		RehomeTableMap *map = mapping->map;
-
-		appendStringInfo(&sql, "SELECT * FROM %s AS source%s",
-						 rehome_relation_name(map->source),
-						 map->filter ? psprintf(" WHERE (%s)", map->filter) : "");
+		appendStringInfo(&sql, "SELECT * FROM %s", local_source(mapping, part));
 		n = rehome_stream_local(sql.data, mapping, projector, rehome_receive_store, store);
 	}
 	rehome_projector_end(projector);
@@ -409,7 +504,7 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 		verdict->source_rows = n + verdict->quarantined + refused;
 
 	rehome_rows_register("rehome_rows", mapping->mapped_desc, store, n);
-	cursor = rehome_cursor_open(difference_query(mapping, columns, buckets));
+	cursor = rehome_cursor_open(difference_query(mapping, columns, part, buckets));
 	while ((table = rehome_cursor_fetch(cursor, 100)) != NULL)
 	{
 		/* the query is the owner's, the record is ours */
@@ -444,11 +539,10 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 
 static void
 compare_counts(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
-			   RehomeVerdict *verdict)
+			   Part *part, RehomeVerdict *verdict)
 {
 	Oid			owner = slice->migration->owner;
 	StringInfoData sql;
-	RehomeTableMap *map = mapping->map;
 
 	verdict->counted_only = true;
 	verdict->quarantined = rehome_int64(rehome_spi_value("SELECT count(*) FROM rehome.quarantine WHERE migration = $1::name"
@@ -458,51 +552,77 @@ compare_counts(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 	appendStringInfoString(&sql, "SELECT count(*) FROM ");
 	if (conn != NULL)
 	{
-		append_source(&sql, mapping, NULL);
+		append_source(&sql, mapping, condition(part, mapping, "source.", true, NULL));
 		rehome_conn_send(conn, sql.data);
 	}
 	else
 	{
-		appendStringInfo(&sql, "%s AS source%s",
-						 rehome_relation_name(map->source),
-						 map->filter ? psprintf(" WHERE (%s)", map->filter) : "");
+		appendStringInfoString(&sql, local_source(mapping, part));
 		verdict->source_rows = rehome_int64(rehome_spi_as(owner, true, sql.data)->value[0][0]);
 	}
 	verdict->target_rows =
+<<<<<<< HEAD
 		rehome_int64(rehome_spi_as(owner, true, psprintf("SELECT count(*) FROM %s AS t",
 														 live_rows(mapping)))->value[0][0]);
+=======
+		rehome_int64(rehome_spi_as(owner, true, psprintf("SELECT count(*) FROM %s AS t%s", rehome_target_name(mapping),
+														 where(condition(part, mapping, "t.", false, NULL))))->value[0][0]);
+>>>>>>> e1b7949 (Verification of a part: a table, a range of keys, a sample; differing columns by the measure of the rows; the Liar)
 	if (conn != NULL)
 		verdict->source_rows = rehome_int64(rehome_conn_receive(conn)->value[0][0]);
 }
 
 /*
+ * choose_part finds out how the two sides choose the rows of a scope.
+ */
+static void
+choose_part(Part *part, RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
+			const RehomeScope *scope)
+{
+	memset(part, 0, sizeof(*part));
+	part->scope = scope;
+	if (scope->filter != NULL)
+		rehome_scope_filter(scope, slice->migration->owner, mapping, &part->filter[true], &part->filter[false]);
+	if (scope->sample > 0 && !hashable(conn, key_columns(mapping)))
+		ereport(ERROR,
+				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				errmsg("the keys of %s cannot be sampled", rehome_relation_name(mapping->map->target)),
+				errdetail("The source has to choose the same keys by their hash; that takes PostgreSQL 11 there, the same encoding, and a key that is copied as it is."),
+				errhint("Give a filter, or leave out sample."));
+}
+
+/*
  * rehome_compare compares one table.  conn is NULL for a source this server
  * reads itself.  Differences are recorded in rehome.discrepancy, and those
- * recorded before are closed.
+ * that are there no more are closed, unless scope is only a part.
  */
 void
 rehome_compare(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map,
-			   RehomeVerifyMode mode, const char *snapshot, RehomeVerdict *verdict)
+			   RehomeVerifyMode mode, const RehomeScope *scope, const char *snapshot,
+			   RehomeVerdict *verdict)
 {
 	RehomeMapping *mapping = rehome_mapping_compile(map, slice->migration->owner);
 	List	   *columns = compared(slice, mapping);
 	RehomeDiscrepancies *run;
+	Part		part;
 
+	choose_part(&part, conn, slice, mapping, scope);
 	memset(verdict, 0, sizeof(*verdict));
 	if (mode == REHOME_VERIFY_COUNT)
 	{
-		compare_counts(conn, slice, mapping, verdict);
+		compare_counts(conn, slice, mapping, &part, verdict);
 		return;
 	}
 	run = rehome_discrepancies_begin(slice, map->target, snapshot);
-	if (mode == REHOME_VERIFY_HASH && hashable(conn, mapping, columns))
+	run->partial = !rehome_scope_is_whole(scope);
+	if (mode == REHOME_VERIFY_HASH && hashable(conn, list_concat(key_columns(mapping), columns)))
 	{
-		char	   *buckets = differing_buckets(conn, slice, mapping, columns, verdict);
+		char	   *buckets = differing_buckets(conn, slice, mapping, columns, &part, verdict);
 
 		if (buckets != NULL)
-			compare_rows(conn, slice, mapping, columns, buckets, run, verdict);
+			compare_rows(conn, slice, mapping, columns, &part, buckets, run, verdict);
 	}
 	else
-		compare_rows(conn, slice, mapping, columns, NULL, run, verdict);
+		compare_rows(conn, slice, mapping, columns, &part, NULL, run, verdict);
 	rehome_discrepancies_end(run);
 }

@@ -80,16 +80,11 @@ rehome_discrepancies_begin(RehomeSlice *slice, Oid target, const char *snapshot)
  * Tells whether it is on record now.
  */
 static bool
-remember(RehomeDiscrepancies *run, const char *kind, const char *key, const char *source_row,
-		 const char *target_row, bool insert)
+remember(RehomeDiscrepancies *run, const char *kind, const char *key, const char *columns,
+		 const char *source_row, const char *target_row, bool insert)
 {
 	RehomeRows *rows;
-	char	   *columns;
 
-	columns = rehome_spi_value("SELECT array_agg(coalesce(a.key, b.key) ORDER BY coalesce(a.key, b.key) COLLATE \"C\")"
-							   " FROM jsonb_each($1::jsonb) a FULL JOIN jsonb_each($2::jsonb) b USING (key)"
-							   " WHERE a.value IS DISTINCT FROM b.value AND $3 = 'differing'", "ttt",
-							   source_row, target_row, kind);
 	rows = rehome_spi("SELECT id, resolved_at IS NOT NULL FROM rehome.discrepancy"
 					  " WHERE migration = $1::name AND slice = $2::name AND target = $3 AND kind = $4"
 					  " AND hashtextextended(key::text, 0) = hashtextextended($5::jsonb::text, 0) AND key = $5::jsonb"
@@ -121,7 +116,7 @@ remember(RehomeDiscrepancies *run, const char *kind, const char *key, const char
  */
 void
 rehome_discrepancy_seen(RehomeDiscrepancies *run, const char *kind, const char *key,
-						const char *source_row, const char *target_row)
+						const char *columns, const char *source_row, const char *target_row)
 {
 	uint64		hash = identity(kind, key);
 	bool		known = hash_search(run->open, &hash, HASH_FIND, NULL) != NULL;
@@ -129,27 +124,28 @@ rehome_discrepancy_seen(RehomeDiscrepancies *run, const char *kind, const char *
 
 	if (insert)
 		run->recorded++;
-	if (!(insert || known) || !remember(run, kind, key, source_row, target_row, insert))
+	if (!(insert || known) || !remember(run, kind, key, columns, source_row, target_row, insert))
 		run->unrecorded++;
 }
 
 /*
- * rehome_discrepancies_end closes what was not seen any more, and looks which
- * of the rest is accepted.
+ * rehome_discrepancies_end closes what was not seen any more, if all rows were
+ * looked at, and looks which of the rest is accepted.
  */
 void
 rehome_discrepancies_end(RehomeDiscrepancies *run)
 {
 	if (run->unrecorded > 0)
-		(void) remember(run, "unrecorded", "{}", psprintf("{\"rows\": " INT64_FORMAT "}", run->unrecorded), NULL, true);
-	rehome_spi("WITH gone AS ("
-			   " UPDATE rehome.discrepancy SET resolved_at = clock_timestamp()"
-			   " WHERE migration = $1::name AND slice = $2::name AND target = $3 AND resolved_at IS NULL"
-			   " AND last_seen < $4::timestamptz RETURNING id)"
-			   " INSERT INTO rehome.discrepancy_history (discrepancy, who, what, detail)"
-			   " SELECT id, $5::name, 'closed', jsonb_build_object('snapshot', $6) FROM gone", "ttottt",
-			   run->slice->migration->name, run->slice->name, run->target, run->began,
-			   rehome_actor(), run->snapshot);
+		(void) remember(run, "unrecorded", "{}", NULL, psprintf("{\"rows\": " INT64_FORMAT "}", run->unrecorded), NULL, true);
+	if (!run->partial)
+		rehome_spi("WITH gone AS ("
+				   " UPDATE rehome.discrepancy SET resolved_at = clock_timestamp()"
+				   " WHERE migration = $1::name AND slice = $2::name AND target = $3 AND resolved_at IS NULL"
+				   " AND last_seen < $4::timestamptz RETURNING id)"
+				   " INSERT INTO rehome.discrepancy_history (discrepancy, who, what, detail)"
+				   " SELECT id, $5::name, 'closed', jsonb_build_object('snapshot', $6) FROM gone", "ttottt",
+				   run->slice->migration->name, run->slice->name, run->target, run->began,
+				   rehome_actor(), run->snapshot);
 	hash_destroy(run->open);
 	rehome_acceptances_apply(run->slice->migration, run->target, 0);
 }

@@ -19,6 +19,7 @@ typedef struct RehomeDiscrepancies
 	const char *snapshot;
 	char	   *began;
 	HTAB	   *open;			/* hashes of kind and key of those that were open */
+	bool		partial;		/* not all rows are looked at: none is closed */
 	int64		recorded;
 	int64		unrecorded;		/* more than rehome.max_discrepancies */
 } RehomeDiscrepancies;
@@ -26,7 +27,7 @@ typedef struct RehomeDiscrepancies
 extern RehomeDiscrepancies *rehome_discrepancies_begin(RehomeSlice *slice, Oid target,
 													   const char *snapshot);
 extern void rehome_discrepancy_seen(RehomeDiscrepancies *run, const char *kind, const char *key,
-									const char *source_row, const char *target_row);
+									const char *columns, const char *source_row, const char *target_row);
 extern void rehome_discrepancies_end(RehomeDiscrepancies *run);
 extern void rehome_acceptances_apply(RehomeMigration *migration, Oid target, int strict);
 extern char *rehome_actor(void);

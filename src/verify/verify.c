@@ -23,6 +23,7 @@
 #include "miscadmin.h"
 #include "util/name.h"
 #include "util/position.h"
+#include "util/problems.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -95,12 +96,15 @@ rehome_verify_freeze(RehomeSlice *slice, List *maps, char **snapshot)
  * verify_slice compares all tables of a slice and puts a row each.
  */
 static void
-verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, ReturnSetInfo *rsinfo)
+verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode mode,
+			 const RehomeScope *scope, ReturnSetInfo *rsinfo)
 {
 	RehomeConn *conn;
 	List	   *maps;
 	char	   *snapshot;
 	int			failed = 0;
+	int			ntables = 0;
+	bool		whole = !OidIsValid(target) && rehome_scope_is_whole(scope);
 	int64		wrong = 0;
 	int64		rows = 0;
 	ListCell   *lc;
@@ -122,6 +126,9 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 		bool		nulls[12] = {false};
 		bool		ok;
 
+		if (OidIsValid(target) && map->target != target)
+			continue;
+		ntables++;
 		if (map->paused)
 		{
 			memset(nulls, true, sizeof(nulls));
@@ -134,7 +141,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 			failed++;
 			continue;
 		}
-		rehome_compare(conn, slice, map, mode, snapshot, &verdict);
+		rehome_compare(conn, slice, map, mode, scope, snapshot, &verdict);
 		if (conn != NULL && slice->state == REHOME_SYNCING && rehome_forward_stale(conn, map))
 			ereport(ERROR,
 					errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -177,9 +184,9 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 			rehome_conn_commit(conn);
 		rehome_conn_close(conn);
 	}
-	rehome_event(slice->migration->name, slice->name, "verified",
-				 failed == 0 ? psprintf("%d tables equal at %s", list_length(maps), snapshot) :
-				 psprintf("%d of %d tables differ, or are paused, at %s", failed, list_length(maps), snapshot),
+	rehome_event(slice->migration->name, slice->name, whole ? "verified" : "verified_part",
+				 failed == 0 ? psprintf("%d tables equal at %s", ntables, snapshot) :
+				 psprintf("%d of %d tables differ, or are paused, at %s", failed, ntables, snapshot),
 				 rehome_rules_detail(slice, psprintf("{\"mode\": \"%s\", \"rows\": " INT64_FORMAT ", \"wrong\": " INT64_FORMAT "}",
 													 mode_name(mode), rows, wrong)));
 }
@@ -187,13 +194,51 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, RehomeVerifyMode mode, Return
 PG_FUNCTION_INFO_V1(rehome_verify);
 
 /*
- * rehome_verify(migration name, slice name, mode text)
+ * get_scope reads the arguments that say which rows to compare: sample, seed
+ * and filter.
+ */
+static void
+get_scope(FunctionCallInfo fcinfo, RehomeCall *call, RehomeScope *scope)
+{
+	RehomeProblems problems;
+
+	memset(scope, 0, sizeof(*scope));
+	scope->call = call;
+	rehome_problems_init(&problems);
+	if (!PG_ARGISNULL(4))
+	{
+		scope->sample = PG_GETARG_FLOAT8(4);
+		if (!(scope->sample > 0 && scope->sample <= 1))
+			rehome_problem(&problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL,
+						   "sample is %g; it is a share of the rows, more than 0 and at most 1.", scope->sample);
+	}
+	if (PG_ARGISNULL(5))
+		rehome_problem(&problems, ERRCODE_NULL_VALUE_NOT_ALLOWED, NULL, "seed is null.");
+	else
+		scope->seed = PG_GETARG_INT32(5);
+	if (!PG_ARGISNULL(6))
+	{
+		scope->filter = text_to_cstring(PG_GETARG_TEXT_PP(6));
+		if (PG_ARGISNULL(3))
+			rehome_problem(&problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL,
+						   "filter is given without the target whose key it reads.");
+	}
+	rehome_problems_raise(&problems, "what is to be verified cannot be chosen like this");
+}
+
+/*
+ * rehome_verify(migration name, slice name, mode text, target regclass,
+ *				 sample float8, seed int, filter text)
  */
 Datum
 rehome_verify(PG_FUNCTION_ARGS)
 {
 	RehomeCall	call;
+	RehomeMigration *migration;
 	RehomeVerifyMode mode;
+	RehomeScope scope;
+	Oid			target = PG_ARGISNULL(3) ? InvalidOid : PG_GETARG_OID(3);
+	int			slice_id = 0;
 	ListCell   *lc;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(2))
@@ -203,9 +248,20 @@ rehome_verify(PG_FUNCTION_ARGS)
 	mode = parse_mode(text_to_cstring(PG_GETARG_TEXT_PP(2)));
 	InitMaterializedSRF(fcinfo, 0);
 	rehome_call_begin(&call, fcinfo);
-	foreach(lc, rehome_slices_get(rehome_migration_get(NameStr(*PG_GETARG_NAME(0))),
-								  PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1))))
-		verify_slice(&call, lfirst(lc), mode, (ReturnSetInfo *) fcinfo->resultinfo);
+	get_scope(fcinfo, &call, &scope);
+	migration = rehome_migration_get(NameStr(*PG_GETARG_NAME(0)));
+	if (scope.filter != NULL)
+		rehome_require_owner(&call, migration); /* it is run with his rights */
+	if (OidIsValid(target))
+		slice_id = rehome_table_map_of(migration, target)->slice_id;
+	foreach(lc, rehome_slices_get(migration, PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1))))
+	{
+		RehomeSlice *slice = lfirst(lc);
+
+		if (slice_id != 0 && slice->id != slice_id)
+			continue;
+		verify_slice(&call, slice, target, mode, &scope, (ReturnSetInfo *) fcinfo->resultinfo);
+	}
 	rehome_call_end(&call);
 	return (Datum) 0;
 }

@@ -9,6 +9,7 @@
 #define REHOME_VERIFY_H
 
 #include "catalog/migration.h"
+#include "mapping/mapping.h"
 #include "remote/connection.h"
 
 typedef enum RehomeVerifyMode
@@ -17,6 +18,19 @@ typedef enum RehomeVerifyMode
 	REHOME_VERIFY_HASH,
 	REHOME_VERIFY_ROWS
 } RehomeVerifyMode;
+
+/* Which rows to compare: those that satisfy all that is given. */
+typedef struct RehomeScope
+{
+	double		sample;			/* this share of the keys; 0: all */
+	int			seed;			/* of the choice */
+	const char *filter;			/* over the target's key columns, or NULL */
+	RehomeCall *call;			/* whose search_path the filter is read with */
+} RehomeScope;
+
+extern bool rehome_scope_is_whole(const RehomeScope *scope);
+extern void rehome_scope_filter(const RehomeScope *scope, Oid owner, RehomeMapping *mapping,
+								char **source, char **target);
 
 /* What comparing one table gave. */
 typedef struct RehomeVerdict
@@ -33,7 +47,7 @@ typedef struct RehomeVerdict
 
 extern RehomeConn *rehome_verify_freeze(RehomeSlice *slice, List *maps, char **snapshot);
 extern void rehome_compare(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map,
-						   RehomeVerifyMode mode, const char *snapshot,
-						   RehomeVerdict *verdict);
+						   RehomeVerifyMode mode, const RehomeScope *scope,
+						   const char *snapshot, RehomeVerdict *verdict);
 
 #endif							/* REHOME_VERIFY_H */
