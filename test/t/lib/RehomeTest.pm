@@ -761,7 +761,9 @@ True as long as it runs.
 sub psql_running
 {
 	my ($call) = @_;
-	$call->{run}->pump_nb if $call->{run}->pumpable;
+	return 0 unless $call->{run}->pumpable;
+	# pump_nb looks again, and dies when it has ended since
+	eval { $call->{run}->pump_nb; 1 } or $@ =~ /^process ended prematurely/ or die $@;
 	return $call->{run}->pumpable ? 1 : 0;
 }
 
