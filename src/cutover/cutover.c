@@ -227,8 +227,9 @@ prepare(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps, bool
 }
 
 /*
- * freeze_source opens the transaction at the source and locks its tables,
- * draining again between attempts.
+ * freeze_source opens the transaction at the source and locks its tables.
+ * Before each attempt it drains once more: what has come while the gates were
+ * looked at and the targets locked would be brought over while writers wait.
  */
 static void
 freeze_source(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeFreeze *freeze)
@@ -238,6 +239,7 @@ freeze_source(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeFreeze *fr
 
 	for (int attempt = 0;; attempt++)
 	{
+		rehome_forward_batch(conn, slice, maps, false, &batch);
 		rehome_conn_begin(conn, "ISOLATION LEVEL REPEATABLE READ");
 		if (rehome_source_locked(conn, slice, maps, &blockers))
 			break;
@@ -252,7 +254,6 @@ freeze_source(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeFreeze *fr
 				errmsg("could not lock the source's tables within %d ms, trying again", rehome_lock_timeout),
 				blockers ? errdetail_internal("%s", blockers) : 0);
 		rehome_back_off(attempt);
-		rehome_forward_batch(conn, slice, maps, false, &batch);
 	}
 	rehome_freeze_begin(freeze);
 
