@@ -31,11 +31,7 @@
 static List *
 named_slices(FunctionCallInfo fcinfo)
 {
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("the migration's name must be given"));
-	return rehome_slices_get(rehome_migration_get(NameStr(*PG_GETARG_NAME(0))),
+	return rehome_slices_get(rehome_migration_argument(fcinfo),
 							 PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1)));
 }
 
@@ -336,7 +332,7 @@ Datum
 rehome_pause(PG_FUNCTION_ARGS)
 {
 	RehomeCall	call;
-	char	   *reason = PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2));
+	char	   *reason = REHOME_ARG_TEXT(2);
 	ListCell   *lc;
 
 	rehome_call_begin(&call, fcinfo);

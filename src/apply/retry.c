@@ -77,16 +77,12 @@ rehome_retry(PG_FUNCTION_ARGS)
 	RehomeCall	call;
 	RehomeMigration *migration;
 	Oid			target = PG_ARGISNULL(1) ? InvalidOid : PG_GETARG_OID(1);
-	char	   *rule = PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2));
+	char	   *rule = REHOME_ARG_TEXT(2);
 	ListCell   *lc;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("the migration's name must be given"));
 	InitMaterializedSRF(fcinfo, 0);
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_migration_get(NameStr(*PG_GETARG_NAME(0)));
+	migration = rehome_migration_argument(fcinfo);
 	if (!migration->live)
 		ereport(ERROR,
 				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -111,21 +107,17 @@ rehome_accept_quarantine(PG_FUNCTION_ARGS)
 {
 	RehomeCall	call;
 	RehomeMigration *migration;
-	char	   *reason = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
-	char	   *rule = PG_ARGISNULL(3) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(3));
+	char	   *reason = REHOME_ARG_TEXT(1);
+	char	   *rule = REHOME_ARG_TEXT(3);
 	int64		n;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("the migration's name must be given"));
 	if (reason == NULL || strspn(reason, " \t\r\n") == strlen(reason))
 		ereport(ERROR,
 				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				errmsg("rows are given up for a reason"),
 				errhint("Say in one sentence why the target can go without them."));
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_migration_get(NameStr(*PG_GETARG_NAME(0)));
+	migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(&call, migration);
 	n = (int64) rehome_spi("UPDATE rehome.quarantine SET accepted = true, accepted_by = $4::name,"
 						   " accepted_at = clock_timestamp(), accepted_reason = $5"

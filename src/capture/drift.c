@@ -287,19 +287,6 @@ rehome_drift_open(RehomeSlice *slice)
 }
 
 /*
- * required_migration returns the migration that argument 0 names.
- */
-static RehomeMigration *
-required_migration(FunctionCallInfo fcinfo)
-{
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("the migration's name must be given"));
-	return rehome_migration_get(NameStr(*PG_GETARG_NAME(0)));
-}
-
-/*
  * wanted_maps returns the maps of a slice, or that of one target, if it is
  * in the slice.
  */
@@ -384,7 +371,7 @@ rehome_set_drift_policy(PG_FUNCTION_ARGS)
 				errhint("Policies are reject, record and repair."));
 	policy = rehome_drift_policy_parse(text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	rehome_call_begin(&call, fcinfo);
-	migration = required_migration(fcinfo);
+	migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(&call, migration);
 	if (OidIsValid(target))
 		slices = list_make1(rehome_slice_by_id(rehome_table_map_of(migration, target)->slice_id));
@@ -409,7 +396,7 @@ settle(FunctionCallInfo fcinfo, const char *set)
 	int64		n;
 
 	rehome_call_begin(&call, fcinfo);
-	migration = required_migration(fcinfo);
+	migration = rehome_migration_argument(fcinfo);
 	if (OidIsValid(target))
 		(void) rehome_table_map_of(migration, target);
 	n = (int64) rehome_spi(psprintf("UPDATE rehome.drift SET %s WHERE migration = $1::name"

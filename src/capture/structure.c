@@ -364,5 +364,7 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 	}
 	rehome_spi("UPDATE rehome.slice SET target_print = $2, maps_version = maps_version + 1 WHERE id = $1",
 			   "it", slice->id, print);
+	/* the next batch of this transaction need not look again: it may be the one writers wait for */
+	slice->target_print = MemoryContextStrdup(GetMemoryChunkContext(slice), print);
 	return rehome_maps_running(maps);
 }

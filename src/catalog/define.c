@@ -30,9 +30,6 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 
-#define ARG_TEXT(n) (PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n)))
-#define ARG_NAME(n) (PG_ARGISNULL(n) ? NULL : pstrdup(NameStr(*PG_GETARG_NAME(n))))
-
 /*
  * rehome_required_name returns a name argument, or raises when it is null.
  */
@@ -129,7 +126,7 @@ rehome_create_migration(PG_FUNCTION_ARGS)
 	RehomeCall	call;
 
 	rehome_define_migration(&call, fcinfo, rehome_required_name(fcinfo, 0, "the migration's name"),
-							ARG_NAME(1), ARG_TEXT(2), ARG_TEXT(3));
+							REHOME_ARG_NAME(1), REHOME_ARG_TEXT(2), REHOME_ARG_TEXT(3));
 	rehome_call_end(&call);
 	PG_RETURN_VOID();
 }
@@ -182,7 +179,7 @@ rehome_add_table(PG_FUNCTION_ARGS)
 	Oid			source = rehome_required_relation(fcinfo, 1, "the source");
 	Oid			target = rehome_required_relation(fcinfo, 2, "the target");
 	List	   *key = NIL;
-	char	   *filter = ARG_TEXT(4);
+	char	   *filter = REHOME_ARG_TEXT(4);
 	char	   *slice = rehome_required_name(fcinfo, 5, "the slice");
 	char	   *json = PG_ARGISNULL(6) ? NULL : OidOutputFunctionCall(F_JSONB_OUT, PG_GETARG_DATUM(6));
 	RehomeRows *columns = NULL;
@@ -513,6 +510,23 @@ rehome_define_column(RehomeCall *call, RehomeMigration *migration, RehomeTableMa
 	relation_close(source, AccessShareLock);
 }
 
+/*
+ * rehome_define_open returns the map of a target and its slice, whose work
+ * lock it takes, for the migration's owner to change.
+ */
+RehomeTableMap *
+rehome_define_open(RehomeCall *call, const char *name, Oid target, RehomeSlice **slice)
+{
+	RehomeMigration *migration = rehome_migration_get(name);
+	RehomeTableMap *map;
+
+	rehome_require_owner(call, migration);
+	map = rehome_table_map_of(migration, target);
+	*slice = rehome_slice_by_id(map->slice_id);
+	rehome_slice_work_lock(*slice);
+	return map;
+}
+
 PG_FUNCTION_INFO_V1(rehome_map_column);
 
 /*
@@ -527,20 +541,17 @@ rehome_map_column(PG_FUNCTION_ARGS)
 	char	   *name = rehome_required_name(fcinfo, 0, "the migration's name");
 	Oid			target_oid = rehome_required_relation(fcinfo, 1, "the target");
 	char	   *column = rehome_required_name(fcinfo, 2, "the column");
-	char	   *expression = ARG_TEXT(3);
-	char	   *inverse = ARG_TEXT(4);
-	char	   *inverse_column = ARG_NAME(5);
-	char	   *note = ARG_TEXT(6);
+	char	   *expression = REHOME_ARG_TEXT(3);
+	char	   *inverse = REHOME_ARG_TEXT(4);
+	char	   *inverse_column = REHOME_ARG_NAME(5);
+	char	   *note = REHOME_ARG_TEXT(6);
 	RehomeMigration *migration;
 	RehomeSlice *slice;
 	RehomeTableMap *map;
 
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_migration_get(name);
-	rehome_require_owner(&call, migration);
-	map = rehome_table_map_of(migration, target_oid);
-	slice = rehome_slice_by_id(map->slice_id);
-	rehome_slice_work_lock(slice);
+	map = rehome_define_open(&call, name, target_oid, &slice);
+	migration = slice->migration;
 	rehome_define_may_change(slice, map, column);
 
 	rehome_define_column(&call, migration, map, column, expression, inverse, inverse_column, note);

@@ -20,6 +20,8 @@ extern int	rehome_define_table(RehomeCall *call, RehomeSlice *slice, Oid source,
 								List *key, const char *filter, RehomeRows *columns,
 								bool imported);
 extern void rehome_define_check_key(Relation target, List *key, RehomeProblems *problems);
+extern RehomeTableMap *rehome_define_open(RehomeCall *call, const char *name, Oid target,
+										  RehomeSlice **slice);
 extern void rehome_define_may_change(RehomeSlice *slice, RehomeTableMap *map, const char *column);
 extern char *rehome_required_name(FunctionCallInfo fcinfo, int n, const char *what);
 extern Oid	rehome_required_relation(FunctionCallInfo fcinfo, int n, const char *what);

@@ -30,9 +30,6 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
-#define ARG_TEXT(n) (PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n)))
-#define ARG_NAME(n) (PG_ARGISNULL(n) ? NULL : pstrdup(NameStr(*PG_GETARG_NAME(n))))
-
 /*
  * rehome_define_may_change raises unless a column's rule can be changed now,
  * and has a running worker learn of the change.
@@ -124,13 +121,13 @@ rehome_add_rule(PG_FUNCTION_ARGS)
 	char	   *name = rehome_required_name(fcinfo, 0, "the migration's name");
 	Oid			target_oid = rehome_required_relation(fcinfo, 1, "the target");
 	char	   *column = rehome_required_name(fcinfo, 2, "the column");
-	RehomeRule	rule = {.column = column,.kind = ARG_TEXT(3),
+	RehomeRule	rule = {.column = column,.kind = REHOME_ARG_TEXT(3),
 		.params = PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4),
-	.source_column = ARG_NAME(5),.validation = ARG_TEXT(6)};
-	char	   *on_error = ARG_TEXT(7);
-	char	   *inverse = ARG_TEXT(8);
-	char	   *inverse_column = ARG_NAME(9);
-	char	   *note = ARG_TEXT(10);
+	.source_column = REHOME_ARG_NAME(5),.validation = REHOME_ARG_TEXT(6)};
+	char	   *on_error = REHOME_ARG_TEXT(7);
+	char	   *inverse = REHOME_ARG_TEXT(8);
+	char	   *inverse_column = REHOME_ARG_NAME(9);
+	char	   *note = REHOME_ARG_TEXT(10);
 	RehomeMigration *migration;
 	RehomeSlice *slice;
 	RehomeTableMap *map;
@@ -144,11 +141,8 @@ rehome_add_rule(PG_FUNCTION_ARGS)
 				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				errmsg("the kind of rule must be given"));
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_migration_get(name);
-	rehome_require_owner(&call, migration);
-	map = rehome_table_map_of(migration, target_oid);
-	slice = rehome_slice_by_id(map->slice_id);
-	rehome_slice_work_lock(slice);
+	map = rehome_define_open(&call, name, target_oid, &slice);
+	migration = slice->migration;
 	rehome_define_may_change(slice, map, column);
 
 	rule.search_path = call.search_path;
@@ -266,9 +260,9 @@ rehome_set_table_rule(PG_FUNCTION_ARGS)
 	RehomeCall	call;
 	char	   *name = rehome_required_name(fcinfo, 0, "the migration's name");
 	Oid			target_oid = rehome_required_relation(fcinfo, 1, "the target");
-	char	   *on_error = ARG_TEXT(2);
-	char	   *on_delete = ARG_TEXT(3);
-	char	   *delete_column = ARG_NAME(4);
+	char	   *on_error = REHOME_ARG_TEXT(2);
+	char	   *on_delete = REHOME_ARG_TEXT(3);
+	char	   *delete_column = REHOME_ARG_NAME(4);
 	Oid			archive = PG_ARGISNULL(5) ? InvalidOid : rehome_required_relation(fcinfo, 5, "the archive");
 	RehomeMigration *migration;
 	RehomeSlice *slice;
@@ -276,11 +270,8 @@ rehome_set_table_rule(PG_FUNCTION_ARGS)
 	RehomeProblems problems;
 
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_migration_get(name);
-	rehome_require_owner(&call, migration);
-	map = rehome_table_map_of(migration, target_oid);
-	slice = rehome_slice_by_id(map->slice_id);
-	rehome_slice_work_lock(slice);
+	map = rehome_define_open(&call, name, target_oid, &slice);
+	migration = slice->migration;
 	rehome_define_may_change(slice, map, NULL);
 	rehome_problems_init(&problems);
 	if (on_error != NULL && strcmp(on_error, "fail") != 0 && strcmp(on_error, "quarantine") != 0)
@@ -316,16 +307,11 @@ rehome_recopy(PG_FUNCTION_ARGS)
 	RehomeCall	call;
 	char	   *name = rehome_required_name(fcinfo, 0, "the migration's name");
 	Oid			target_oid = rehome_required_relation(fcinfo, 1, "the target");
-	RehomeMigration *migration;
 	RehomeSlice *slice;
 	RehomeTableMap *map;
 
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_migration_get(name);
-	rehome_require_owner(&call, migration);
-	map = rehome_table_map_of(migration, target_oid);
-	slice = rehome_slice_by_id(map->slice_id);
-	rehome_slice_work_lock(slice);
+	map = rehome_define_open(&call, name, target_oid, &slice);
 	rehome_slice_require(slice, "copy a table again of", REHOME_SYNCING, REHOME_SYNCING);
 	rehome_spi("UPDATE rehome.table_map SET source_print = 'recopy' WHERE id = $1", "i", map->id);
 	rehome_spi("UPDATE rehome.slice SET source_print = 'recopy' WHERE id = $1", "i", slice->id);

@@ -68,12 +68,8 @@ rehome_export_migration(PG_FUNCTION_ARGS)
 	RehomeCall	call;
 	char	   *text;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("the migration's name must be given"));
 	rehome_call_begin(&call, fcinfo);
-	text = rehome_definition(rehome_migration_get(NameStr(*PG_GETARG_NAME(0))));
+	text = rehome_definition(rehome_migration_argument(fcinfo));
 	rehome_call_end(&call);
 	return DirectFunctionCall1(jsonb_in, CStringGetDatum(text));
 }

@@ -152,6 +152,20 @@ rehome_migration_get(const char *name)
 	return migration_from_row(rows->value[0]);
 }
 
+/*
+ * rehome_migration_argument returns the migration that argument 0 of a SQL
+ * function names.
+ */
+RehomeMigration *
+rehome_migration_argument(FunctionCallInfo fcinfo)
+{
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				errmsg("the migration's name must be given"));
+	return rehome_migration_get(NameStr(*PG_GETARG_NAME(0)));
+}
+
 RehomeMigration *
 rehome_migration_by_id(int id)
 {

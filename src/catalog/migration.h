@@ -107,6 +107,7 @@ typedef struct RehomeTableMap
 
 /* Reading.  All result in the current memory context. */
 extern RehomeMigration *rehome_migration_get(const char *name);
+extern RehomeMigration *rehome_migration_argument(FunctionCallInfo fcinfo);
 extern RehomeMigration *rehome_migration_by_id(int id);
 extern List *rehome_slices_get(RehomeMigration *migration, const char *slice);
 extern RehomeSlice *rehome_slice_by_id(int id);

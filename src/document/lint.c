@@ -546,10 +546,6 @@ rehome_lint_mapping(PG_FUNCTION_ARGS)
 	RehomeRows *rows;
 	ListCell   *lc;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("the migration's name must be given"));
 	lint.sample = PG_ARGISNULL(1) ? -1 : PG_GETARG_INT64(1);
 	if (!PG_ARGISNULL(1) && lint.sample < 0)
 		ereport(ERROR,
@@ -558,7 +554,7 @@ rehome_lint_mapping(PG_FUNCTION_ARGS)
 				errhint("0 reads no rows, NULL reads all."));
 	rehome_sink_begin(&lint.sink, fcinfo);
 	rehome_call_begin(&call, fcinfo);
-	lint.migration = rehome_migration_get(NameStr(*PG_GETARG_NAME(0)));
+	lint.migration = rehome_migration_argument(fcinfo);
 	rows = rehome_spi(sql_lint_rules, "i", lint.migration->id);
 	foreach(lc, rehome_slices_get(lint.migration, NULL))
 		lint.maps = list_concat(lint.maps, rehome_table_maps_require(lfirst(lc)));

@@ -110,13 +110,9 @@ rehome_mapping_document(PG_FUNCTION_ARGS)
 	RehomeMigration *migration;
 	RehomeRows *rows;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("the migration's name must be given"));
 	rehome_sink_begin(&sink, fcinfo);
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_migration_get(NameStr(*PG_GETARG_NAME(0)));
+	migration = rehome_migration_argument(fcinfo);
 	rows = rehome_spi(sql_mapping_document, "i", migration->id);
 	for (int i = 0; i < rows->n; i++)
 	{
@@ -264,12 +260,8 @@ rehome_mapping_document_markdown(PG_FUNCTION_ARGS)
 	List	   *read = NIL;
 	bool		all_known = true;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("the migration's name must be given"));
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_migration_get(NameStr(*PG_GETARG_NAME(0)));
+	migration = rehome_migration_argument(fcinfo);
 	head = rehome_spi("SELECT reason, owner::text, server FROM rehome.migration WHERE id = $1", "i", migration->id);
 	rows = rehome_spi(sql_mapping_document, "i", migration->id);
 	initStringInfo(&text);

@@ -119,13 +119,9 @@ rehome_plan(PG_FUNCTION_ARGS)
 	RehomeCall	call;
 	ListCell   *lc;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("the migration's name must be given"));
 	InitMaterializedSRF(fcinfo, 0);
 	rehome_call_begin(&call, fcinfo);
-	foreach(lc, rehome_slices_get(rehome_migration_get(NameStr(*PG_GETARG_NAME(0))), NULL))
+	foreach(lc, rehome_slices_get(rehome_migration_argument(fcinfo), NULL))
 	{
 		RehomeSlice *slice = lfirst(lc);
 		List	   *maps = rehome_table_maps_require(slice);

@@ -12,13 +12,13 @@
  */
 #include "postgres.h"
 
-#include "funcapi.h"
 #include "guc.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "trust/sides.h"
 #include "trust/sql/compare_results.sql.h"
 #include "trust/trust.h"
+#include "util/sink.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "verify/discrepancy.h"
@@ -87,9 +87,9 @@ rehome_add_check(PG_FUNCTION_ARGS)
 	RehomeCall	call;
 	RehomeMigration *migration;
 	RehomeSlice *slice;
-	char	   *name = TRUST_NAME(1);
+	char	   *name = REHOME_ARG_NAME(1);
 	char	   *layer = rehome_trust_required(fcinfo, 2, "the layer");
-	char	   *sql[2] = {TRUST_TEXT(3), TRUST_TEXT(4)};
+	char	   *sql[2] = {REHOME_ARG_TEXT(3), REHOME_ARG_TEXT(4)};
 	char	   *key = PG_ARGISNULL(5) ? NULL : rehome_trust_array(fcinfo, 5, "a column of the key");
 	char	   *tolerance = PG_ARGISNULL(6) ? "{}" : DatumGetCString(DirectFunctionCall1(jsonb_out, PG_GETARG_DATUM(6)));
 	char	   *valid_for;
@@ -99,7 +99,7 @@ rehome_add_check(PG_FUNCTION_ARGS)
 				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				errmsg("the check's name and slice must be given"));
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_trust_migration(fcinfo);
+	migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(&call, migration);
 	slice = linitial(rehome_slices_get(migration, NameStr(*PG_GETARG_NAME(7))));
 	valid_for = PG_ARGISNULL(8) ? NULL : DatumGetCString(DirectFunctionCall1(interval_out, PG_GETARG_DATUM(8)));
@@ -130,7 +130,7 @@ rehome_add_check(PG_FUNCTION_ARGS)
 			   " tolerance, search_path, valid_for, description)"
 			   " VALUES ($1, $2, $3::name, $4, $5, $6, $7::text[], $8::jsonb, $9, $10::interval, $11)", "iittttttttt",
 			   migration->id, slice->id, name, layer, sql[0], sql[1], key, tolerance,
-			   rehome_stated_path(&call), valid_for, TRUST_TEXT(9));
+			   rehome_stated_path(&call), valid_for, REHOME_ARG_TEXT(9));
 	rehome_call_end(&call);
 	PG_RETURN_VOID();
 }
@@ -174,7 +174,7 @@ rehome_drop_check(PG_FUNCTION_ARGS)
 				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				errmsg("the check's name must be given"));
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_trust_migration(fcinfo);
+	migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(&call, migration);
 	rehome_spi("DELETE FROM rehome.check_definition WHERE id = $1", "i",
 			   require_check(migration, NameStr(*PG_GETARG_NAME(1))));
@@ -193,7 +193,7 @@ rehome_report_check(PG_FUNCTION_ARGS)
 	RehomeCall	call;
 	RehomeMigration *migration;
 	int			id;
-	char	   *name = TRUST_NAME(1);
+	char	   *name = REHOME_ARG_NAME(1);
 	char	   *evidence = PG_ARGISNULL(3) ? NULL : DatumGetCString(DirectFunctionCall1(jsonb_out, PG_GETARG_DATUM(3)));
 
 	if (PG_ARGISNULL(1) || PG_ARGISNULL(2))
@@ -201,7 +201,7 @@ rehome_report_check(PG_FUNCTION_ARGS)
 				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				errmsg("the check's name, and whether it passed, must be given"));
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_trust_migration(fcinfo);
+	migration = rehome_migration_argument(fcinfo);
 	id = require_check(migration, name);
 	if (!rehome_bool(rehome_spi_value("SELECT source_sql IS NULL AND target_sql IS NULL FROM rehome.check_definition WHERE id = $1", "i", id)))
 		ereport(ERROR,
@@ -360,7 +360,7 @@ checks_of(RehomeSlice *slice, const char *names)
  * there were.
  */
 static int
-run_slice(RehomeCall *call, FunctionCallInfo fcinfo, RehomeSlice *slice, const char *names)
+run_slice(RehomeCall *call, RehomeSink *sink, RehomeSlice *slice, const char *names)
 {
 	List	   *checks = checks_of(slice, names);
 	MemoryContext context;
@@ -391,7 +391,7 @@ run_slice(RehomeCall *call, FunctionCallInfo fcinfo, RehomeSlice *slice, const c
 				   check->id, result.status, result.source_rows, result.target_rows, result.differences,
 				   result.evidence, result.message, sides->snapshot, elapsed, rehome_actor());
 		MemoryContextSwitchTo(old);
-		rehome_trust_put(fcinfo, (char *[]) {slice->name, check->name, check->layer, (char *) result.status,
+		rehome_sink_put(sink, (char *[]) {slice->name, check->name, check->layer, (char *) result.status,
 											 result.source_rows, result.target_rows, result.differences, result.message, elapsed});
 		MemoryContextReset(context);
 	}
@@ -411,19 +411,20 @@ Datum
 rehome_run_checks(PG_FUNCTION_ARGS)
 {
 	RehomeCall	call;
+	RehomeSink	sink;
 	RehomeMigration *migration;
 	char	   *names = PG_ARGISNULL(2) ? NULL : rehome_trust_array(fcinfo, 2, "the checks");
 	int			n = 0;
 	ListCell   *lc;
 
-	InitMaterializedSRF(fcinfo, 0);
+	rehome_sink_begin(&sink, fcinfo);
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_trust_migration(fcinfo);
+	migration = rehome_migration_argument(fcinfo);
 	if (names != NULL)
 		foreach(lc, rehome_name_list(names))
 			(void) require_check(migration, lfirst(lc));
 	foreach(lc, rehome_slices_get(migration, PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1))))
-		n += run_slice(&call, fcinfo, lfirst(lc), names);
+		n += run_slice(&call, &sink, lfirst(lc), names);
 	if (n == 0)
 		ereport(NOTICE,
 				errmsg("there is no check to run"),

@@ -11,10 +11,10 @@
  */
 #include "postgres.h"
 
-#include "funcapi.h"
 #include "guc.h"
 #include "trust/sql/scorecard.sql.h"
 #include "trust/trust.h"
+#include "util/sink.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -38,13 +38,14 @@ Datum
 rehome_scorecard(PG_FUNCTION_ARGS)
 {
 	RehomeCall	call;
+	RehomeSink	sink;
 	RehomeMigration *migration;
 	RehomeRows *rows;
 	char	   *slice_id = NULL;
 
-	InitMaterializedSRF(fcinfo, 0);
+	rehome_sink_begin(&sink, fcinfo);
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_trust_migration(fcinfo);
+	migration = rehome_migration_argument(fcinfo);
 	if (!PG_ARGISNULL(1))
 	{
 		RehomeSlice *slice = linitial(rehome_slices_get(migration, NameStr(*PG_GETARG_NAME(1))));
@@ -53,7 +54,7 @@ rehome_scorecard(PG_FUNCTION_ARGS)
 	}
 	rows = rehome_scorecard_rows(migration, slice_id);
 	for (int i = 0; i < rows->n; i++)
-		rehome_trust_put(fcinfo, rows->value[i]);
+		rehome_sink_put(&sink, rows->value[i]);
 	rehome_call_end(&call);
 	return (Datum) 0;
 }
@@ -92,7 +93,7 @@ rehome_set_criterion(PG_FUNCTION_ARGS)
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				errmsg("the threshold is no number: %s", threshold));
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_trust_migration(fcinfo);
+	migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(&call, migration);
 	max_age = PG_ARGISNULL(6) ? NULL : DatumGetCString(DirectFunctionCall1(interval_out, PG_GETARG_DATUM(6)));
 	rows = rehome_scorecard_rows(migration, NULL);
@@ -107,7 +108,7 @@ rehome_set_criterion(PG_FUNCTION_ARGS)
 			   " VALUES ($1, $2, $3, $4::numeric, $5, $6, $7::interval)"
 			   " ON CONFLICT (migration_id, metric) DO UPDATE SET comparator = excluded.comparator, threshold = excluded.threshold,"
 			   " blocking = excluded.blocking, owner = excluded.owner, max_age = excluded.max_age", "itttbtt",
-			   migration->id, metric, comparator, threshold, PG_GETARG_BOOL(4), TRUST_TEXT(5), max_age);
+			   migration->id, metric, comparator, threshold, PG_GETARG_BOOL(4), REHOME_ARG_TEXT(5), max_age);
 	rehome_event(migration->name, NULL, "criterion",
 				 psprintf("%s %s %s%s", metric, comparator, threshold, PG_GETARG_BOOL(4) ? ", blocking" : ""), NULL);
 	rehome_call_end(&call);
@@ -127,7 +128,7 @@ rehome_drop_criterion(PG_FUNCTION_ARGS)
 	char	   *metric = rehome_trust_required(fcinfo, 1, "the metric");
 
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_trust_migration(fcinfo);
+	migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(&call, migration);
 	if (rehome_spi("DELETE FROM rehome.criterion WHERE migration_id = $1 AND metric = $2", "it",
 				   migration->id, metric)->processed == 0)

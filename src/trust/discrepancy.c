@@ -51,7 +51,7 @@ rehome_classify(PG_FUNCTION_ARGS)
 	RehomeCall	call;
 	RehomeMigration *migration;
 	char	   *ids = rehome_trust_array(fcinfo, 1, "the discrepancies");
-	char	   *class = TRUST_TEXT(2);
+	char	   *class = REHOME_ARG_TEXT(2);
 	char	   *blocking = PG_ARGISNULL(7) ? NULL : PG_GETARG_BOOL(7) ? "t" : "f";
 	RehomeRows *rows;
 
@@ -62,7 +62,7 @@ rehome_classify(PG_FUNCTION_ARGS)
 				errmsg("nothing is said about the discrepancies"),
 				errhint("Give at least one of class, owner, cause, decision, fix and blocking."));
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_trust_migration(fcinfo);
+	migration = rehome_migration_argument(fcinfo);
 	if (class != NULL && !rehome_bool(rehome_spi_value("SELECT $1 IN ('mapping defect', 'transformation bug', 'source-data problem',"
 													   " 'sync lag', 'test-harness error', 'accepted variance')", "t", class)))
 		ereport(ERROR,
@@ -80,7 +80,7 @@ rehome_classify(PG_FUNCTION_ARGS)
 					  " INSERT INTO rehome.discrepancy_history (discrepancy, who, what, detail)"
 					  " SELECT id, $8::name, 'classified', jsonb_strip_nulls(jsonb_build_object('class', $2, 'owner', $3,"
 					  " 'cause', $4, 'decision', $5, 'fix', $6, 'blocking', $7::boolean)) FROM said", "tttttttt",
-					  ids, class, TRUST_TEXT(3), TRUST_TEXT(4), TRUST_TEXT(5), TRUST_TEXT(6), blocking, rehome_actor());
+					  ids, class, REHOME_ARG_TEXT(3), REHOME_ARG_TEXT(4), REHOME_ARG_TEXT(5), REHOME_ARG_TEXT(6), blocking, rehome_actor());
 	rehome_call_end(&call);
 	PG_RETURN_INT32((int32) rows->processed);
 }
@@ -99,7 +99,7 @@ rehome_resolve(PG_FUNCTION_ARGS)
 	RehomeRows *rows;
 
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_trust_migration(fcinfo);
+	migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(&call, migration);
 	require_discrepancies(migration, ids);
 	rows = rehome_spi("WITH closed AS ("
@@ -107,7 +107,7 @@ rehome_resolve(PG_FUNCTION_ARGS)
 					  " fix = coalesce($3, fix) WHERE id = ANY ($1::bigint[]) AND resolved_at IS NULL RETURNING id)"
 					  " INSERT INTO rehome.discrepancy_history (discrepancy, who, what, detail)"
 					  " SELECT id, $4::name, 'resolved', jsonb_strip_nulls(jsonb_build_object('decision', $2, 'fix', $3)) FROM closed",
-					  "tttt", ids, TRUST_TEXT(2), TRUST_TEXT(3), rehome_actor());
+					  "tttt", ids, REHOME_ARG_TEXT(2), REHOME_ARG_TEXT(3), rehome_actor());
 	if (rows->processed == 0)
 		ereport(NOTICE, errmsg("all of them are resolved already"));
 	rehome_call_end(&call);
@@ -128,7 +128,7 @@ rehome_accept(PG_FUNCTION_ARGS)
 	RehomeTableMap *map;
 	char	   *reason = rehome_trust_required(fcinfo, 2, "a reason");
 	char	   *columns = PG_ARGISNULL(3) ? NULL : rehome_trust_array(fcinfo, 3, "a column");
-	char	   *predicate = TRUST_TEXT(4);
+	char	   *predicate = REHOME_ARG_TEXT(4);
 	char	   *unknown;
 	int			id;
 
@@ -137,7 +137,7 @@ rehome_accept(PG_FUNCTION_ARGS)
 				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				errmsg("the target must be given"));
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_trust_migration(fcinfo);
+	migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(&call, migration);
 	map = rehome_table_map_of(migration, PG_GETARG_OID(1));
 	unknown = rehome_spi_value("SELECT string_agg(quote_ident(c), ', ' ORDER BY c) FROM unnest($2::name[]) AS c"
@@ -178,7 +178,7 @@ rehome_revoke_acceptance(PG_FUNCTION_ARGS)
 				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				errmsg("the acceptance must be given"));
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_trust_migration(fcinfo);
+	migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(&call, migration);
 	rows = rehome_spi("DELETE FROM rehome.acceptance WHERE migration_id = $1 AND id = $2 RETURNING target::oid, reason",
 					  "ii", migration->id, PG_GETARG_INT32(1));

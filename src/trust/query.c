@@ -13,13 +13,13 @@
  */
 #include "postgres.h"
 
-#include "funcapi.h"
 #include "guc.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "trust/sides.h"
 #include "trust/sql/compare_rows.sql.h"
 #include "trust/trust.h"
+#include "util/sink.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
@@ -58,9 +58,9 @@ rehome_add_query(PG_FUNCTION_ARGS)
 	RehomeCall	call;
 	RehomeMigration *migration;
 	RehomeSlice *slice;
-	char	   *name = TRUST_NAME(1);
+	char	   *name = REHOME_ARG_NAME(1);
 	char	   *source = rehome_trust_required(fcinfo, 2, "source_sql");
-	char	   *target = PG_ARGISNULL(3) ? source : TRUST_TEXT(3);
+	char	   *target = PG_ARGISNULL(3) ? source : REHOME_ARG_TEXT(3);
 
 	if (name == NULL || name[0] == '\0' || PG_ARGISNULL(4) || PG_ARGISNULL(5) || PG_ARGISNULL(6))
 		ereport(ERROR,
@@ -71,7 +71,7 @@ rehome_add_query(PG_FUNCTION_ARGS)
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				errmsg("factor must be at least 1 and noise at least 0"));
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_trust_migration(fcinfo);
+	migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(&call, migration);
 	slice = linitial(rehome_slices_get(migration, NameStr(*PG_GETARG_NAME(4))));
 	rehome_stated_require_select(source, "source_sql");
@@ -122,7 +122,7 @@ rehome_drop_query(PG_FUNCTION_ARGS)
 				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				errmsg("the query's name must be given"));
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_trust_migration(fcinfo);
+	migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(&call, migration);
 	require_query(migration, NameStr(*PG_GETARG_NAME(1)));
 	rehome_spi("DELETE FROM rehome.query_definition WHERE migration_id = $1 AND name = $2::name", "it",
@@ -221,7 +221,7 @@ run_query(RehomeSides *sides, RehomeQuery *query, int repetitions, QueryResult *
  * keep stores one result and puts its row.
  */
 static void
-keep(FunctionCallInfo fcinfo, RehomeSides *sides, RehomeQuery *query, QueryResult *result)
+keep(RehomeSink *sink, RehomeSides *sides, RehomeQuery *query, QueryResult *result)
 {
 	bool		ran = strcmp(result->status, "error") != 0;
 	char	   *counts[3] = {psprintf(INT64_FORMAT, result->rows[0]), psprintf(INT64_FORMAT, result->rows[1]),
@@ -237,7 +237,7 @@ keep(FunctionCallInfo fcinfo, RehomeSides *sides, RehomeQuery *query, QueryResul
 			   ran ? counts[2] : NULL, ran ? times[0] : NULL, ran ? times[1] : NULL, ran ? times[2] : NULL,
 			   result->slower, result->only, result->slower ? result->plan[0] : NULL,
 			   result->slower ? result->plan[1] : NULL, result->message, sides->snapshot);
-	rehome_trust_put(fcinfo, (char *[]) {sides->slice->name, query->name, (char *) result->status,
+	rehome_sink_put(sink, (char *[]) {sides->slice->name, query->name, (char *) result->status,
 										 ran ? counts[0] : NULL, ran ? counts[1] : NULL, ran ? counts[2] : NULL,
 										 ran ? times[0] : NULL, ran ? times[1] : NULL, ran ? times[2] : NULL,
 										 result->slower ? "t" : "f", result->message});
@@ -275,7 +275,7 @@ queries_of(RehomeSlice *slice, const char *names)
  * run_slice runs the queries of a slice; returns how many there were.
  */
 static int
-run_slice(RehomeCall *call, FunctionCallInfo fcinfo, RehomeSlice *slice, const char *names, int repetitions)
+run_slice(RehomeCall *call, RehomeSink *sink, RehomeSlice *slice, const char *names, int repetitions)
 {
 	List	   *queries = queries_of(slice, names);
 	MemoryContext context;
@@ -296,7 +296,7 @@ run_slice(RehomeCall *call, FunctionCallInfo fcinfo, RehomeSlice *slice, const c
 		run_query(sides, lfirst(lc), repetitions, &result);
 		different += strcmp(result.status, "equal") != 0;
 		slower += result.slower;
-		keep(fcinfo, sides, lfirst(lc), &result);
+		keep(sink, sides, lfirst(lc), &result);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(context);
 	}
@@ -315,6 +315,7 @@ Datum
 rehome_run_queries(PG_FUNCTION_ARGS)
 {
 	RehomeCall	call;
+	RehomeSink	sink;
 	RehomeMigration *migration;
 	char	   *names = PG_ARGISNULL(2) ? NULL : rehome_trust_array(fcinfo, 2, "the queries");
 	int			n = 0;
@@ -324,14 +325,14 @@ rehome_run_queries(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				errmsg("repetitions must be between 1 and 1000"));
-	InitMaterializedSRF(fcinfo, 0);
+	rehome_sink_begin(&sink, fcinfo);
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_trust_migration(fcinfo);
+	migration = rehome_migration_argument(fcinfo);
 	if (names != NULL)
 		foreach(lc, rehome_name_list(names))
 			require_query(migration, lfirst(lc));
 	foreach(lc, rehome_slices_get(migration, PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1))))
-		n += run_slice(&call, fcinfo, lfirst(lc), names, PG_GETARG_INT32(3));
+		n += run_slice(&call, &sink, lfirst(lc), names, PG_GETARG_INT32(3));
 	if (n == 0)
 		ereport(NOTICE,
 				errmsg("there is no query to run"),

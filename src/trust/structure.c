@@ -15,7 +15,6 @@
  */
 #include "postgres.h"
 
-#include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "remote/connection.h"
@@ -23,6 +22,7 @@
 #include "trust/sql/structure_compare.sql.h"
 #include "trust/sql/structure_facts.sql.h"
 #include "trust/trust.h"
+#include "util/sink.h"
 #include "util/name.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
@@ -166,7 +166,7 @@ tables_array(RehomeSlice *slice, List *maps)
  * key; returns how many.
  */
 static int
-put_orphans(FunctionCallInfo fcinfo, RehomeSlice *slice, List *maps, char **difference)
+put_orphans(RehomeSink *sink, RehomeSlice *slice, List *maps, char **difference)
 {
 	RehomeTableMap *child = list_nth(maps, rehome_int(difference[DIFF_N]));
 	RehomeTableMap *parent = list_nth(maps, rehome_int(difference[DIFF_REF]));
@@ -195,7 +195,7 @@ put_orphans(FunctionCallInfo fcinfo, RehomeSlice *slice, List *maps, char **diff
 								  " ORDER BY 1 LIMIT %d", key.data, rehome_relation_name(child->target), known.data,
 								  rehome_relation_name(parent->target), same.data, MAX_ORPHANS));
 	for (int i = 0; i < rows->n; i++)
-		rehome_trust_put(fcinfo, (char *[]) {difference[DIFF_OBJECT], "orphan", NULL, rows->value[i][0], "f", NULL});
+		rehome_sink_put(sink, (char *[]) {difference[DIFF_OBJECT], "orphan", NULL, rows->value[i][0], "f", NULL});
 	return rows->n;
 }
 
@@ -203,7 +203,7 @@ put_orphans(FunctionCallInfo fcinfo, RehomeSlice *slice, List *maps, char **diff
  * compare_slice puts a row each difference of a slice's tables.
  */
 static void
-compare_slice(FunctionCallInfo fcinfo, RehomeSlice *slice)
+compare_slice(RehomeSink *sink, RehomeSlice *slice)
 {
 	List	   *maps = rehome_table_maps_require(slice);
 	List	   *schemas[2] = {NIL, NIL};
@@ -247,11 +247,11 @@ compare_slice(FunctionCallInfo fcinfo, RehomeSlice *slice)
 		CHECK_FOR_INTERRUPTS();
 		if (!rehome_bool(v[DIFF_INTENDED]))
 			unintended++;
-		rehome_trust_put(fcinfo, v);
+		rehome_sink_put(sink, v);
 		if (strcmp(v[DIFF_KIND], "foreign key") == 0 && v[DIFF_REF] != NULL && v[DIFF_SOURCE] != NULL &&
 			(v[DIFF_TARGET] == NULL || strstr(v[DIFF_TARGET], "not valid") != NULL))
 		{
-			int			orphans = put_orphans(fcinfo, slice, maps, v);
+			int			orphans = put_orphans(sink, slice, maps, v);
 
 			differences += orphans;
 			unintended += orphans;
@@ -271,12 +271,13 @@ Datum
 rehome_structure(PG_FUNCTION_ARGS)
 {
 	RehomeCall	call;
+	RehomeSink	sink;
 	ListCell   *lc;
 
-	InitMaterializedSRF(fcinfo, 0);
+	rehome_sink_begin(&sink, fcinfo);
 	rehome_call_begin(&call, fcinfo);
-	foreach(lc, rehome_slices_get(rehome_trust_migration(fcinfo), PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1))))
-		compare_slice(fcinfo, lfirst(lc));
+	foreach(lc, rehome_slices_get(rehome_migration_argument(fcinfo), PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1))))
+		compare_slice(&sink, lfirst(lc));
 	rehome_call_end(&call);
 	return (Datum) 0;
 }

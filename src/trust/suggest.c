@@ -17,7 +17,6 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "mapping/mapping.h"
 #include "miscadmin.h"
@@ -27,6 +26,7 @@
 #include "trust/sql/source_rules.sql.h"
 #include "trust/sql/top_queries.sql.h"
 #include "trust/trust.h"
+#include "util/sink.h"
 #include "util/name.h"
 #include "util/stated.h"
 #include "utils/builtins.h"
@@ -486,20 +486,21 @@ Datum
 rehome_suggest_checks(PG_FUNCTION_ARGS)
 {
 	RehomeCall	call;
+	RehomeSink	sink;
 	RehomeMigration *migration;
 	RehomeRows *rows;
 	ListCell   *lc;
 
-	InitMaterializedSRF(fcinfo, 0);
+	rehome_sink_begin(&sink, fcinfo);
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_trust_migration(fcinfo);
+	migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(&call, migration);
 	foreach(lc, rehome_slices_get(migration, NULL))
 		suggest_slice(lfirst(lc));
 	rows = rehome_spi("SELECT kind, name, layer, source_sql, target_sql, key, reason, adopted_at IS NOT NULL"
 					  " FROM rehome.check_suggestion WHERE migration_id = $1 ORDER BY kind, name", "i", migration->id);
 	for (int i = 0; i < rows->n; i++)
-		rehome_trust_put(fcinfo, rows->value[i]);
+		rehome_sink_put(&sink, rows->value[i]);
 	rehome_call_end(&call);
 	return (Datum) 0;
 }
@@ -520,7 +521,7 @@ rehome_adopt_checks(PG_FUNCTION_ARGS)
 	uint64		n;
 
 	rehome_call_begin(&call, fcinfo);
-	migration = rehome_trust_migration(fcinfo);
+	migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(&call, migration);
 	path = rehome_stated_path(&call);
 	unknown = rehome_spi_value("SELECT string_agg(quote_ident(i), ', ' ORDER BY i) FROM unnest($2::name[]) AS i WHERE NOT EXISTS"

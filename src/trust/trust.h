@@ -13,13 +13,8 @@
 #include "util/problems.h"
 #include "util/spi.h"
 
-#define TRUST_TEXT(n) (PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n)))
-#define TRUST_NAME(n) (PG_ARGISNULL(n) ? NULL : pstrdup(NameStr(*PG_GETARG_NAME(n))))
-
-extern RehomeMigration *rehome_trust_migration(FunctionCallInfo fcinfo);
 extern char *rehome_trust_array(FunctionCallInfo fcinfo, int n, const char *what);
 extern char *rehome_trust_required(FunctionCallInfo fcinfo, int n, const char *what);
-extern void rehome_trust_put(FunctionCallInfo fcinfo, char **values);
 
 /* criterion.c: columns of sql/scorecard.sql */
 enum

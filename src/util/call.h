@@ -9,6 +9,11 @@
 #define REHOME_CALL_H
 
 #include "fmgr.h"
+#include "utils/builtins.h"
+
+/* An argument of a SQL function, of type text or name; NULL for null. */
+#define REHOME_ARG_TEXT(n) (PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n)))
+#define REHOME_ARG_NAME(n) (PG_ARGISNULL(n) ? NULL : pstrdup(NameStr(*PG_GETARG_NAME(n))))
 
 typedef struct RehomeCall
 {

@@ -7,8 +7,7 @@
  */
 #include "postgres.h"
 
-#include "document/document.h"
-#include "utils/memutils.h"
+#include "util/sink.h"
 
 /*
  * rehome_sink_begin prepares a set-returning function to put its rows.
