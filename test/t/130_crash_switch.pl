@@ -336,7 +336,7 @@ $pair->sql_target(q{CALL rehome.rollback('m')});
 	# recover() has seen that the source has not taken over, and waits for the
 	# row that says so, when the COMMIT comes after all and writers go on.
 	my $park = hold_lock($target, debug_lock());
-	my $recover = start_psql($target, q{CALL rehome.recover('m')}, name => 'recoverer', debug_point => 'reverse-applied:wait');
+	my $recover = start_psql($target, q{SET rehome.lock_timeout = '1min'; CALL rehome.recover('m')}, name => 'recoverer', debug_point => 'reverse-applied:wait');
 	ok(wait_until($source, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name LIKE 'pg_rehome recover%' AND wait_event_type = 'Lock'}),
 		"$name: recover() waits for the source's row");
 	let_go($lock);
