@@ -14,6 +14,7 @@ OBJS = \
 	src/document/import.o src/document/lineage.o src/document/lint.o src/document/lint_sample.o src/document/mapping_document.o src/document/similar.o src/document/suggest.o \
 	src/copy/chunk.o src/copy/copy.o src/copy/load.o src/copy/reader.o src/copy/saved_object.o src/copy/sieve.o src/copy/stream.o src/copy/worker.o \
 	src/apply/apply.o src/apply/forward.o src/apply/inverse.o src/apply/retry.o src/apply/reverse.o \
+	src/derive/compare_derived.o src/derive/define_derived.o src/derive/derive.o src/derive/identity.o src/derive/install.o src/derive/landing.o \
 	src/verify/compare.o src/verify/discrepancy.o src/verify/scope.o src/verify/verify.o \
 	src/trust/check.o src/trust/criterion.o src/trust/discrepancy.o src/trust/gate.o src/trust/query.o src/trust/sides.o src/trust/structure.o src/trust/suggest.o src/trust/trust.o \
 	src/cutover/cutover.o src/cutover/finish.o src/cutover/freeze.o src/cutover/recover.o src/cutover/rollback.o src/cutover/sequence.o \
@@ -23,7 +24,7 @@ OBJS = \
 
 # The install script: one file a topic, in this order.
 SQL_PARTS = $(addprefix src/extension/, \
-	00_schema.sql 10_define.sql 12_rules.sql 14_document.sql 20_move.sql 30_views.sql 42_drift.sql 44_trust.sql 45_check.sql 46_criterion.sql 47_suggest.sql 48_structure.sql 90_grants.sql)
+	00_schema.sql 10_define.sql 12_rules.sql 14_document.sql 16_derive.sql 20_move.sql 30_views.sql 42_drift.sql 44_trust.sql 45_check.sql 46_criterion.sql 47_suggest.sql 48_structure.sql 90_grants.sql)
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
 
 # SQL that C sends somewhere: compiled in as string constants.
@@ -32,7 +33,7 @@ REMOTE_SQL_H = $(REMOTE_SQL:.sql=.sql.h)
 
 EXTRA_CLEAN = $(EXTENSION)--$(EXTVERSION).sql $(REMOTE_SQL_H) tmp_check tmp_check_iso output_iso results
 
-REGRESS = define document guc lineage lint suggest views state oneoff source rules trust checks structure
+REGRESS = define derive document guc lineage lint suggest views state oneoff source rules trust checks structure
 REGRESS_OPTS = --temp-instance=tmp_check --temp-config=test/regress.conf
 ISOLATION = define_start guard_writers late_commit late_commit_back lock_timeout old_snapshot pause_batch same_target
 ISOLATION_OPTS = --temp-instance=tmp_check_iso --temp-config=test/regress.conf --inputdir=test/isolation

@@ -11,7 +11,8 @@
  *		K  := distinct keys in the change tables, visible in S1, not in S0
  *		the rows of K as of S1, and which of K have none
  *	target, one transaction:
- *		delete, update, insert (apply.c); position := S1
+ *		delete, update, insert (apply.c); what is derived of them (derive.c);
+ *		position := S1
  *
  * If anything dies before the target's commit, the position is still S0 and
  * the next batch covers the same changes and more; reading rows and not
@@ -61,6 +62,7 @@
 #include "capture/capture.h"
 #include "copy/sieve.h"
 #include "copy/stream.h"
+#include "derive/derive.h"
 #include "errors.h"
 #include "guc.h"
 #include "miscadmin.h"
@@ -672,6 +674,8 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeBatch
 	}
 	foreach(lc, rehome_maps_behind(maps))
 		rehome_map_caught_up(lfirst(lc));
+	if (batch->ntables > 0 || !slice->lazy_position)
+		rehome_derive(slice, false);
 	if (inspected)
 		rehome_spi("UPDATE rehome.slice SET source_print = $2 WHERE id = $1", "it",
 				   slice->id, poll->value[0][4]);

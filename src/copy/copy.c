@@ -34,6 +34,7 @@
 #include "capture/capture.h"
 #include "catalog/definition.h"
 #include "copy/copy.h"
+#include "derive/derive.h"
 #include "errors.h"
 #include "guc.h"
 #include "miscadmin.h"
@@ -77,6 +78,7 @@ void
 rehome_copy_begin(RehomeCall *call, RehomeSlice *slice)
 {
 	List	   *maps = rehome_table_maps_require(slice);
+	int			ntables = list_length(maps);
 
 	rehome_slice_require(slice, "start", REHOME_PLANNED, REHOME_PLANNED);
 	if (maps == NIL)
@@ -86,12 +88,13 @@ rehome_copy_begin(RehomeCall *call, RehomeSlice *slice)
 					   slice->name, slice->migration->name),
 				errhint("SELECT rehome.add_table(%s, '<source>', '<target>');",
 						quote_literal_cstr(slice->migration->name)));
+	maps = list_concat(maps, rehome_derived_targets(slice));
 	rehome_targets_lock(maps, AccessExclusiveLock);
 	require_empty(slice, maps);
 	if (slice->migration->live)
 		rehome_target_guard(slice, maps);
 	rehome_slice_set_state(slice, REHOME_COPYING, "copy",
-						   psprintf("copy of %d tables begins", list_length(maps)),
+						   psprintf("copy of %d tables begins", ntables),
 						   rehome_rules_detail(slice, NULL));
 }
 
@@ -107,6 +110,7 @@ report_done(RehomeSlice *slice, TimestampTz began)
 	sums = rehome_spi("SELECT coalesce(sum(c.rows), 0), coalesce(sum(c.bytes), 0), count(DISTINCT t.id)"
 					  " FROM rehome.table_map t LEFT JOIN rehome.chunk c ON c.table_map_id = t.id"
 					  " WHERE t.slice_id = $1", "i", slice->id);
+	rehome_derive(slice, true);
 	rehome_slice_set_state(slice, REHOME_SYNCING, "copied",
 						   psprintf("copied %s rows of %s tables in %.1f s",
 									sums->value[0][0], sums->value[0][2], seconds),

@@ -13,7 +13,7 @@
  *				or an index build once writers wait
  *	 lock		SHARE ROW EXCLUSIVE at the source, before its transaction takes
  *				a snapshot: from here to the end writers wait (the freeze)
- *	 final		the last batch, in that transaction
+ *	 final		the last batch, in that transaction, and what is derived of it
  *	 sequences	carried over
  *	 fence		closed at the source, in the same transaction
  *	 switch		guard off, capture on, state cut_over: all local
@@ -43,6 +43,7 @@
 #include "catalog/definition.h"
 #include "commands/dbcommands.h"
 #include "cutover/cutover.h"
+#include "derive/derive.h"
 #include "errors.h"
 #include "guc.h"
 #include "miscadmin.h"
@@ -110,6 +111,7 @@ check_gates(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way)
 
 	rehome_problems_init(&problems);
 	add_drift(&problems, slice);
+	rehome_derive_gates(slice, &problems);
 	rows = rehome_spi("SELECT format('%s of %s has not been rebuilt.', o.name, o.relation)"
 					  " FROM rehome.saved_object o JOIN rehome.table_map t ON t.id = o.table_map_id"
 					  " WHERE t.slice_id = $1 AND o.rebuilt_at IS NULL ORDER BY o.id", "i", slice->id);
@@ -216,6 +218,7 @@ prepare(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps, bool
 	{
 		if (!drain(call, conn, slice, maps))
 			return false;
+		rehome_derive(slice, true);
 		check_gates(conn, slice, maps, one_way);
 		if (!call->nonatomic || rehome_target_covered(maps))
 			return true;
@@ -279,8 +282,10 @@ switch_over(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way,
 	rehome_debug_point("frozen");
 	if (!rehome_forward_try(conn, slice, maps, &batch))
 		elog(ERROR, "a locked table was truncated");
+	rehome_derive(slice, true);
 	rehome_problems_init(&problems);
 	add_drift(&problems, slice);	/* since the gates were looked at */
+	rehome_derive_gates(slice, &problems);
 	rehome_problems_raise(&problems, "slice \"%s\" of migration \"%s\" cannot be cut over",
 						  slice->name, migration->name);
 	rehome_freeze_check(freeze, "the final batch");
@@ -301,6 +306,7 @@ switch_over(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way,
 				   map->id, rehome_target_partitions(map->target));
 	}
 	rehome_target_switch(maps, false, !one_way);
+	rehome_derived_switch(slice, false, !one_way);
 	rehome_spi("UPDATE rehome.slice SET one_way = $2 WHERE id = $1", "ib", slice->id, one_way);
 	rehome_slice_set_state(slice, REHOME_CUT_OVER, "cutover", "authority is with the target",
 						   rehome_freeze_detail(freeze, batch.nrows));
@@ -334,7 +340,7 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 	conn = rehome_slice_connect(slice, "cutover");
 	if (!prepare(call, conn, slice, maps, one_way))
 		return;
-	rehome_targets_lock(maps, ShareRowExclusiveLock);
+	rehome_targets_lock(list_concat_copy(maps, rehome_derived_maps(slice)), ShareRowExclusiveLock);
 	rehome_target_install(slice, maps, true);
 	freeze.rules = rehome_rules_hash(slice);
 

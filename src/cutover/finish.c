@@ -19,6 +19,7 @@
 #include "capture/capture.h"
 #include "copy/copy.h"
 #include "cutover/cutover.h"
+#include "derive/derive.h"
 #include "errors.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
@@ -72,9 +73,12 @@ rehome_complete_slice(RehomeCall *call, RehomeSlice *slice)
 			if (!slice->one_way && rehome_reverse_batch(conn, slice, maps, NULL, false) < 0)
 				rehome_raise_both(slice);
 			rehome_conn_close(conn);
-			rehome_targets_lock(maps, AccessExclusiveLock);
+			rehome_targets_lock(list_concat_copy(maps, rehome_derived_maps(slice)), AccessExclusiveLock);
 			rehome_target_remove(maps);
 		}
+		else
+			rehome_targets_lock(rehome_derived_maps(slice), AccessExclusiveLock);
+		rehome_derived_remove(slice);
 		rehome_slice_set_state(slice, REHOME_COMPLETED, "complete", "the migration is complete", NULL);
 		rehome_call_commit(call);
 	}
@@ -151,14 +155,15 @@ rehome_cancel_slice(RehomeCall *call, RehomeSlice *slice)
 		if (slice->restored)
 			rehome_slice_require_running(slice);	/* the source is somebody else's */
 		require_source_authority(slice);
-		if (slice->state != REHOME_PLANNED)
-			rehome_targets_lock(maps, AccessExclusiveLock);
+		rehome_targets_lock(list_concat(slice->state == REHOME_PLANNED ? NIL : list_copy(maps), rehome_derived_maps(slice)),
+							AccessExclusiveLock);
 		rehome_slice_set_state(slice, REHOME_CANCELLED, "cancel", unfinished ?
 							   "cancelled; the rows copied so far are removed" : "cancelled", NULL);
 		if (unfinished)
 			empty_targets(slice, maps);
 		rehome_saved_rebuild(slice);
 		rehome_target_remove(maps);
+		rehome_derived_remove(slice);
 		rehome_call_commit(call);
 	}
 	clean_source(slice, maps, false);

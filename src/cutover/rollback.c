@@ -28,6 +28,7 @@
 #include "apply/apply.h"
 #include "capture/capture.h"
 #include "cutover/cutover.h"
+#include "derive/derive.h"
 #include "errors.h"
 #include "guc.h"
 #include "remote/query.h"
@@ -75,7 +76,7 @@ rehome_rollback_slice(RehomeCall *call, RehomeSlice *slice)
 
 	ereport(NOTICE, errmsg("slice \"%s\": draining back to the source", slice->name));
 	drain(call, conn, slice, maps);
-	rehome_targets_lock(maps, ShareRowExclusiveLock);
+	rehome_targets_lock(list_concat_copy(maps, rehome_derived_maps(slice)), ShareRowExclusiveLock);
 	rehome_freeze_begin(&freeze);
 	rehome_debug_point("frozen");
 	if (!rehome_give_back(conn, slice, maps, &tail))
@@ -84,6 +85,8 @@ rehome_rollback_slice(RehomeCall *call, RehomeSlice *slice)
 
 	rehome_target_install(slice, maps, false);	/* for partitions added since */
 	rehome_target_switch(maps, true, false);
+	rehome_derived_switch(slice, true, false);
+	rehome_derive_again(slice);
 	rehome_slice_set_state(slice, REHOME_ROLLING_BACK, "rollback", "authority has left the target",
 						   rehome_freeze_detail(&freeze, 0));
 	freeze.event = rehome_last_event();

@@ -47,7 +47,9 @@ GRANT EXECUTE ON FUNCTION
     rehome.mapping_document(name),
     rehome.mapping_document_markdown(name),
     rehome.export_migration(name),
-    rehome.definition_hash(name, name)
+    rehome.definition_hash(name, name),
+    rehome.rule_first(anyelement, anyelement),
+    rehome.survivor(anyelement)
     TO rehome_reader;
 
 GRANT EXECUTE ON FUNCTION
@@ -60,7 +62,8 @@ GRANT EXECUTE ON FUNCTION
     rehome.pause_table(name, regclass, text),
     rehome.resume_table(name, regclass),
     rehome.verify(name, name, text, regclass, float8, int, text),
-    rehome.retry(name, regclass, text)
+    rehome.retry(name, regclass, text),
+    rehome.refresh_derived(name, name)
     TO rehome_operator;
 GRANT EXECUTE ON PROCEDURE
     rehome.start(name, name),
@@ -83,7 +86,12 @@ GRANT EXECUTE ON FUNCTION
     rehome.set_table_rule(name, regclass, text, text, name, regclass),
     rehome.recopy(name, regclass),
     rehome.import_migration(jsonb, name, name, jsonb),
-    rehome.accept_quarantine(name, text, regclass, text)
+    rehome.accept_quarantine(name, text, regclass, text),
+    rehome.land_table(name, regclass, name, name, name[], boolean, name),
+    rehome.add_derived(name, name, regclass, text, jsonb, name[], name[], regproc, name, text),
+    rehome.drop_derived(name, name),
+    rehome.add_identity(name, name, regclass, regclass, regclass, text, jsonb, regclass, regproc, text),
+    rehome.add_identity_reference(name, name, regclass, name, name, regproc)
     TO rehome_admin;
 GRANT EXECUTE ON PROCEDURE
     rehome.cutover(name, name, boolean),

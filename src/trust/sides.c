@@ -119,17 +119,3 @@ rehome_sides_rows(RehomeSides *sides, bool source, const RehomeStated *stated,
 						 REHOME_RESULT_ROWS);
 	return wrong;
 }
-
-/*
- * rehome_stated_trim returns a query without what may follow it: blanks and
- * semicolons.
- */
-char *
-rehome_stated_trim(const char *sql)
-{
-	size_t		len = strlen(sql);
-
-	while (len > 0 && strchr("; \t\r\n", sql[len - 1]) != NULL)
-		len--;
-	return pnstrdup(sql, len);
-}

@@ -32,6 +32,5 @@ extern char *rehome_sides_run(RehomeSides *sides, bool source, const RehomeState
 							  const char *sql, RehomeRows **rows);
 extern char *rehome_sides_rows(RehomeSides *sides, bool source, const RehomeStated *stated,
 							   const char *expression, const char *sql, RehomeRows **rows);
-extern char *rehome_stated_trim(const char *sql);
 
 #endif							/* REHOME_SIDES_H */

@@ -141,6 +141,7 @@ take_down(RehomeCall *call)
 void
 rehome_call_begin(RehomeCall *call, FunctionCallInfo fcinfo)
 {
+	call->outer_commit_mode = commit_mode;
 	commit_mode = COMMIT_AS_SET;
 	call->context = CurrentMemoryContext;
 	call->caller = GetUserId();
@@ -198,6 +199,7 @@ void
 rehome_call_end(RehomeCall *call)
 {
 	take_down(call);
+	commit_mode = call->outer_commit_mode;
 	if (SPI_finish() != SPI_OK_FINISH)
 		elog(ERROR, "could not disconnect from SPI");
 	MemoryContextSwitchTo(call->context);

@@ -23,6 +23,7 @@ typedef struct RehomeCall
 	Oid			saved_user;		/* restored by the end */
 	int			saved_context;
 	int			guc_level;
+	int			outer_commit_mode;	/* of the frame this one is called from, if any */
 	bool		pushed_snapshot;	/* there was none: we run outside a portal */
 	char	   *search_path;	/* the caller's, for expressions being defined */
 	MemoryContext context;		/* current before the frame, and inside it */

@@ -64,6 +64,20 @@ rehome_stated_path(RehomeCall *call)
 }
 
 /*
+ * rehome_stated_trim returns a query without what may follow it: blanks and
+ * semicolons.
+ */
+char *
+rehome_stated_trim(const char *sql)
+{
+	size_t		len = strlen(sql);
+
+	while (len > 0 && strchr("; \t\r\n", sql[len - 1]) != NULL)
+		len--;
+	return pnstrdup(sql, len);
+}
+
+/*
  * rehome_stated_require_select raises unless the text is one SELECT, which
  * what names.
  */
@@ -109,24 +123,57 @@ set_as(const char *name, const char *value)
 }
 
 /*
- * rehome_stated_run runs a query, with a text as $1 if there is one, and
- * returns its rows.  EXPLAIN is a query here too.
+ * rehome_stated_enter_writing makes the settings those something stated is run
+ * with that may write; the result is for rehome_stated_leave().  An abort
+ * leaves too.
  */
-RehomeRows *
-rehome_stated_run(const RehomeStated *stated, const char *sql, const char *parameter)
+int
+rehome_stated_enter_writing(const RehomeStated *stated)
 {
 	int			level = NewGUCNestLevel();
-	bool		explain = pg_strncasecmp(sql, "EXPLAIN", 7) == 0;
-	RehomeAs	as;
-	RehomeRows *rows;
 
 	set_as("search_path", stated->search_path);
+	return level;
+}
+
+/*
+ * rehome_stated_enter does the same for a query, which may not.
+ */
+int
+rehome_stated_enter(const RehomeStated *stated)
+{
+	int			level = rehome_stated_enter_writing(stated);
+
 	set_as("transaction_read_only", "on");
 	if (stated->as_client)
 	{
 		set_as("jit", GetConfigOptionResetString("jit"));
 		set_as("random_page_cost", GetConfigOptionResetString("random_page_cost"));
 	}
+	return level;
+}
+
+/*
+ * rehome_stated_leave puts the settings back.
+ */
+void
+rehome_stated_leave(int level)
+{
+	AtEOXact_GUC(true, level);
+}
+
+/*
+ * rehome_stated_run runs a query, with a text as $1 if there is one, and
+ * returns its rows.  EXPLAIN is a query here too.
+ */
+RehomeRows *
+rehome_stated_run(const RehomeStated *stated, const char *sql, const char *parameter)
+{
+	int			level = rehome_stated_enter(stated);
+	bool		explain = pg_strncasecmp(sql, "EXPLAIN", 7) == 0;
+	RehomeAs	as;
+	RehomeRows *rows;
+
 	rehome_become(&as, stated->owner);
 	/* utility commands are writes to SPI; the transaction knows better */
 	if (explain)
@@ -136,7 +183,7 @@ rehome_stated_run(const RehomeStated *stated, const char *sql, const char *param
 	else
 		rows = rehome_spi_read(sql, "");
 	rehome_become_self(&as);
-	AtEOXact_GUC(true, level);
+	rehome_stated_leave(level);
 	return rows;
 }
 

@@ -22,8 +22,12 @@ typedef struct RehomeStated
 } RehomeStated;
 
 extern char *rehome_stated_path(RehomeCall *call);
+extern char *rehome_stated_trim(const char *sql);
 extern void rehome_stated_require_select(const char *sql, const char *what);
 extern void rehome_stated_require_expression(const char *expression, const char *what);
+extern int	rehome_stated_enter_writing(const RehomeStated *stated);
+extern int	rehome_stated_enter(const RehomeStated *stated);
+extern void rehome_stated_leave(int level);
 extern RehomeRows *rehome_stated_run(const RehomeStated *stated, const char *sql,
 									 const char *parameter);
 extern ErrorData *rehome_stated_try(const RehomeStated *stated, const char *sql,

@@ -18,6 +18,7 @@
 #include "apply/apply.h"
 #include "capture/capture.h"
 #include "catalog/definition.h"
+#include "derive/derive.h"
 #include "errors.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -177,6 +178,8 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 		nulls[11] = true;
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
+	if (slice->state == REHOME_SYNCING && rehome_scope_is_whole(scope))
+		rehome_verify_derived(slice, target, snapshot, rsinfo, &ntables, &failed);
 	PopActiveSnapshot();
 	if (conn != NULL)
 	{
@@ -253,7 +256,11 @@ rehome_verify(PG_FUNCTION_ARGS)
 	if (scope.filter != NULL)
 		rehome_require_owner(&call, migration); /* it is run with his rights */
 	if (OidIsValid(target))
-		slice_id = rehome_table_map_of(migration, target)->slice_id;
+	{
+		slice_id = rehome_derived_slice(migration, target);
+		if (slice_id == 0)
+			slice_id = rehome_table_map_of(migration, target)->slice_id;
+	}
 	foreach(lc, rehome_slices_get(migration, PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1))))
 	{
 		RehomeSlice *slice = lfirst(lc);

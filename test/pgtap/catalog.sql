@@ -20,9 +20,10 @@ SELECT set_eq($$SELECT nspname::text FROM pg_namespace WHERE nspname LIKE 'rehom
 SELECT tables_are('rehome', ARRAY['migration', 'slice', 'table_map', 'column_map', 'chunk', 'saved_object',
                                   'event', 'discrepancy', 'quarantine', 'drift',
                                   'acceptance', 'discrepancy_history', 'check_definition', 'check_result',
-                                  'query_definition', 'query_result', 'criterion', 'check_suggestion']);
+                                  'query_definition', 'query_result', 'criterion', 'check_suggestion',
+                                  'derivation', 'derivation_input', 'derivation_pending']);
 SELECT views_are('rehome', ARRAY['status', 'progress', 'state_transition', 'discrepancy_trend',
-                                 'check_status', 'query_status']);
+                                 'check_status', 'query_status', 'derived']);
 SELECT tables_are('rehome_change', ARRAY[]::name[]);
 SELECT functions_are('rehome', ARRAY[
     'create_migration', 'add_slice', 'add_table', 'add_schema', 'map_column', 'drop_migration',
@@ -35,6 +36,8 @@ SELECT functions_are('rehome', ARRAY[
     'add_rule', 'set_table_rule', 'recopy', 'retry', 'accept_quarantine', 'rules_hash',
     'rule_refuse', 'rule_valid', 'rule_range', 'rule_blank_to_null', 'rule_control', 'rule_html', 'rule_entities',
     'rule_json', 'rule_zero_date', 'rule_epoch', 'rule_unsigned', 'rule_number', 'rule_lookup',
+    'land_table', 'add_derived', 'drop_derived', 'refresh_derived', 'note_input', 'write_back', 'survivor', 'rule_first',
+    'add_identity', 'add_identity_reference',
     'classify', 'resolve', 'accept', 'revoke_acceptance', 'add_check', 'drop_check', 'run_checks', 'report_check',
     'add_query', 'drop_query', 'run_queries', 'set_criterion', 'drop_criterion', 'scorecard', 'suggest_checks', 'adopt_checks', 'structure'
 ]);
@@ -46,14 +49,14 @@ SELECT set_eq($$SELECT proname::text FROM pg_proc WHERE pronamespace = 'rehome':
               'the procedures');
 SELECT set_eq($$SELECT proname::text FROM pg_proc WHERE pronamespace = 'rehome'::regnamespace
                  AND prorettype = 'trigger'::regtype$$,
-              ARRAY['guard', 'capture', 'record_drift'], 'the trigger functions');
+              ARRAY['guard', 'capture', 'record_drift', 'note_input', 'write_back'], 'the trigger functions');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
-                   WHERE pronamespace = 'rehome'::regnamespace AND l.lanname NOT IN ('c', 'sql')$$,
+                   WHERE pronamespace = 'rehome'::regnamespace AND prokind <> 'a' AND l.lanname NOT IN ('c', 'sql')$$,
                 'every function is in C, or plain SQL');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE pronamespace = 'rehome'::regnamespace
                    AND probin <> '$libdir/pg_rehome'$$, 'and in this library');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE pronamespace = 'rehome'::regnamespace
-                   AND provolatile = 'i' AND proname NOT LIKE 'rule\_%'$$, 'none claims to be immutable, but what rules are made of');
+                   AND provolatile = 'i' AND prokind <> 'a' AND proname NOT LIKE 'rule\_%'$$, 'none claims to be immutable, but what rules are made of');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
                    WHERE pronamespace = 'rehome'::regnamespace AND l.lanname = 'sql'
                      AND NOT coalesce(proconfig::text LIKE '%search_path=%', false)$$, 'SQL pins its search_path');

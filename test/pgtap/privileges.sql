@@ -36,7 +36,9 @@ INSERT INTO least VALUES
     ('accept_quarantine', 'rehome_admin'), ('retry', 'rehome_operator'),
     ('pause_table', 'rehome_operator'), ('resume_table', 'rehome_operator'),
     ('set_drift_policy', 'rehome_admin'), ('repair_drift', 'rehome_admin'), ('accept_drift', 'rehome_admin'),
-    ('guard', NULL), ('capture', NULL), ('record_drift', NULL);
+    ('add_derived', 'rehome_admin'), ('drop_derived', 'rehome_admin'), ('refresh_derived', 'rehome_operator'), ('land_table', 'rehome_admin'),
+    ('add_identity', 'rehome_admin'), ('add_identity_reference', 'rehome_admin'), ('survivor', 'rehome_reader'),
+    ('guard', NULL), ('capture', NULL), ('record_drift', NULL), ('note_input', NULL), ('write_back', NULL);
 INSERT INTO least SELECT DISTINCT proname, 'rehome_reader'::name FROM pg_proc
  WHERE pronamespace = 'rehome'::regnamespace AND proname LIKE 'rule\_%';
 SELECT set_eq($$SELECT function FROM least$$,

@@ -1,0 +1,208 @@
+/*-------------------------------------------------------------------------
+ *
+ * compare_derived.c
+ *	  Verifying derived data: its query is run once more, under the snapshot
+ *	  of the verification, and compared with what the target has.
+ *
+ * What the query reads has been compared with the source by then.  While the
+ * target has authority the application writes to derived tables, and there is
+ * nothing to compare.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "apply/apply.h"
+#include "derive/derive.h"
+#include "miscadmin.h"
+#include "remote/query.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+#include "verify/discrepancy.h"
+
+#define FETCH_ROWS 1000
+
+/*
+ * difference_sql returns the query for what differs between the target and
+ * the rows on hand: kind, key, columns, and both rows as jsonb.
+ */
+static char *
+difference_sql(RehomeDerivation *derivation, RehomeMapping *mapping)
+{
+	StringInfoData sql;
+	StringInfoData key;
+	StringInfoData differing;
+	StringInfoData query_row;
+	StringInfoData target_row;
+
+	initStringInfo(&sql);
+	initStringInfo(&key);
+	initStringInfo(&differing);
+	initStringInfo(&query_row);
+	initStringInfo(&target_row);
+	for (int i = 0; i < mapping->ncolumns; i++)
+	{
+		const char *name = quote_identifier(mapping->columns[i].name);
+		char	   *literal = quote_literal_cstr(mapping->columns[i].name);
+		const char *comma = i > 0 ? ", " : "";
+
+		appendStringInfo(&query_row, "%s%s, n.%s", comma, literal, name);
+		appendStringInfo(&target_row, "%s%s, t.%s", comma, literal, name);
+		if (mapping->columns[i].key > 0)
+			appendStringInfo(&key, "%s%s, coalesce(n.%s, t.%s)", comma, literal, name, name);
+		else
+			appendStringInfo(&differing, "%sCASE WHEN ROW(n.%s)::record OPERATOR(pg_catalog.*<>) ROW(t.%s)::record THEN %s::text END",
+							 differing.len ? ", " : "", name, name, literal);
+	}
+	/* a row has the key, which is not null; the mark tells which side has one */
+	appendStringInfo(&sql, "SELECT CASE WHEN NOT t.has IS TRUE THEN 'missing' WHEN %s THEN 'extra' ELSE 'differing' END,"
+					 " jsonb_build_object(%s), CASE WHEN t.has AND (n.has OR %s) THEN array_remove(ARRAY[%s]::text[], NULL) END,"
+					 " CASE WHEN n.has THEN jsonb_build_object(%s) END, CASE WHEN t.has THEN jsonb_build_object(%s) END"
+					 " FROM (SELECT *, true AS has FROM %s) AS t %s JOIN (SELECT *, true AS has FROM rehome_rows) AS n ON %s"
+					 " WHERE ",
+					 derivation->whole ? "NOT n.has IS TRUE" : "false", key.data, derivation->whole ? "false" : "true",
+					 differing.data, query_row.data, target_row.data,
+					 rehome_target_name(mapping), derivation->whole ? "FULL" : "LEFT",
+					 rehome_key_condition(mapping, "t", "n"));
+	if (derivation->whole)
+		appendStringInfoString(&sql, "t.has IS NULL OR n.has IS NULL OR ");
+	appendStringInfo(&sql, "ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record",
+					 rehome_quote_list(derivation->columns, "t."), rehome_quote_list(derivation->columns, "n."));
+	return sql.data;
+}
+
+/* What comparing one derivation gave. */
+typedef struct DerivedVerdict
+{
+	int64		query_rows;
+	int64		target_rows;
+	int64		missing;
+	int64		extra;
+	int64		differing;
+	char	   *stale_since;	/* then nothing was compared */
+} DerivedVerdict;
+
+/*
+ * compare compares one derivation, under the active snapshot, and records
+ * what differs.  snapshot is what discrepancies are said to be of.
+ */
+static void
+compare(RehomeSlice *slice, RehomeDerivation *derivation, const char *snapshot,
+		DerivedVerdict *verdict)
+{
+	RehomeMapping *mapping = rehome_derivation_mapping(derivation);
+	Tuplestorestate *rows;
+	RehomeDiscrepancies *run;
+	SPITupleTable *table;
+	RehomeStated stated = {derivation->stated.owner, "pg_catalog, pg_temp"};
+	RehomeAs	as;
+	Portal		cursor;
+
+	memset(verdict, 0, sizeof(*verdict));
+	verdict->stale_since = rehome_spi_value("SELECT coalesce((SELECT min(at) FROM rehome.derivation_pending WHERE derivation_id = $1),"
+											" (SELECT error_since FROM rehome.derivation WHERE id = $1))", "i", derivation->id);
+	if (verdict->stale_since != NULL)
+		return;
+	rows = tuplestore_begin_heap(false, false, work_mem);
+	verdict->query_rows = rehome_store_query(&derivation->stated, rehome_derivation_sql(derivation, mapping, false), rows);
+	rehome_become(&as, stated.owner);
+	verdict->target_rows = rehome_int64(rehome_spi_read(psprintf("SELECT count(*) FROM %s", rehome_target_name(mapping)), "")->value[0][0]);
+	rehome_become_self(&as);
+	run = rehome_discrepancies_begin(slice, derivation->target, snapshot);
+	run->partial = !derivation->whole;
+	rehome_rows_register("rehome_rows", mapping->mapped_desc, rows, verdict->query_rows);
+	rehome_become(&as, stated.owner);
+	cursor = rehome_cursor_open(difference_sql(derivation, mapping));
+	rehome_become_self(&as);
+	for (;;)
+	{
+		rehome_become(&as, stated.owner);
+		table = rehome_cursor_fetch(cursor, FETCH_ROWS);
+		rehome_become_self(&as);
+		if (table == NULL)
+			break;
+		for (uint64 i = 0; i < table->numvals; i++)
+		{
+			char	   *value[5];
+
+			for (int c = 0; c < 5; c++)
+				value[c] = SPI_getvalue(table->vals[i], table->tupdesc, c + 1);
+			if (strcmp(value[0], "missing") == 0)
+				verdict->missing++;
+			else if (strcmp(value[0], "extra") == 0)
+				verdict->extra++;
+			else
+				verdict->differing++;
+			rehome_discrepancy_seen(run, value[0], value[1], value[2], value[3], value[4]);
+		}
+		SPI_freetuptable(table);
+		CHECK_FOR_INTERRUPTS();
+	}
+	SPI_cursor_close(cursor);
+	rehome_rows_unregister("rehome_rows");
+	tuplestore_end(rows);
+	rehome_discrepancies_end(run);
+}
+
+/*
+ * rehome_derived_slice returns the id of the slice in which a table's rows are
+ * derived, or 0.
+ */
+int
+rehome_derived_slice(RehomeMigration *migration, Oid target)
+{
+	RehomeRows *rows = rehome_spi("SELECT slice_id FROM rehome.derivation WHERE migration_id = $1 AND target = $2 AND whole", "io",
+								  migration->id, target);
+
+	return rows->n > 0 ? rehome_int(rows->value[0][0]) : 0;
+}
+
+/*
+ * rehome_verify_derived compares the derivations of a slice, or those of one
+ * target, under the active snapshot, and puts a row each as rehome.verify()
+ * has them.  Adds to the counts of tables and of those that are not equal.
+ */
+void
+rehome_verify_derived(RehomeSlice *slice, Oid target, const char *snapshot, ReturnSetInfo *rsinfo,
+					  int *ntables, int *failed)
+{
+	ListCell   *lc;
+
+	foreach(lc, rehome_derivations_get(slice))
+	{
+		RehomeDerivation *derivation = lfirst(lc);
+		TimestampTz began = GetCurrentTimestamp();
+		Interval   *elapsed = palloc0(sizeof(Interval));
+		DerivedVerdict verdict;
+		Datum		values[12];
+		bool		nulls[12] = {false};
+		bool		ok;
+
+		if (OidIsValid(target) && derivation->target != target)
+			continue;
+		compare(slice, derivation, snapshot, &verdict);
+		ok = verdict.stale_since == NULL && verdict.missing + verdict.extra + verdict.differing == 0;
+		elapsed->time = GetCurrentTimestamp() - began;
+		values[0] = DirectFunctionCall1(namein, CStringGetDatum(slice->name));
+		values[1] = ObjectIdGetDatum(derivation->target);
+		values[2] = Int64GetDatum(verdict.query_rows);
+		values[3] = Int64GetDatum(verdict.target_rows);
+		values[4] = Int64GetDatum(verdict.missing);
+		values[5] = Int64GetDatum(verdict.extra);
+		values[6] = Int64GetDatum(verdict.differing);
+		for (int i = 2; i <= 6; i++)
+			nulls[i] = verdict.stale_since != NULL;
+		values[7] = BoolGetDatum(ok);
+		values[8] = CStringGetTextDatum(snapshot);
+		values[9] = IntervalPGetDatum(elapsed);
+		values[10] = Int64GetDatum(0);
+		values[11] = CStringGetTextDatum(verdict.stale_since ?
+										 psprintf("derived: %s, stale since %s", derivation->name, verdict.stale_since) :
+										 psprintf("derived: %s", derivation->name));
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		(*ntables)++;
+		if (!ok)
+			(*failed)++;
+	}
+}

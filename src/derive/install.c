@@ -1,0 +1,447 @@
+/*-------------------------------------------------------------------------
+ *
+ * install.c
+ *	  What derivations put on tables: notes on their inputs, a guard and the
+ *	  way back on their targets.
+ *
+ * rehome.note_input() stands on each input, once for each derivation, as a
+ * statement trigger with transition tables: a batch applies a table's changes
+ * in a few statements, so it costs a query a statement, not a row.  It asks
+ * the derivation's own query which keys the old and the new rows touch, as the
+ * migration's owner, and notes them as text.  It sees the tables as they are
+ * after the statement.  The writes of the derivation itself are not noted.
+ *
+ * While the source has authority, a table whose rows are derived is guarded as
+ * one that is moved.  The cutover takes the guard off, stops the notes, and
+ * turns on rehome.write_back() where a function was given: a write to a
+ * derived row is then carried to the tables it came from, whose capture brings
+ * it to the source.  The rollback does the opposite, and has everything
+ * derived anew.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tupconvert.h"
+#include "access/xact.h"
+#include "apply/apply.h"
+#include "capture/capture.h"
+#include "commands/trigger.h"
+#include "derive/derive.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "util/name.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+/* The derivation whose target is being written, or 0. */
+int			rehome_deriving = 0;
+
+/* A function that carries a write back is running. */
+static bool writing_back = false;
+
+/* The triggers on an input. */
+static const struct
+{
+	const char *suffix;
+	const char *event;
+	const char *tables;
+}			notes[] =
+{
+	{"insert", "AFTER INSERT", " REFERENCING NEW TABLE AS rehome_new"},
+	{"update", "AFTER UPDATE", " REFERENCING OLD TABLE AS rehome_old NEW TABLE AS rehome_new"},
+	{"delete", "AFTER DELETE", " REFERENCING OLD TABLE AS rehome_old"},
+	{"truncate", "AFTER TRUNCATE", ""},
+};
+
+/*
+ * pseudo_map returns a map of a table that is not moved, for what is put on
+ * moved tables and these alike.
+ */
+static RehomeTableMap *
+pseudo_map(Oid relid)
+{
+	RehomeTableMap *map = palloc0(sizeof(RehomeTableMap));
+
+	map->target = relid;
+	map->drift_policy = REHOME_DRIFT_REJECT;
+	return map;
+}
+
+/*
+ * rehome_derivation_maps returns maps of the tables that a derivation has
+ * something on, for locking them.
+ */
+List *
+rehome_derivation_maps(RehomeDerivation *derivation)
+{
+	List	   *maps = NIL;
+	ListCell   *lc;
+
+	foreach(lc, derivation->inputs)
+		maps = lappend(maps, pseudo_map(lfirst_oid(lc)));
+	if (derivation->whole || derivation->write_back != NULL)
+		maps = lappend(maps, pseudo_map(derivation->target));
+	return maps;
+}
+
+/*
+ * rehome_derived_targets returns maps of the tables whose rows are derived.
+ */
+List *
+rehome_derived_targets(RehomeSlice *slice)
+{
+	List	   *maps = NIL;
+	ListCell   *lc;
+
+	foreach(lc, rehome_derivations_get(slice))
+		if (((RehomeDerivation *) lfirst(lc))->whole)
+			maps = lappend(maps, pseudo_map(((RehomeDerivation *) lfirst(lc))->target));
+	return maps;
+}
+
+/*
+ * rehome_derived_maps returns maps of all tables that the derivations of a
+ * slice have something on.
+ */
+List *
+rehome_derived_maps(RehomeSlice *slice)
+{
+	List	   *maps = NIL;
+	ListCell   *lc;
+
+	foreach(lc, rehome_derivations_get(slice))
+		maps = list_concat(maps, rehome_derivation_maps(lfirst(lc)));
+	return maps;
+}
+
+static char *
+note_trigger(RehomeDerivation *derivation, int i)
+{
+	return psprintf("rehome_derive_%d_%s", derivation->id, notes[i].suffix);
+}
+
+static char *
+write_back_trigger(RehomeDerivation *derivation)
+{
+	return psprintf("rehome_write_back_%d", derivation->id);
+}
+
+/*
+ * rehome_derivation_install creates a derivation's triggers.  Its tables are
+ * locked with SHARE ROW EXCLUSIVE.
+ */
+void
+rehome_derivation_install(RehomeSlice *slice, RehomeDerivation *derivation)
+{
+	ListCell   *lc;
+
+	foreach(lc, derivation->inputs)
+	{
+		char	   *relation = rehome_relation_name(lfirst_oid(lc));
+
+		for (int i = 0; i < lengthof(notes); i++)
+		{
+			char	   *name = note_trigger(derivation, i);
+
+			rehome_spi(psprintf("CREATE TRIGGER %s %s ON %s%s FOR EACH STATEMENT EXECUTE FUNCTION rehome.note_input(%d)",
+								name, notes[i].event, relation, notes[i].tables, derivation->id), "");
+			rehome_spi(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s", relation, name), "");
+		}
+	}
+	if (derivation->whole && slice->migration->live && slice->state == REHOME_SYNCING)
+		rehome_target_guard(slice, list_make1(pseudo_map(derivation->target)));
+	if (derivation->write_back != NULL)
+	{
+		char	   *relation = rehome_relation_name(derivation->target);
+		char	   *name = write_back_trigger(derivation);
+
+		rehome_spi(psprintf("CREATE TRIGGER %s AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION rehome.write_back(%d)",
+							name, relation, derivation->id), "");
+		rehome_spi(psprintf("ALTER TABLE %s DISABLE TRIGGER %s", relation, name), "");
+	}
+}
+
+/*
+ * drop_trigger drops one, if table and trigger are there.
+ */
+static void
+drop_trigger(Oid relid, const char *name)
+{
+	if (get_rel_name(relid) != NULL)
+		rehome_spi(psprintf("DROP TRIGGER IF EXISTS %s ON %s", name, rehome_relation_name(relid)), "");
+}
+
+/*
+ * rehome_derivation_remove drops them.  The tables are locked with ACCESS
+ * EXCLUSIVE.
+ */
+void
+rehome_derivation_remove(RehomeDerivation *derivation)
+{
+	ListCell   *lc;
+
+	foreach(lc, derivation->inputs)
+		for (int i = 0; i < lengthof(notes); i++)
+			drop_trigger(lfirst_oid(lc), note_trigger(derivation, i));
+	drop_trigger(derivation->target, write_back_trigger(derivation));
+	if (derivation->whole)
+		rehome_target_remove(list_make1(pseudo_map(derivation->target)));
+}
+
+/*
+ * rehome_derived_switch turns on the guard and the notes, or the way back.
+ * All tables are locked with SHARE ROW EXCLUSIVE.
+ */
+void
+rehome_derived_switch(RehomeSlice *slice, bool guard, bool write_back)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, rehome_derivations_get(slice))
+	{
+		RehomeDerivation *derivation = lfirst(lc);
+
+		foreach(lc2, derivation->inputs)
+		{
+			StringInfoData sql;
+
+			initStringInfo(&sql);
+			appendStringInfo(&sql, "ALTER TABLE %s ", rehome_relation_name(lfirst_oid(lc2)));
+			for (int i = 0; i < lengthof(notes); i++)
+				appendStringInfo(&sql, "%s%s TRIGGER %s", i > 0 ? ", " : "",
+								 guard ? "ENABLE ALWAYS" : "DISABLE", note_trigger(derivation, i));
+			rehome_spi(sql.data, "");
+		}
+		if (derivation->whole)
+			rehome_target_guard_switch(pseudo_map(derivation->target), guard);
+		if (derivation->write_back != NULL)
+			rehome_spi(psprintf("ALTER TABLE %s %s TRIGGER %s", rehome_relation_name(derivation->target),
+								write_back ? "ENABLE ALWAYS" : "DISABLE", write_back_trigger(derivation)), "");
+	}
+}
+
+/*
+ * rehome_derived_remove drops the triggers of all derivations of a slice,
+ * whose tables are locked with ACCESS EXCLUSIVE.
+ */
+void
+rehome_derived_remove(RehomeSlice *slice)
+{
+	ListCell   *lc;
+
+	foreach(lc, rehome_derivations_get(slice))
+		rehome_derivation_remove(lfirst(lc));
+}
+
+/*
+ * note_everything notes that all keys of a derivation are touched.
+ */
+static void
+note_everything(int derivation)
+{
+	rehome_spi("INSERT INTO rehome.derivation_pending (derivation_id) SELECT $1"
+			   " WHERE NOT EXISTS (SELECT FROM rehome.derivation_pending WHERE derivation_id = $1 AND key IS NULL)",
+			   "i", derivation);
+}
+
+/*
+ * note_keys notes the keys that changed rows of an input touch: those in the
+ * transition tables of the trigger.
+ */
+static void
+note_keys(TriggerData *trigger, int derivation, const RehomeStated *stated, const char *affected,
+		  Oid target, List *key)
+{
+	TupleDesc	desc = CreateTemplateTupleDesc(1);
+	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
+	StringInfoData sql;
+	StringInfoData names;
+	int64		n;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	initStringInfo(&names);
+	appendStringInfoString(&sql, "SELECT DISTINCT ARRAY[");
+	foreach(lc, key)
+	{
+		AttrNumber	attnum = get_attnum(target, lfirst(lc));
+		Oid			type;
+		int32		typmod;
+		Oid			collation;
+
+		get_atttypetypmodcoll(target, attnum, &type, &typmod, &collation);
+		appendStringInfo(&sql, "%sa.key%d::%s::text", foreach_current_index(lc) > 0 ? ", " : "",
+						 foreach_current_index(lc) + 1, format_type_with_typemod(type, typmod));
+		appendStringInfo(&names, "%skey%d", foreach_current_index(lc) > 0 ? ", " : "", foreach_current_index(lc) + 1);
+	}
+	appendStringInfo(&sql, "] FROM (%s%s%s) AS t CROSS JOIN LATERAL (%s\n) AS a(%s) WHERE (%s) IS NOT NULL",
+					 trigger->tg_trigger->tgoldtable ? "SELECT * FROM rehome_old" : "",
+					 trigger->tg_trigger->tgoldtable && trigger->tg_trigger->tgnewtable ? " UNION ALL " : "",
+					 trigger->tg_trigger->tgnewtable ? "SELECT * FROM rehome_new" : "",
+					 affected, names.data, list_length(key) > 1 ? psprintf("ROW(%s)", names.data) : names.data);
+	TupleDescInitEntry(desc, 1, "key", TEXTARRAYOID, -1, 0);
+	if (SPI_register_trigger_data(trigger) < 0)
+		elog(ERROR, "could not register transition tables");
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	n = rehome_store_query(stated, sql.data, store);
+	PopActiveSnapshot();
+	if (n > 0)
+	{
+		rehome_rows_register("rehome_noted", desc, store, n);
+		rehome_spi("INSERT INTO rehome.derivation_pending (derivation_id, key) SELECT $1, key FROM rehome_noted",
+				   "i", derivation);
+		rehome_rows_unregister("rehome_noted");
+	}
+	tuplestore_end(store);
+}
+
+PG_FUNCTION_INFO_V1(rehome_note_input);
+
+/*
+ * rehome_note_input() RETURNS trigger; argument: the derivation's id.
+ */
+Datum
+rehome_note_input(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	MemoryContext context;
+	MemoryContext old;
+	RehomeCall	call;
+	RehomeRows *rows;
+	int			derivation;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || trigger->tg_trigger->tgnargs != 1 ||
+		!TRIGGER_FIRED_AFTER(trigger->tg_event) || TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
+		ereport(ERROR,
+				errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				errmsg("rehome.note_input() must be called as an AFTER STATEMENT trigger"));
+	derivation = pg_strtoint32(trigger->tg_trigger->tgargs[0]);
+	if (derivation == rehome_deriving)
+		return PointerGetDatum(NULL);
+
+	context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome notes", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(context);
+	rehome_call_begin(&call, fcinfo);
+	rows = rehome_spi_read("SELECT i.affected, d.search_path, m.owner::oid, d.target::oid, d.key"
+						   " FROM rehome.derivation d JOIN rehome.migration m ON m.id = d.migration_id"
+						   " JOIN rehome.derivation_input i ON i.derivation_id = d.id AND i.input = $2::oid"
+						   " WHERE d.id = $1", "io", derivation, RelationGetRelid(trigger->tg_relation));
+	if (rows->n == 0)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_OBJECT),
+				errmsg("derivation %d of \"%s\" does not exist", derivation,
+					   RelationGetRelationName(trigger->tg_relation)),
+				errhint("ALTER TABLE ... DISABLE TRIGGER %s; when the migration is over.", trigger->tg_trigger->tgname));
+	if (rows->value[0][0] == NULL || TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
+		note_everything(derivation);
+	else
+	{
+		RehomeStated stated = {(Oid) rehome_int64(rows->value[0][2]), rows->value[0][1]};
+
+		note_keys(trigger, derivation, &stated, rows->value[0][0], (Oid) rehome_int64(rows->value[0][3]),
+				  rehome_name_list(rows->value[0][4]));
+	}
+	rehome_call_end(&call);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return PointerGetDatum(NULL);
+}
+
+/*
+ * as_row returns a tuple as a value of the target's row type, which a
+ * partition's may differ from; SQL null for no tuple.
+ */
+static Datum
+as_row(Relation rel, TupleDesc target_desc, HeapTuple tuple)
+{
+	TupleConversionMap *conversion;
+
+	if (tuple == NULL)
+		return (Datum) 0;
+	conversion = convert_tuples_by_name(RelationGetDescr(rel), target_desc);
+	if (conversion != NULL)
+		tuple = execute_attr_map_tuple(tuple, conversion);
+	return heap_copy_tuple_as_datum(tuple, target_desc);
+}
+
+/*
+ * call_write_back calls a derivation's function with a row of the target as it
+ * was and as it is.
+ */
+static void
+call_write_back(TriggerData *trigger, RehomeRows *derivation)
+{
+	RehomeStated stated = {(Oid) rehome_int64(derivation->value[0][1]), derivation->value[0][2]};
+	Relation	target = table_open((Oid) rehome_int64(derivation->value[0][3]), AccessShareLock);
+	bool		inserted = TRIGGER_FIRED_BY_INSERT(trigger->tg_event);
+	HeapTuple	old_tuple = inserted ? NULL : trigger->tg_trigtuple;
+	HeapTuple	new_tuple = inserted ? trigger->tg_trigtuple :
+		TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? trigger->tg_newtuple : NULL;
+	Oid			types[2] = {target->rd_rel->reltype, target->rd_rel->reltype};
+	Datum		values[2] = {as_row(trigger->tg_relation, RelationGetDescr(target), old_tuple),
+	as_row(trigger->tg_relation, RelationGetDescr(target), new_tuple)};
+	char		nulls[3] = {old_tuple ? ' ' : 'n', new_tuple ? ' ' : 'n', '\0'};
+	RehomeAs	as;
+	int			level;
+	int			rc;
+
+	table_close(target, AccessShareLock);
+	level = rehome_stated_enter_writing(&stated);
+	rehome_become(&as, stated.owner);
+	rc = SPI_execute_with_args(psprintf("SELECT %s($1, $2)", derivation->value[0][0]), 2, types, values, nulls, false, 0);
+	if (rc != SPI_OK_SELECT)
+		elog(ERROR, "could not write back: %s", SPI_result_code_string(rc));
+	rehome_become_self(&as);
+	rehome_stated_leave(level);
+}
+
+PG_FUNCTION_INFO_V1(rehome_write_back);
+
+/*
+ * rehome_write_back() RETURNS trigger; argument: the derivation's id.
+ */
+Datum
+rehome_write_back(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	RehomeCall	call;
+	RehomeRows *rows;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || trigger->tg_trigger->tgnargs != 1 ||
+		!TRIGGER_FIRED_AFTER(trigger->tg_event) || !TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
+		ereport(ERROR,
+				errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				errmsg("rehome.write_back() must be called as an AFTER ROW trigger"));
+	/* what the function writes to the target itself is no write of the application's */
+	if (writing_back || rehome_own_writes())
+		return PointerGetDatum(NULL);
+	rehome_call_begin(&call, fcinfo);
+	rows = rehome_spi_read("SELECT d.write_back, m.owner::oid, d.search_path, d.target::oid FROM rehome.derivation d"
+						   " JOIN rehome.migration m ON m.id = d.migration_id WHERE d.id = $1", "i",
+						   pg_strtoint32(trigger->tg_trigger->tgargs[0]));
+	if (rows->n == 0)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_OBJECT),
+				errmsg("derivation %s of \"%s\" does not exist", trigger->tg_trigger->tgargs[0],
+					   RelationGetRelationName(trigger->tg_relation)));
+	writing_back = true;
+	PG_TRY();
+	{
+		call_write_back(trigger, rows);
+	}
+	PG_FINALLY();
+	{
+		writing_back = false;
+	}
+	PG_END_TRY();
+	rehome_call_end(&call);
+	return PointerGetDatum(NULL);
+}
