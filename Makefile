@@ -11,7 +11,7 @@ OBJS = \
 	src/remote/connect.o src/remote/connection.o src/remote/copy_stream.o src/remote/query.o src/remote/throttle.o src/remote/xact.o \
 	src/mapping/compile.o src/mapping/project.o src/mapping/rule.o src/mapping/rule_json.o src/mapping/rule_param.o src/mapping/rule_text.o src/mapping/rule_value.o \
 	src/capture/drift.o src/capture/source.o src/capture/structure.o src/capture/table_pause.o src/capture/target.o src/capture/trigger.o \
-	src/document/import.o src/document/lineage.o src/document/lint.o src/document/lint_sample.o src/document/mapping_document.o src/document/similar.o src/document/suggest.o \
+	src/document/derived_document.o src/document/import.o src/document/lineage.o src/document/lint.o src/document/lint_sample.o src/document/mapping_document.o src/document/similar.o src/document/suggest.o \
 	src/copy/chunk.o src/copy/copy.o src/copy/load.o src/copy/reader.o src/copy/saved_object.o src/copy/sieve.o src/copy/stream.o src/copy/worker.o \
 	src/apply/apply.o src/apply/forward.o src/apply/inverse.o src/apply/retry.o src/apply/reverse.o \
 	src/derive/compare_derived.o src/derive/define_derived.o src/derive/derive.o src/derive/identity.o src/derive/install.o src/derive/landing.o \

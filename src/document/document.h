@@ -12,7 +12,13 @@
 #include "util/sink.h"
 #include "util/spi.h"
 
+/* derived_document.c */
+extern void rehome_derived_rows(RehomeMigration *migration, RehomeSink *sink);
+extern void rehome_derived_markdown(StringInfo text, RehomeMigration *migration);
+
 /* mapping_document.c */
+extern void rehome_markdown_cell(StringInfo text, const char *value);
+extern void rehome_markdown_code(StringInfo text, const char *value);
 extern bool rehome_rule_fields(RehomeMigration *migration, Oid source, const char *expression, List **names);
 extern char *rehome_source_name(Oid source);
 

@@ -140,15 +140,16 @@ rehome_mapping_document(PG_FUNCTION_ARGS)
 		values[12] = v[DOC_NOTE];
 		rehome_sink_put(&sink, values);
 	}
+	rehome_derived_rows(migration, &sink);
 	rehome_call_end(&call);
 	return (Datum) 0;
 }
 
 /*
- * append_cell appends the text of a table's cell: no line ends, no bars.
+ * rehome_markdown_cell appends the text of a table's cell: no line ends, no bars.
  */
-static void
-append_cell(StringInfo text, const char *value)
+void
+rehome_markdown_cell(StringInfo text, const char *value)
 {
 	for (const char *p = value ? value : ""; *p != '\0'; p++)
 	{
@@ -162,10 +163,10 @@ append_cell(StringInfo text, const char *value)
 }
 
 /*
- * append_code appends a cell of code, in as many backticks as it takes.
+ * rehome_markdown_code appends a cell of code, in as many backticks as it takes.
  */
-static void
-append_code(StringInfo text, const char *value)
+void
+rehome_markdown_code(StringInfo text, const char *value)
 {
 	int			longest = 0;
 	int			run = 0;
@@ -182,7 +183,7 @@ append_code(StringInfo text, const char *value)
 	for (int i = 0; i <= longest; i++)
 		appendStringInfoChar(text, '`');
 	appendStringInfoString(text, space);
-	append_cell(text, value);
+	rehome_markdown_cell(text, value);
 	appendStringInfoString(text, space);
 	for (int i = 0; i <= longest; i++)
 		appendStringInfoChar(text, '`');
@@ -200,7 +201,7 @@ append_table_head(StringInfo text, char **v)
 	if (v[DOC_FILTER] != NULL)
 	{
 		appendStringInfoString(text, ", rows with ");
-		append_code(text, v[DOC_FILTER]);
+		rehome_markdown_code(text, v[DOC_FILTER]);
 	}
 	appendStringInfoString(text, ".\n\n"
 						   "| source field | target field | type | transformation | owner | validation rule | on error | inverse | note |\n"
@@ -235,7 +236,7 @@ append_unread(StringInfo text, Oid source, List *read, bool all_known)
 		if (found)
 			continue;
 		appendStringInfoString(text, first ? "\nNo rule reads the source's " : ", ");
-		append_code(text, name);
+		rehome_markdown_code(text, name);
 		first = false;
 	}
 	if (!first)
@@ -295,32 +296,33 @@ rehome_mapping_document_markdown(PG_FUNCTION_ARGS)
 		{
 			if (foreach_current_index(lc) > 0)
 				appendStringInfoString(&text, ", ");
-			append_code(&text, lfirst(lc));
+			rehome_markdown_code(&text, lfirst(lc));
 		}
 		appendStringInfoString(&text, " | ");
-		append_code(&text, v[DOC_FIELD]);
+		rehome_markdown_code(&text, v[DOC_FIELD]);
 		appendStringInfoString(&text, " | ");
-		append_cell(&text, v[DOC_TYPE]);
+		rehome_markdown_cell(&text, v[DOC_TYPE]);
 		appendStringInfo(&text, " | %s", v[DOC_KIND]);
 		if (v[DOC_TRANSFORMATION] != NULL && strcmp(v[DOC_KIND], "copy") != 0)
 		{
 			appendStringInfoString(&text, ": ");
-			append_code(&text, v[DOC_TRANSFORMATION]);
+			rehome_markdown_code(&text, v[DOC_TRANSFORMATION]);
 		}
 		appendStringInfoString(&text, " | ");
-		append_cell(&text, v[DOC_OWNER]);
+		rehome_markdown_cell(&text, v[DOC_OWNER]);
 		appendStringInfoString(&text, " | ");
-		append_code(&text, v[DOC_VALIDATION]);
+		rehome_markdown_code(&text, v[DOC_VALIDATION]);
 		appendStringInfoString(&text, " | ");
-		append_cell(&text, v[DOC_ON_ERROR]);
+		rehome_markdown_cell(&text, v[DOC_ON_ERROR]);
 		appendStringInfoString(&text, " | ");
-		append_code(&text, v[DOC_INVERSE]);
+		rehome_markdown_code(&text, v[DOC_INVERSE]);
 		appendStringInfoString(&text, " | ");
-		append_cell(&text, v[DOC_NOTE]);
+		rehome_markdown_cell(&text, v[DOC_NOTE]);
 		appendStringInfoString(&text, " |\n");
 		if (last)
 			append_unread(&text, source, read, all_known);
 	}
+	rehome_derived_markdown(&text, migration);
 	rehome_call_end(&call);
 	PG_RETURN_TEXT_P(cstring_to_text_with_len(text.data, text.len));
 }

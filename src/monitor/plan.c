@@ -10,6 +10,7 @@
 #include "access/table.h"
 #include "apply/apply.h"
 #include "copy/copy.h"
+#include "derive/derive.h"
 #include "funcapi.h"
 #include "remote/query.h"
 #include "util/name.h"
@@ -135,6 +136,16 @@ rehome_plan(PG_FUNCTION_ARGS)
 				 copy_sql(lfirst(lc2)), slice->migration->live ?
 				 "the source holds a snapshot and ACCESS SHARE until the copy is done: no DDL there, and vacuum keeps old rows" :
 				 "one transaction");
+		foreach(lc2, rehome_derivations_get(slice))
+		{
+			RehomeDerivation *derivation = lfirst(lc2);
+
+			step(&plan, rehome_relation_name(derivation->target),
+				 psprintf("derive \"%s\"%s", derivation->name,
+						  derivation->by_key ? ", and what changes of it with each batch" : ", and again at the cutover"),
+				 derivation->query, derivation->by_key || !slice->migration->live ? "none: nothing is read from the source" :
+				 "if its inputs change while the cutover drains, it is derived while writers wait");
+		}
 		if (!slice->migration->live)
 			continue;
 		step(&plan, object, "rebuild indexes and constraints, foreign keys last", NULL,

@@ -16,6 +16,7 @@
 #include "catalog/define.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
+#include "derive/derive.h"
 #include "errors.h"
 #include "funcapi.h"
 #include "mapping/mapping.h"
@@ -426,6 +427,27 @@ check_reverse(List *findings, RehomeConn *conn, RehomeSlice *slice, RehomeTableM
 }
 
 /*
+ * check_derived names derived data that nothing carries back.
+ */
+static List *
+check_derived(List *findings, RehomeSlice *slice)
+{
+	ListCell   *lc;
+
+	foreach(lc, rehome_derivations_get(slice))
+	{
+		RehomeDerivation *derivation = lfirst(lc);
+
+		if (derivation->write_back == NULL)
+			findings = finding(findings, "reverse", "warning", rehome_relation_name(derivation->target),
+							   psprintf("%s: derived (\"%s\"), and derived anew by a rollback: what is written to it after cutover is lost",
+										derivation->whole ? "its rows" : rehome_quote_list(derivation->columns, ""), derivation->name),
+							   "Give rehome.add_derived() a function to write back, if that is not enough.");
+	}
+	return findings;
+}
+
+/*
  * check_sequences looks whether the sequences of mapped columns can be read
  * and set, and names those of the same schemas that nothing carries.
  */
@@ -492,6 +514,7 @@ rehome_preflight_switch(RehomeConn *conn, RehomeSlice *slice, List *maps)
 		if (key_is_mapped(map) && rehome_bool(fact[FACT_USAGE]))
 			findings = check_reverse(findings, conn, slice, map);
 	}
+	findings = check_derived(findings, slice);
 	findings = check_sequences(findings, conn, facts, role);
 	foreach(lc, findings)
 		((RehomeFinding *) lfirst(lc))->at_switch = true;
