@@ -200,7 +200,7 @@ check_complete(RehomeSlice *slice, bool resumed)
 
 	left = rehome_spi("SELECT (SELECT count(*) FROM rehome.chunk WHERE slice_id = $1 AND done_at IS NULL),"
 					  " (SELECT count(*) FROM rehome.saved_object WHERE slice_id = $1 AND rebuilt_at IS NULL"
-					  "  AND NOT ($2 AND kind = 'foreign key')),"
+					  "  AND deferred IS NULL AND NOT ($2 AND kind = 'foreign key')),"
 					  " (SELECT count(*) FROM rehome.table_map WHERE slice_id = $1 AND copied_at IS NULL),"
 					  " (SELECT error FROM rehome.slice WHERE id = $1)", "ib", slice->id, resumed);
 	if (rehome_int64(left->value[0][0]) > 0 || rehome_int64(left->value[0][1]) > 0 ||

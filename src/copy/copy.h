@@ -55,5 +55,6 @@ extern bool rehome_saved_build_one(RehomeSlice *slice, double weight);
 extern bool rehome_saved_finish_one(RehomeSlice *slice);
 extern bool rehome_saved_key_one(RehomeSlice *slice);
 extern void rehome_saved_rebuild(RehomeSlice *slice);
+extern void rehome_saved_validate(RehomeSlice *slice);
 
 #endif							/* REHOME_COPY_H */

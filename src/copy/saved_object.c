@@ -299,6 +299,76 @@ rehome_saved_finish_one(RehomeSlice *slice)
 	return true;
 }
 
+/* An object to rebuild. */
+typedef struct Rebuild
+{
+	RehomeSlice *slice;
+	char	  **v;				/* id, create_sql, finish_sql, built_at, name, relation */
+} Rebuild;
+
+static void
+rebuild(void *arg)
+{
+	Rebuild    *object = arg;
+
+	if (object->v[3] == NULL)
+		build(object->slice, object->v[0], object->v[1]);
+	finish(object->slice, object->v[0], object->v[2]);
+}
+
+/*
+ * validate validates a foreign key.  One whose parents are in quarantine is
+ * there, and holds for what is written from now on; that all rows satisfy it
+ * is found out by the cutover.
+ */
+static void
+validate(RehomeSlice *slice, char **v)
+{
+	Rebuild		object = {slice, v};
+	ErrorData  *error = rehome_attempt(rebuild, &object);
+
+	if (error == NULL)
+		return;
+	if (error->sqlerrcode != ERRCODE_FOREIGN_KEY_VIOLATION ||
+		rehome_spi("SELECT FROM rehome.quarantine WHERE migration = $1::name AND slice = $2::name LIMIT 1", "tt",
+				   slice->migration->name, slice->name)->n == 0)
+		ReThrowError(error);
+	rehome_spi("UPDATE rehome.saved_object SET deferred = $2 WHERE id = $1::bigint", "tt", v[0],
+			   error->detail ? error->detail : error->message);
+	rehome_event(slice->migration->name, slice->name, "deferred",
+				 psprintf("%s of %s is not valid yet: %s", v[4], v[5], error->detail ? error->detail : error->message), NULL);
+}
+
+/*
+ * rehome_saved_validate validates the foreign keys that the copy could not.
+ * What cannot be validated stays on record, and is a gate of the cutover; one
+ * that was dropped meanwhile is nobody's any more.
+ */
+void
+rehome_saved_validate(RehomeSlice *slice)
+{
+	RehomeRows *rows;
+
+	rows = rehome_spi("SELECT id, NULL, finish_sql, built_at, name, relation FROM rehome.saved_object"
+					  " WHERE slice_id = $1 AND rebuilt_at IS NULL AND deferred IS NOT NULL ORDER BY id", "i", slice->id);
+	for (int i = 0; i < rows->n; i++)
+	{
+		Rebuild		object = {slice, rows->value[i]};
+		ErrorData  *error = rehome_attempt(rebuild, &object);
+
+		if (error == NULL)
+			rehome_event(slice->migration->name, slice->name, "validated",
+						 psprintf("%s of %s is valid", rows->value[i][4], rows->value[i][5]), NULL);
+		else if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+			ReThrowError(error);
+		else if (error->sqlerrcode == ERRCODE_UNDEFINED_OBJECT)
+			rehome_spi("UPDATE rehome.saved_object SET rebuilt_at = clock_timestamp() WHERE id = $1::bigint", "t", rows->value[i][0]);
+		else
+			rehome_spi("UPDATE rehome.saved_object SET deferred = $2 WHERE id = $1::bigint", "tt", rows->value[i][0],
+					   error->detail ? error->detail : error->message);
+	}
+}
+
 /*
  * rehome_saved_key_one does what there is to do for foreign keys once all
  * tables are finished; false if that is nothing, or somebody else's.
@@ -317,31 +387,15 @@ rehome_saved_key_one(RehomeSlice *slice)
 		build(slice, rows->value[i][0], rows->value[i][1]);
 	if (rows->n > 0)
 		return true;
-	rows = rehome_spi("SELECT o.id, o.finish_sql FROM rehome.saved_object o WHERE o.slice_id = $1"
-					  " AND o.kind = 'foreign key' AND o.rebuilt_at IS NULL"
+	rows = rehome_spi("SELECT o.id, NULL, o.finish_sql, o.built_at, o.name, o.relation FROM rehome.saved_object o"
+					  " WHERE o.slice_id = $1 AND o.kind = 'foreign key' AND o.rebuilt_at IS NULL AND o.deferred IS NULL"
 					  " ORDER BY o.weight DESC, o.id LIMIT 1 FOR UPDATE SKIP LOCKED", "i", slice->id);
 	if (rows->n == 0)
 		return false;
-	finish(slice, rows->value[0][0], rows->value[0][1]);
+	validate(slice, rows->value[0]);
 	return true;
 }
 
-/* An object to rebuild. */
-typedef struct Rebuild
-{
-	RehomeSlice *slice;
-	char	  **v;				/* id, create_sql, finish_sql, built_at, name, relation */
-} Rebuild;
-
-static void
-rebuild(void *arg)
-{
-	Rebuild    *object = arg;
-
-	if (object->v[3] == NULL)
-		build(object->slice, object->v[0], object->v[1]);
-	finish(object->slice, object->v[0], object->v[2]);
-}
 
 /*
  * rehome_saved_rebuild rebuilds everything that is still missing, foreign

@@ -215,7 +215,7 @@ wait_for_others(RehomeSlice *slice, bool resumed)
 		rehome_spi("SELECT FROM rehome.table_map WHERE slice_id = $1 AND copied_at IS NULL LIMIT 1 FOR UPDATE",
 				   "i", slice->id)->n > 0 ||
 		rehome_spi("SELECT FROM rehome.saved_object WHERE slice_id = $1 AND rebuilt_at IS NULL"
-				   " AND NOT ($2 AND kind = 'foreign key') LIMIT 1 FOR UPDATE", "ib", slice->id, resumed)->n > 0;
+				   " AND deferred IS NULL AND NOT ($2 AND kind = 'foreign key') LIMIT 1 FOR UPDATE", "ib", slice->id, resumed)->n > 0;
 }
 
 /*

@@ -42,6 +42,7 @@
 #include "capture/capture.h"
 #include "catalog/definition.h"
 #include "commands/dbcommands.h"
+#include "copy/copy.h"
 #include "cutover/cutover.h"
 #include "derive/derive.h"
 #include "errors.h"
@@ -112,7 +113,7 @@ check_gates(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way)
 	rehome_problems_init(&problems);
 	add_drift(&problems, slice);
 	rehome_derive_gates(slice, &problems);
-	rows = rehome_spi("SELECT format('%s of %s has not been rebuilt.', o.name, o.relation)"
+	rows = rehome_spi("SELECT format('%s of %s %s', o.name, o.relation, coalesce('is not valid: ' || o.deferred, 'has not been rebuilt.'))"
 					  " FROM rehome.saved_object o JOIN rehome.table_map t ON t.id = o.table_map_id"
 					  " WHERE t.slice_id = $1 AND o.rebuilt_at IS NULL ORDER BY o.id", "i", slice->id);
 	for (int i = 0; i < rows->n; i++)
@@ -219,6 +220,7 @@ prepare(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps, bool
 		if (!drain(call, conn, slice, maps))
 			return false;
 		rehome_derive(slice, true);
+		rehome_saved_validate(slice);
 		check_gates(conn, slice, maps, one_way);
 		if (!call->nonatomic || rehome_target_covered(maps))
 			return true;

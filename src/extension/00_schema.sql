@@ -192,7 +192,8 @@ CREATE TABLE rehome.saved_object (
     finish_sql      text[] NOT NULL,
     weight          float8 NOT NULL DEFAULT 0,
     built_at        timestamptz,
-    rebuilt_at      timestamptz
+    rebuilt_at      timestamptz,
+    deferred        text
 );
 CREATE INDEX saved_object_table_map_idx ON rehome.saved_object (table_map_id);
 CREATE INDEX saved_object_todo_idx ON rehome.saved_object (slice_id, weight DESC, id) WHERE rebuilt_at IS NULL;
@@ -201,6 +202,8 @@ COMMENT ON TABLE rehome.saved_object IS
 COMMENT ON COLUMN rehome.saved_object.create_sql IS 'what takes long, and can be done beside others of the table';
 COMMENT ON COLUMN rehome.saved_object.finish_sql IS
     'what then makes it what it was: attaches a constraint, validates a foreign key, comments';
+COMMENT ON COLUMN rehome.saved_object.deferred IS
+    'why a foreign key could not be validated yet: rows it refers to are in quarantine';
 COMMENT ON COLUMN rehome.saved_object.weight IS 'the work it is, in the unit of chunk.weight';
 
 CREATE TABLE rehome.event (
