@@ -666,9 +666,11 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeBatch
 		MemoryContextDelete(context);
 		if (!moved)
 		{
+			ListCell   *again;
+
 			/* to be read as a whole the next time, too */
-			foreach(lc, touched)
-				((RehomeTableMap *) lfirst(lc))->source_print = "";
+			foreach(again, touched)
+				((RehomeTableMap *) lfirst(again))->source_print = "";
 			return false;
 		}
 	}
