@@ -119,9 +119,8 @@ condition(Part *part, RehomeMapping *mapping, const char *prefix, bool source, R
 	if (part->scope->sample > 0)
 	{
 		/* other bits than the bucket's */
-		appendStringInfo(&sql, "%s(hashint8extended(%s, %d) & %d) < %d", sep,
-						 rehome_hash_key(mapping, prefix, source), part->scope->seed,
-						 SAMPLE_RANGE - 1, (int) ceil(part->scope->sample * SAMPLE_RANGE));
+		appendStringInfo(&sql, "%s(%s & %d) < %d", sep,
+						 rehome_hash_key(mapping, prefix, source, part->scope->seed), SAMPLE_RANGE - 1, (int) ceil(part->scope->sample * SAMPLE_RANGE));
 		sep = " AND ";
 	}
 	if (part->filter[source] != NULL)

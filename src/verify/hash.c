@@ -203,12 +203,13 @@ chain_of(RehomeMapping *mapping, List *columns, const char *prefix, bool source)
 }
 
 /*
- * rehome_hash_key returns the expression of a row's key's hash.
+ * rehome_hash_key returns the expression of a row's key's hash with a seed,
+ * another than that by which buckets are made.
  */
 char *
-rehome_hash_key(RehomeMapping *mapping, const char *prefix, bool source)
+rehome_hash_key(RehomeMapping *mapping, const char *prefix, bool source, int seed)
 {
-	return chain_of(mapping, key_columns(mapping), prefix, source);
+	return psprintf("hashint8extended(%s, %d)", chain_of(mapping, key_columns(mapping), prefix, source), seed);
 }
 
 /*
@@ -317,7 +318,8 @@ rehome_bucket_of(RehomeBuckets *buckets, const char *prefix, bool source)
 	char	   *range;
 
 	if (!buckets->by_range)
-		return psprintf("(%s & %d)", rehome_hash_key(buckets->mapping, prefix, source), REHOME_BUCKETS - 1);
+		return psprintf("(%s & %d)", chain_of(buckets->mapping, key_columns(buckets->mapping), prefix, source),
+						REHOME_BUCKETS - 1);
 	range = psprintf("((%s::int8 - '" INT64_FORMAT "'::int8) >> %d)", key, buckets->low, buckets->shift);
 	if (!source)
 		return range;			/* low and high are the target's */

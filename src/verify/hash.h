@@ -30,7 +30,7 @@ typedef struct RehomeBuckets
 #define REHOME_OUTSIDE (-1)
 
 extern bool rehome_hash_possible(RehomeConn *conn, RehomeMapping *mapping, List *columns);
-extern char *rehome_hash_key(RehomeMapping *mapping, const char *prefix, bool source);
+extern char *rehome_hash_key(RehomeMapping *mapping, const char *prefix, bool source, int seed);
 extern char *rehome_hash_sum(RehomeMapping *mapping, List *columns, const char *prefix, bool source);
 extern const char *rehome_hash_column(RehomeMapping *mapping, RehomeMappedColumn *column,
 									  const char *prefix, bool source);
