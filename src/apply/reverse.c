@@ -221,7 +221,7 @@ stage_changes(RehomeConn *conn, Return *ret, const char *since, Oid owner)
 
 /*
  * make_stages makes the staging tables at the source, where they are not there
- * yet, and empties them again with clear.
+ * yet; with clear it empties them again, and the transaction is ours no more.
  */
 static void
 make_stages(RehomeConn *conn, RehomeSlice *slice, List *returns, bool clear)
@@ -241,6 +241,8 @@ make_stages(RehomeConn *conn, RehomeSlice *slice, List *returns, bool clear)
 							 quote_literal_cstr(slice->migration->token), ret->inverse->mapping->map->id,
 							 quote_literal_cstr(ret->relation));
 	}
+	if (clear)
+		appendStringInfoString(&sql, "DELETE FROM rehome_source.applying WHERE xid = txid_current()");
 	rehome_conn_exec(conn, sql.data);
 }
 
@@ -679,7 +681,6 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 			n += stage_changes(conn, lfirst(lc), since, slice->migration->owner);
 		merge(conn, returns);
 		make_stages(conn, slice, returns, true);
-		rehome_conn_exec(conn, "DELETE FROM rehome_source.applying WHERE xid = txid_current()");
 	}
 	else if (slice->lazy_position)
 	{
