@@ -238,8 +238,9 @@ INSERT INTO old.t (v) VALUES ('home again') RETURNING id;
 TABLE old.t ORDER BY id;
 INSERT INTO new.t (v) VALUES ('mine');
 :code
+SET client_min_messages = notice;
 CALL rehome.rollback('m');
-:code
+SET client_min_messages = warning;
 
 --
 -- completed

@@ -101,6 +101,15 @@ rehome_log_mark(void)
 #define RehomeJsonLex(text, len, encoding) makeJsonLexContextCstringLen(unconstify(char *, text), len, encoding, false)
 #endif
 
+/* A name can be refused softly from 16 on; we want the error. */
+#include "utils/regproc.h"
+
+#if PG_VERSION_NUM >= 160000
+#define RehomeStringToNameList(string) stringToQualifiedNameList(string, NULL)
+#else
+#define RehomeStringToNameList(string) stringToQualifiedNameList(string)
+#endif
+
 /* The wait event of a wait inside an extension. */
 #define REHOME_WAIT_EVENT PG_WAIT_EXTENSION
 

@@ -72,7 +72,7 @@ typedef struct RehomeBatch
 
 /* Forward: source to target. */
 extern bool rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps,
-							   RehomeBatch *batch);
+							   bool locked, RehomeBatch *batch);
 extern void rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								 bool keep_open, RehomeBatch *batch);
 extern void rehome_forward_retry(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map,

@@ -30,7 +30,10 @@
  * the set of a table's partitions.  Reading holds ACCESS SHARE, so it
  * suffices to compare afterwards the files the table has now with those it
  * had in S1; if they differ the batch begins again, with a new S1.  What was
- * applied of it does no harm: rows are compared with what is there.
+ * applied of it does no harm: rows are compared with what is there.  Where it
+ * could do harm (unique values, rows in quarantine, a table read as a whole)
+ * that is looked at before anything is applied; for all other tables at once,
+ * at the end.  Tables that were locked before S1 was taken need no look.
  *
  * A partition that is attached brings rows, one that is detached takes rows
  * away, and no trigger tells.  So the position includes which partitions
@@ -92,8 +95,8 @@
 /*
  * poll_query returns the SQL that tells, in one round trip, the snapshot, who
  * has authority, how far the log was pruned, and which tables changed since
- * the position: a character each, '-' unchanged, 'c' changed, 't' to be read
- * as a whole.  Parameters: token, slice, xmax and xip of the position, and
+ * the position: a character each, '-' unchanged, 'u' changed, 'd' changed and
+ * some rows may be gone, 't' to be read as a whole.  Parameters: token, slice, xmax and xip of the position, and
  * the partitions of each table, an empty string where there are none; whether
  * to take the fingerprint, and the tables' names for it.
  */
@@ -119,8 +122,8 @@ poll_query(RehomeSlice *slice, List *maps)
 							 quote_literal_cstr(rehome_remote_relation(rehome_remote_table(map->source))),
 							 foreach_current_index(lc) + 1);
 		appendStringInfo(&sql, "WHEN NOT EXISTS (SELECT FROM %s WHERE %s) THEN '-'"
-						 " WHEN EXISTS (SELECT FROM %s WHERE %s AND op = 't') THEN 't'"
-						 " ELSE 'c' END", change, unseen, change, unseen);
+						 " ELSE (SELECT CASE WHEN bool_or(op = 't') THEN 't' WHEN bool_or(op = 'd') THEN 'd' ELSE 'u' END"
+						 " FROM %s WHERE %s) END", change, unseen, change, unseen);
 	}
 	appendStringInfoString(&sql, "]::text[], '') FROM rehome_source.slice s"
 						   " WHERE s.token = $1 AND s.slice = $2 AND coalesce($5::text[], '{}') IS NOT NULL"
@@ -516,6 +519,18 @@ rehome_forward_stale(RehomeConn *conn, RehomeTableMap *map)
 }
 
 /*
+ * any_stale tells whether one of the tables is stale.
+ */
+static bool
+any_stale(RehomeConn *conn, List *maps)
+{
+	return maps != NIL &&
+		rehome_bool(rehome_conn_value(conn, "SELECT EXISTS (SELECT FROM unnest($1::text[]) AS t(name)"
+									  " WHERE rehome_source.changed_since_snapshot(t.name::regclass))",
+									  "t", relation_names(maps)));
+}
+
+/*
  * record_parts stores which partitions the table had in the snapshot, and has
  * new ones covered with triggers once the batch is done.
  */
@@ -554,15 +569,17 @@ apply_gone(RehomeSlice *slice, RehomeChange *change)
 }
 
 /*
- * move_table moves one table's part of the batch; false when the table was
- * truncated meanwhile, so that what has been applied is not what the snapshot
- * has.  It is all of keys that will be read again.
+ * move_table moves one table's part of the batch; flag is what the poll says
+ * of it.  False when the table was truncated meanwhile, so that what has been
+ * applied is not what the snapshot has.  It is all of keys that will be read
+ * again.  *checked is false when that is to be found out later.
  */
 static bool
-move_table(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, bool everything,
-		   RehomeBatch *batch)
+move_table(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, char flag,
+		   bool locked, bool *checked, RehomeBatch *batch)
 {
 	RehomeChange change = {0};
+	bool		everything = flag == 't';
 	RehomeSieve *sieve;
 	char	   *began = NULL;
 	RehomeAs	as;
@@ -579,14 +596,15 @@ move_table(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, bool every
 	if (sieve != NULL)
 		began = rehome_spi_value("SELECT clock_timestamp()", "");
 	rehome_become(&as, slice->migration->owner);
-	if (!everything)
+	if (flag == 'd' || (!everything && map->filter != NULL))
 		read_gone(conn, slice, &change);
 	apply_gone(slice, &change);
 	move_rows(conn, slice, &change);
 	rehome_become_self(&as);
 	rehome_debug_point("batch-read");
 
-	if (rehome_forward_stale(conn, map))
+	*checked = everything || sieve != NULL || !change.by_parts;
+	if (*checked && !locked && rehome_forward_stale(conn, map))
 		return false;
 	apply_rows(slice, &change);
 	if (change.present != NULL)
@@ -607,9 +625,11 @@ move_table(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, bool every
 	}
 	batch->touched += change.touched;
 	batch->nrows += change.ngone + change.nread;
-	record_parts(conn, map);
 	if (everything)
+	{
+		record_parts(conn, map);
 		rehome_spi("UPDATE rehome.table_map SET rules_hash = rehome.rules_hash(id) WHERE id = $1", "i", map->id);
+	}
 	tuplestore_end(change.gone);
 	tuplestore_end(change.rows);
 	return true;
@@ -618,16 +638,20 @@ move_table(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, bool every
 /*
  * rehome_forward_try reads and applies a batch in the REPEATABLE READ
  * transaction that is open on the connection, and moves the position; false
- * when it has to begin again.  The caller sees to it that the source has
- * flushed batch->lsn before the position is committed.
+ * when it has to begin again, which it never has when the tables were locked
+ * before the transaction took its snapshot.  The caller sees to it that the
+ * source has flushed batch->lsn before the position is committed.
  */
 bool
-rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeBatch *batch)
+rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked,
+				   RehomeBatch *batch)
 {
 	char	   *xip = strrchr(slice->position, ':') + 1;
 	RehomeRows *poll;
 	List	   *touched = NIL;
+	List	   *unchecked = NIL;
 	bool		inspected = false;
+	bool		stale = false;
 	ListCell   *lc;
 
 	memset(batch, 0, sizeof(*batch));
@@ -649,8 +673,10 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeBatch
 		char		flag = poll->value[0][5][foreach_current_index(lc)];
 		MemoryContext context;
 		MemoryContext old;
-		bool		moved;
+		bool		checked;
 
+		if (stale)
+			break;
 		if (((RehomeTableMap *) lfirst(lc))->paused)
 			continue;			/* just now */
 		if (list_member_ptr(touched, lfirst(lc)))
@@ -661,16 +687,18 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeBatch
 		context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome batch table",
 										ALLOCSET_DEFAULT_SIZES);
 		old = MemoryContextSwitchTo(context);
-		moved = move_table(conn, slice, lfirst(lc), flag == 't', batch);
+		stale = !move_table(conn, slice, lfirst(lc), flag, locked, &checked, batch);
 		MemoryContextSwitchTo(old);
+		if (!stale && !checked && !locked)
+			unchecked = lappend(unchecked, lfirst(lc));
 		MemoryContextDelete(context);
-		if (!moved)
-		{
-			/* to be read as a whole the next time, too */
-			foreach(lc, touched)
-				((RehomeTableMap *) lfirst(lc))->source_print = "";
-			return false;
-		}
+	}
+	if (stale || any_stale(conn, unchecked))
+	{
+		/* to be read as a whole the next time, too */
+		foreach(lc, touched)
+			((RehomeTableMap *) lfirst(lc))->source_print = "";
+		return false;
 	}
 	foreach(lc, rehome_maps_behind(maps))
 		rehome_map_caught_up(lfirst(lc));
@@ -698,7 +726,7 @@ rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	for (int attempt = 0;; attempt++)
 	{
 		rehome_conn_begin(conn, "ISOLATION LEVEL REPEATABLE READ, READ ONLY");
-		if (rehome_forward_try(conn, slice, maps, batch))
+		if (rehome_forward_try(conn, slice, maps, false, batch))
 			break;
 		rehome_conn_rollback(conn);
 		if (attempt >= rehome_lock_retries)

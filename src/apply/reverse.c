@@ -138,9 +138,9 @@ send_rows(RehomeConn *conn, const char *select, Oid owner)
  * those that may be without a row) visible to SQL as rehome_keys, under the
  * target's column names.  They are read here, as
  * the extension's owner, so that the migration's owner, who runs the inverse
- * expressions, needs no rights on the change table.
+ * expressions, needs no rights on the change table.  Returns their number.
  */
-static void
+static int64
 changed_keys(RehomeTableMap *map, const char *since, bool gone_only)
 {
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
@@ -170,6 +170,7 @@ changed_keys(RehomeTableMap *map, const char *since, bool gone_only)
 	}
 	SPI_cursor_close(cursor);
 	rehome_rows_register("rehome_keys", desc, store, n);
+	return n;
 }
 
 /*
@@ -190,7 +191,7 @@ stage_changes(RehomeConn *conn, Return *ret, const char *since, Oid owner)
 					 rehome_inverse_expressions(inverse, false), target);
 	if (!ret->everything)
 	{
-		changed_keys(mapping->map, since, false);
+		(void) changed_keys(mapping->map, since, false);
 		appendStringInfo(&sql, " WHERE EXISTS (SELECT FROM rehome_keys AS k WHERE %s)",
 						 rehome_key_condition(mapping, "target", "k"));
 	}
@@ -199,10 +200,11 @@ stage_changes(RehomeConn *conn, Return *ret, const char *since, Oid owner)
 	n = send_rows(conn, sql.data, owner);
 	rehome_conn_copy_in_end(conn);
 
-	if (!ret->everything)
+	if (ret->everything)
+		return n;
+	rehome_rows_unregister("rehome_keys");
+	if (changed_keys(mapping->map, since, true) > 0)
 	{
-		rehome_rows_unregister("rehome_keys");
-		changed_keys(mapping->map, since, true);
 		resetStringInfo(&sql);
 		appendStringInfo(&sql, "SELECT 'd', %s FROM rehome_keys AS target"
 						 " WHERE NOT EXISTS (SELECT FROM %s AS t WHERE %s)",
@@ -212,16 +214,43 @@ stage_changes(RehomeConn *conn, Return *ret, const char *since, Oid owner)
 										   rehome_inverse_columns(inverse, "", true)));
 		n += send_rows(conn, sql.data, owner);
 		rehome_conn_copy_in_end(conn);
-		rehome_rows_unregister("rehome_keys");
 	}
+	rehome_rows_unregister("rehome_keys");
 	return n;
+}
+
+/*
+ * make_stages makes the staging tables at the source, where they are not there
+ * yet; with clear it empties them again, and the transaction is ours no more.
+ */
+static void
+make_stages(RehomeConn *conn, RehomeSlice *slice, List *returns, bool clear)
+{
+	StringInfoData sql;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	foreach(lc, returns)
+	{
+		Return	   *ret = lfirst(lc);
+
+		if (clear)
+			appendStringInfo(&sql, "DELETE FROM %s;", ret->stage);
+		else
+			appendStringInfo(&sql, "SELECT rehome_source.create_stage(%s, %d, %s::regclass);",
+							 quote_literal_cstr(slice->migration->token), ret->inverse->mapping->map->id,
+							 quote_literal_cstr(ret->relation));
+	}
+	if (clear)
+		appendStringInfoString(&sql, "DELETE FROM rehome_source.applying WHERE xid = txid_current()");
+	rehome_conn_exec(conn, sql.data);
 }
 
 /*
  * compose writes the statements that merge a staging table.
  */
 static void
-compose(RehomeConn *conn, RehomeSlice *slice, Return *ret)
+compose(RehomeConn *conn, Return *ret)
 {
 	RehomeInverse *inverse = ret->inverse;
 	RehomeTableMap *map = inverse->mapping->map;
@@ -229,10 +258,6 @@ compose(RehomeConn *conn, RehomeSlice *slice, Return *ret)
 	List	   *fragile;
 	const char *visible = "";	/* rows that the filter lets through */
 
-	ret->relation = rehome_remote_relation(inverse->table);
-	ret->stage = rehome_stage_table(slice->migration, map);
-	rehome_conn_query(conn, "SELECT rehome_source.create_stage($1, $2::int, $3::regclass)", "tit",
-					  slice->migration->token, map->id, ret->relation);
 	ret->join = rehome_inverse_key_condition(inverse, "r", "s");
 	rehome_inverse_describe(conn, inverse);
 
@@ -463,8 +488,32 @@ keys_wait(RehomeConn *conn, List *returns)
 }
 
 /*
- * merge runs the statements.  Where the source's triggers and foreign keys
- * fire, one may have to wait for another that comes later: those that a
+ * merge_all runs all statements in one round trip; false, with nothing done,
+ * when one was refused.
+ */
+static bool
+merge_all(RehomeConn *conn, List *statements)
+{
+	StringInfoData sql;
+	RehomeRemoteError error;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SET CONSTRAINTS ALL DEFERRED; SAVEPOINT merge");
+	foreach(lc, statements)
+		appendStringInfo(&sql, "; %s", (char *) lfirst(lc));
+	if (rehome_conn_try(conn, sql.data, &error))
+		return true;
+	/* one by one they tell which; but time that is up is up */
+	if (strncmp(error.sqlstate, "57", 2) == 0)
+		rehome_conn_raise(conn, &error, sql.data);
+	rehome_conn_exec(conn, "ROLLBACK TO merge");
+	return false;
+}
+
+/*
+ * merge runs the statements, all at once if that goes.  Where the source's
+ * triggers and foreign keys fire, one may have to wait for another that comes later: those that a
  * constraint refuses are tried again as long as others succeed.  When none
  * does, unique values are exchanged by taking rows out, and what foreign keys
  * still refuse is tried in a single statement.
@@ -478,7 +527,8 @@ merge(RehomeConn *conn, List *returns)
 
 	foreach(lc, returns)
 		check_hidden(conn, lfirst(lc));
-	rehome_conn_exec(conn, "SET CONSTRAINTS ALL DEFERRED");
+	if (merge_all(conn, pending))
+		return;
 	while (pending != NIL)
 	{
 		List	   *refused = NIL;
@@ -613,11 +663,15 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		ret = palloc0(sizeof(Return));
 		ret->inverse = rehome_inverse_compile(map, slice->migration->owner);
 		ret->everything = moved || rehome_bool(poll->value[0][1]);
-		compose(conn, slice, ret);
+		ret->relation = rehome_remote_relation(ret->inverse->table);
+		ret->stage = rehome_stage_table(slice->migration, map);
 		returns = lappend(returns, ret);
 	}
 	if (returns != NIL)
 	{
+		make_stages(conn, slice, returns, false);
+		foreach(lc, returns)
+			compose(conn, lfirst(lc));
 		rehome_conn_exec(conn, psprintf("SET LOCAL rehome_source.applying = 'on';"
 										"INSERT INTO rehome_source.applying VALUES (txid_current(), %s, %d)",
 										quote_literal_cstr(slice->migration->token), slice->id));
@@ -626,9 +680,7 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		foreach(lc, returns)
 			n += stage_changes(conn, lfirst(lc), since, slice->migration->owner);
 		merge(conn, returns);
-		foreach(lc, returns)
-			rehome_conn_exec(conn, psprintf("DELETE FROM %s", ((Return *) lfirst(lc))->stage));
-		rehome_conn_exec(conn, "DELETE FROM rehome_source.applying WHERE xid = txid_current()");
+		make_stages(conn, slice, returns, true);
 	}
 	else if (slice->lazy_position)
 	{

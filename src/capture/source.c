@@ -490,7 +490,10 @@ rehome_source_locked(RehomeConn *conn, RehomeSlice *slice, List *maps, char **wh
 									   rehome_lock_timeout, rehome_lock_timeout), &error) &&
 		rehome_conn_try(conn, sql, &error))
 	{
-		rehome_conn_exec(conn, "SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0");
+		/* should we be lost, the source lets its writers go by itself */
+		rehome_conn_exec(conn, psprintf("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = %d;"
+										"SET LOCAL idle_in_transaction_session_timeout = %d",
+										rehome_freeze_timeout, rehome_freeze_timeout));
 		return true;
 	}
 	if (!is_lock_failure(&error))

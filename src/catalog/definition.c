@@ -32,7 +32,7 @@ rehome_definition(RehomeMigration *migration)
 
 	foreach(lc, rehome_slices_get(migration, NULL))
 		(void) rehome_table_maps_require(lfirst(lc));
-	return rehome_spi_value(sql_definition, "it", migration->id, NULL);
+	return rehome_spi_value(sql_definition, "it", migration->id, (char *) NULL);
 }
 
 /*

@@ -41,7 +41,10 @@
 /* How many bytes are read between two looks at the clock. */
 #define REPORT_BYTES 65536
 
-static const char signature[SIGNATURE_LENGTH] = "PGCOPY\n\377\r\n\0";
+/* ends with a zero byte of its own, which the literal's terminator is */
+static const char signature[] = "PGCOPY\n\377\r\n";
+
+StaticAssertDecl(sizeof(signature) == SIGNATURE_LENGTH, "a signature of another length");
 
 /* How a column's binary form becomes a Datum. */
 typedef enum Decoding

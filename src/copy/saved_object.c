@@ -119,7 +119,7 @@ save(RehomeTableMap *map, char **v)
 	char	   *table = rehome_relation_name(relid);
 	char	   *drop;
 	char	   *create;
-	List	   *finish = NIL;
+	List	   *ending = NIL;
 	RehomeRows *more;
 
 	if (is_index)
@@ -136,28 +136,28 @@ save(RehomeTableMap *map, char **v)
 	if (v[ATTACH] != NULL)
 	{
 		create = pg_get_indexdef_string(index);
-		finish = lappend(finish, psprintf("ALTER TABLE %s ADD CONSTRAINT %s %s", table,
+		ending = lappend(ending, psprintf("ALTER TABLE %s ADD CONSTRAINT %s %s", table,
 										  quote_identifier(v[NAME]), v[ATTACH]));
 	}
 	else if (strcmp(kind, "constraint") == 0)
 	{
 		/* only as a whole, and with the table to itself */
-		finish = lappend(finish, create);
+		ending = lappend(ending, create);
 		create = NULL;
 	}
 	else if (strcmp(kind, "foreign key") == 0 && !rehome_bool(v[NOT_VALID]))
 	{
 		create = psprintf("%s NOT VALID", create);
-		finish = lappend(finish, psprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s", table,
+		ending = lappend(ending, psprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s", table,
 										  quote_identifier(v[NAME])));
 	}
 	more = rehome_spi(attachments, "ooo", index, relid, is_index ? InvalidOid : oid);
 	for (int i = 0; i < more->n; i++)
-		finish = lappend(finish, more->value[i][0]);
+		ending = lappend(ending, more->value[i][0]);
 	rehome_spi("INSERT INTO rehome.saved_object (slice_id, table_map_id, kind, relation, name, drop_sql, create_sql, finish_sql, weight)"
 			   " VALUES ($1, $2, $3, $4, $5::name, $6, $7::text[], $8::text[], $9::float8)",
 			   "iitottttt", map->slice_id, map->id, kind, relid, v[NAME], drop,
-			   rehome_name_array(create ? list_make1(create) : NIL), rehome_name_array(finish), v[FACTOR]);
+			   rehome_name_array(create ? list_make1(create) : NIL), rehome_name_array(ending), v[FACTOR]);
 	rehome_spi(drop, "");
 }
 

@@ -261,11 +261,25 @@ freeze_source(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeFreeze *fr
 		rehome_back_off(attempt);
 	}
 	rehome_freeze_begin(freeze);
+}
 
-	/* should we be lost, the source lets its writers go by itself */
-	rehome_conn_exec(conn, psprintf("SET LOCAL statement_timeout = %d;"
-									"SET LOCAL idle_in_transaction_session_timeout = %d",
-									rehome_freeze_timeout, rehome_freeze_timeout));
+/*
+ * close_fence closes the fence at the source, and notes there from where
+ * changes will come back, and to whom authority goes.
+ */
+static void
+close_fence(RehomeConn *conn, RehomeSlice *slice)
+{
+	RehomeMigration *migration = slice->migration;
+	char	   *token = quote_literal_cstr(migration->token);
+
+	rehome_conn_exec(conn, psprintf("SELECT rehome_source.set_fence(%s, %d, true, %s);"
+									"UPDATE rehome_source.slice SET reverse_position = %s, holder = %s, holder_xid = " UINT64_FORMAT
+									" WHERE token = %s AND slice = %d",
+									token, slice->id, quote_literal_cstr(new_home(migration)),
+									quote_literal_cstr(rehome_position_now()),
+									quote_literal_cstr(rehome_spi_value("SELECT rehome.database_identity()", "")),
+									U64FromFullTransactionId(GetTopFullTransactionId()), token, slice->id));
 }
 
 /*
@@ -282,8 +296,7 @@ switch_over(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way,
 	ListCell   *lc;
 
 	rehome_debug_point("frozen");
-	if (!rehome_forward_try(conn, slice, maps, &batch))
-		elog(ERROR, "a locked table was truncated");
+	(void) rehome_forward_try(conn, slice, maps, true, &batch);
 	rehome_derive(slice, true);
 	rehome_problems_init(&problems);
 	add_drift(&problems, slice);	/* since the gates were looked at */
@@ -294,12 +307,7 @@ switch_over(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way,
 	rehome_sequences_to_target(conn, slice, maps);
 	rehome_freeze_check(freeze, "the sequences");
 
-	rehome_conn_query(conn, "SELECT rehome_source.set_fence($1, $2::int, true, $3)", "tit",
-					  migration->token, slice->id, new_home(migration));
-	rehome_conn_query(conn, "UPDATE rehome_source.slice SET reverse_position = $3, holder = $4, holder_xid = $5"
-					  " WHERE token = $1 AND slice = $2::int", "tittl", migration->token, slice->id,
-					  rehome_position_now(), rehome_spi_value("SELECT rehome.database_identity()", ""),
-					  (int64) U64FromFullTransactionId(GetTopFullTransactionId()));
+	close_fence(conn, slice);
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
@@ -341,7 +349,10 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 	maps = rehome_table_maps_require(slice);
 	conn = rehome_slice_connect(slice, "cutover");
 	if (!prepare(call, conn, slice, maps, one_way))
+	{
+		rehome_conn_close(conn);
 		return;
+	}
 	rehome_targets_lock(list_concat_copy(maps, rehome_derived_maps(slice)), ShareRowExclusiveLock);
 	rehome_target_install(slice, maps, true);
 	freeze.rules = rehome_rules_hash(slice);

@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "capture/capture.h"
 #include "cutover/cutover.h"
 #include "errors.h"
@@ -79,13 +80,15 @@ rehome_freeze_detail(RehomeFreeze *freeze, int64 rows)
 }
 
 /*
- * rehome_freeze_record corrects the length stored with the event, once both
- * sides have committed, and tells it.
+ * rehome_freeze_record corrects the length stored with the event, right after
+ * both sides have committed, and tells it.  Writers went on when the
+ * transaction that is open now began.
  */
 void
 rehome_freeze_record(RehomeFreeze *freeze)
 {
-	char	   *length = psprintf("%.3f seconds", freeze_ms(freeze) / 1000.0);
+	char	   *length = psprintf("%.3f seconds",
+								  TimestampDifferenceMilliseconds(freeze->began, GetCurrentTransactionStartTimestamp()) / 1000.0);
 
 	rehome_spi("UPDATE rehome.event SET detail = jsonb_set(detail, '{freeze}', to_jsonb($2))"
 			   " WHERE id = $1", "lt", freeze->event, length);

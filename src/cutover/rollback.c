@@ -37,7 +37,54 @@
 #include "utils/builtins.h"
 #include "worker/worker.h"
 
-static void
+/*
+ * rolled_back tells whether the last switch of authority was a rollback.
+ */
+static bool
+rolled_back(RehomeSlice *slice)
+{
+	RehomeRows *rows = rehome_spi("SELECT e.kind FROM rehome.event e JOIN rehome.migration m ON m.name = e.migration"
+								  " WHERE m.id = $1 AND e.slice = $2::name AND e.kind IN ('cutover', 'rollback')"
+								  " AND e.at >= m.created_at ORDER BY e.id DESC LIMIT 1", "it",
+								  slice->migration->id, slice->name);
+
+	return rows->n > 0 && strcmp(rows->value[0][0], "rollback") == 0;
+}
+
+/*
+ * take_slice takes the work lock, and raises unless the slice can be rolled
+ * back; false, with a notice, when it has been: by an earlier call, or by one
+ * that ran beside ours and was faster.
+ */
+static bool
+take_slice(RehomeCall *call, RehomeSlice *slice)
+{
+	RehomeState before = slice->state;
+
+	rehome_slice_work_lock(slice);
+	if (slice->state == REHOME_ROLLING_BACK && before == REHOME_CUT_OVER && call->nonatomic)
+	{
+		/* who did that meanwhile has yet to note the end; whoever comes first */
+		rehome_recover_slice(slice);
+		rehome_call_commit(call);
+		rehome_slice_work_lock(slice);
+	}
+	if (slice->state == REHOME_SYNCING && rolled_back(slice))
+	{
+		ereport(NOTICE, errmsg("slice \"%s\" is rolled back already", slice->name));
+		return false;
+	}
+	rehome_slice_require(slice, "roll back", REHOME_CUT_OVER, REHOME_CUT_OVER);
+	rehome_slice_require_running(slice);
+	rehome_slice_require_way_back(slice, "roll back");
+	return true;
+}
+
+/*
+ * drain brings batches back until one is small; false when the slice has been
+ * rolled back meanwhile.
+ */
+static bool
 drain(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps)
 {
 	for (int i = 0; i < REHOME_MAX_DRAINS && call->nonatomic; i++)
@@ -47,11 +94,12 @@ drain(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps)
 		if (n < 0)
 			rehome_raise_both(slice);
 		rehome_call_commit(call);
-		rehome_slice_work_lock(slice);
-		rehome_slice_require(slice, "roll back", REHOME_CUT_OVER, REHOME_CUT_OVER);
+		if (!take_slice(call, slice))
+			return false;
 		if (n <= rehome_cutover_backlog)
 			break;
 	}
+	return true;
 }
 
 /*
@@ -67,15 +115,17 @@ rehome_rollback_slice(RehomeCall *call, RehomeSlice *slice)
 	List	   *maps;
 	char	   *tail;
 
-	rehome_slice_work_lock(slice);
-	rehome_slice_require(slice, "roll back", REHOME_CUT_OVER, REHOME_CUT_OVER);
-	rehome_slice_require_running(slice);
-	rehome_slice_require_way_back(slice, "roll back");
+	if (!take_slice(call, slice))
+		return;
 	maps = rehome_table_maps_require(slice);
 	conn = rehome_slice_connect(slice, "rollback");
 
 	ereport(NOTICE, errmsg("slice \"%s\": draining back to the source", slice->name));
-	drain(call, conn, slice, maps);
+	if (!drain(call, conn, slice, maps))
+	{
+		rehome_conn_close(conn);
+		return;
+	}
 	rehome_targets_lock(list_concat_copy(maps, rehome_derived_maps(slice)), ShareRowExclusiveLock);
 	rehome_freeze_begin(&freeze);
 	rehome_debug_point("frozen");

@@ -25,6 +25,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "mapping/mapping.h"
 #include "mapping/rule.h"
 #include "mapping/rule_param.h"
@@ -35,7 +36,6 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/regproc.h"
 
 /* What blanks are, as a SQL literal. */
 #define BLANKS "E' \\t\\n\\r\\f\\x0b'"
@@ -561,7 +561,7 @@ step_lookup(Compiler *c, JsonbContainer *params)
 	level = NewGUCNestLevel();
 	(void) set_config_option("search_path", c->rule->search_path, PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	relid = RangeVarGetRelid(makeRangeVarFromNameList(stringToQualifiedNameList(table)), AccessShareLock, true);
+	relid = RangeVarGetRelid(makeRangeVarFromNameList(RehomeStringToNameList(table)), AccessShareLock, true);
 	AtEOXact_GUC(true, level);
 	if (!OidIsValid(relid))
 	{

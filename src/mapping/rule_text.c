@@ -45,7 +45,6 @@ rehome_rule_refuse(PG_FUNCTION_ARGS)
 {
 	rehome_rule_refuse_value(text_to_cstring(PG_GETARG_TEXT_PP(1)),
 							 text_to_cstring(PG_GETARG_TEXT_PP(0)));
-	PG_RETURN_NULL();
 }
 
 PG_FUNCTION_INFO_V1(rehome_rule_blank_to_null);

@@ -144,7 +144,8 @@ rehome_stated_enter(const RehomeStated *stated)
 {
 	int			level = rehome_stated_enter_writing(stated);
 
-	set_as("transaction_read_only", "on");
+	/* as SET LOCAL does: not every version lets a function have it for itself */
+	(void) set_config_option("transaction_read_only", "on", PGC_SUSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	if (stated->as_client)
 	{
 		set_as("jit", GetConfigOptionResetString("jit"));
@@ -154,12 +155,13 @@ rehome_stated_enter(const RehomeStated *stated)
 }
 
 /*
- * rehome_stated_leave puts the settings back.
+ * rehome_stated_leave puts the settings back, as an abort would: what is LOCAL
+ * would otherwise stay to the end of the transaction.
  */
 void
 rehome_stated_leave(int level)
 {
-	AtEOXact_GUC(true, level);
+	AtEOXact_GUC(false, level);
 }
 
 /*

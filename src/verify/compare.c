@@ -6,19 +6,11 @@
  * Both sides hold still: the source in the transaction open on conn, the
  * target under the active snapshot.
  *
- * hash: each side sums up 64-bit hashes of its rows, per bucket of the key's
- * hash, in one scan each, at the same time.  Buckets that agree are equal; the
- * rows of the others are compared one by one.  Buckets of a hash need no
- * bounds, so no collation and no order is involved.
- *
- * A row's hash is the hash of its columns' hashes, each with a seed of its
- * own, combined by exclusive or.  A column is hashed as it is stored where its
- * type has one form for each value and a hash function that is the same
- * everywhere (integers, text, uuid, timestamps); all else by its text, which
- * is exact: session settings that change it are pinned on both sides, and
- * enums appear as labels.  Where text could differ for equal values (another
- * encoding, floats of a source before 12, money), or a column is computed, the
- * rows are compared one by one right away.
+ * hash: each side sums up 64-bit hashes of its rows, in buckets of keys, in
+ * one scan each, at the same time (hash.c).  Buckets that agree are equal; the
+ * rows of the others are compared one by one.  Where the text of equal values
+ * could differ (another encoding, floats of a source before 12, money), or a
+ * column is computed, the rows are compared one by one right away.
  *
  * rows: the source's rows come through the compiled maps and are joined with
  * the target's by key.  Two rows differ when both their stored bytes and
@@ -32,10 +24,8 @@
 #include <math.h>
 
 #include "apply/apply.h"
-#include "catalog/pg_type.h"
 #include "copy/sieve.h"
 #include "copy/stream.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "remote/query.h"
 #include "util/name.h"
@@ -43,19 +33,13 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "verify/discrepancy.h"
+#include "verify/hash.h"
 #include "verify/verify.h"
-
-#define BUCKETS 16384
 
 /* Names in difference_query() that no column has. */
 #define THERE "\"rehome there\""
 #define THERE_N "\"rehome source\""
 #define THERE_T "\"rehome target\""
-
-/* Sources from here on have hashtextextended(). */
-#define HASH_VERSION 110000
-/* Sources from here on print floats as we do. */
-#define FLOAT_VERSION 120000
 
 /*
  * compared lists the columns to compare: all that are mapped, but once the
@@ -91,43 +75,6 @@ live_rows(RehomeMapping *mapping)
 }
 
 /*
- * hashable tells whether both sides get the same hash for the same values of
- * the columns.
- */
-static bool
-hashable(RehomeConn *conn, List *columns)
-{
-	ListCell   *lc;
-
-	if (conn == NULL || rehome_conn_version(conn) < HASH_VERSION ||
-		strcmp(rehome_conn_value(conn, "SELECT current_setting('server_encoding')", ""),
-			   GetDatabaseEncodingName()) != 0)
-		return false;
-	foreach(lc, columns)
-	{
-		RehomeMappedColumn *column = lfirst(lc);
-		Oid			type = getBaseType(column->type);
-
-		if (column->plain == 0 || type == MONEYOID ||
-			(rehome_conn_version(conn) < FLOAT_VERSION && type != TEXTOID &&
-			 type != INT4OID && type != INT8OID && type != INT2OID && type != VARCHAROID &&
-			 type != NUMERICOID && type != BOOLOID && type != BPCHAROID &&
-			 type != TIMESTAMPOID && type != TIMESTAMPTZOID && type != DATEOID &&
-			 type != UUIDOID && type != BYTEAOID))
-			return false;
-	}
-	return true;
-}
-
-static const char *
-column_name(RehomeMapping *mapping, RehomeMappedColumn *column, const char *prefix, bool source)
-{
-	return psprintf("%s%s", prefix,
-					quote_identifier(source ? NameStr(TupleDescAttr(mapping->source_desc, column->plain - 1)->attname) :
-									 column->name));
-}
-
-/*
  * column_names lists columns as one side calls them, after prefix.
  */
 static char *
@@ -139,91 +86,8 @@ column_names(RehomeMapping *mapping, List *columns, const char *prefix, bool sou
 	initStringInfo(&buf);
 	foreach(lc, columns)
 		appendStringInfo(&buf, "%s%s", buf.len ? ", " : "",
-						 column_name(mapping, lfirst(lc), prefix, source));
+						 rehome_hash_column(mapping, lfirst(lc), prefix, source));
 	return buf.data;
-}
-
-static List *
-key_columns(RehomeMapping *mapping)
-{
-	List	   *columns = NIL;
-
-	for (int k = 0; k < mapping->nkey; k++)
-		columns = lappend(columns, mapping->key[k]);
-	return columns;
-}
-
-/*
- * How columns are hashed: by a function of their type, which is the same
- * everywhere, of the value cast to what it takes.  A null hashes as the seed.
- */
-static const struct
-{
-	Oid			type;
-	const char *function;
-	const char *cast;
-}			type_hashes[] = {
-	{BOOLOID, "hashint8extended", "::int::int8"},
-	{INT2OID, "hashint8extended", "::int8"},
-	{INT4OID, "hashint8extended", "::int8"},
-	{INT8OID, "hashint8extended", "::int8"},
-	{TEXTOID, "hashtextextended", "::text COLLATE \"C\""},
-	{VARCHAROID, "hashtextextended", "::text COLLATE \"C\""},
-	{UUIDOID, "uuid_hash_extended", "::uuid"},
-	/* TimeZone is UTC: the same microseconds */
-	{TIMESTAMPOID, "timestamp_hash_extended", "::timestamp"},
-	{TIMESTAMPTZOID, "timestamp_hash_extended", "::timestamp"},
-};
-
-/*
- * column_hash appends the hash of a column, which the side calls name.
- */
-static void
-column_hash(StringInfo sql, RehomeMappedColumn *column, const char *name, int seed)
-{
-	Oid			type = getBaseType(column->type);
-
-	for (int i = 0; i < lengthof(type_hashes); i++)
-		if (type_hashes[i].type == type)
-		{
-			appendStringInfo(sql, "coalesce(%s(%s%s, %d), %d)", type_hashes[i].function, name,
-							 type_hashes[i].cast, seed, seed);
-			return;
-		}
-	/* by its text; an empty text is not null, nor is a row of nulls */
-	appendStringInfo(sql, "(hashtextextended(concat(%s) COLLATE \"C\", %d) # num_nulls(%s))",
-					 name, seed, name);
-}
-
-/*
- * row_hash returns the expression of a row's hash over the columns.
- */
-static char *
-row_hash(RehomeMapping *mapping, List *columns, const char *prefix, bool source)
-{
-	StringInfoData sql;
-	ListCell   *lc;
-
-	initStringInfo(&sql);
-	appendStringInfoString(&sql, "hashint8extended(");
-	foreach(lc, columns)
-	{
-		if (foreach_current_index(lc) > 0)
-			appendStringInfoString(&sql, " # ");
-		column_hash(&sql, lfirst(lc), column_name(mapping, lfirst(lc), prefix, source),
-					foreach_current_index(lc) + 1);
-	}
-	appendStringInfoString(&sql, ", 0)");
-	return sql.data;
-}
-
-/*
- * bucket_of returns the expression of a row's bucket.
- */
-static char *
-bucket_of(RehomeMapping *mapping, const char *prefix, bool source)
-{
-	return psprintf("(%s & %d)", row_hash(mapping, key_columns(mapping), prefix, source), BUCKETS - 1);
 }
 
 /* The part of a table that is compared. */
@@ -241,7 +105,7 @@ typedef struct Part
  * it is NULL, in buckets; NULL when that is all rows.
  */
 static char *
-condition(Part *part, RehomeMapping *mapping, const char *prefix, bool source, const char *buckets)
+condition(Part *part, RehomeMapping *mapping, const char *prefix, bool source, RehomeBuckets *buckets)
 {
 	StringInfoData sql;
 	const char *sep = "";
@@ -249,16 +113,14 @@ condition(Part *part, RehomeMapping *mapping, const char *prefix, bool source, c
 	initStringInfo(&sql);
 	if (buckets != NULL)
 	{
-		appendStringInfo(&sql, "%s = ANY (%s::bigint[])", bucket_of(mapping, prefix, source),
-						 quote_literal_cstr(buckets));
+		appendStringInfoString(&sql, rehome_buckets_condition(buckets, prefix, source));
 		sep = " AND ";
 	}
 	if (part->scope->sample > 0)
 	{
 		/* other bits than the bucket's */
-		appendStringInfo(&sql, "%s(hashint8extended(%s, %d) & %d) < %d", sep,
-						 row_hash(mapping, key_columns(mapping), prefix, source), part->scope->seed,
-						 SAMPLE_RANGE - 1, (int) ceil(part->scope->sample * SAMPLE_RANGE));
+		appendStringInfo(&sql, "%s(%s & %d) < %d", sep,
+						 rehome_hash_key(mapping, prefix, source, part->scope->seed), SAMPLE_RANGE - 1, (int) ceil(part->scope->sample * SAMPLE_RANGE));
 		sep = " AND ";
 	}
 	if (part->filter[source] != NULL)
@@ -306,70 +168,57 @@ append_source(StringInfo sql, RehomeMapping *mapping, const char *condition)
 }
 
 /*
- * differing_buckets sums up both sides and returns the buckets that differ,
- * as the text of an array, or NULL when there are none.  Fills in the row
- * counts.
+ * differing_buckets sums up both sides and returns the buckets, with those
+ * marked that differ, or NULL when there are none.  Fills in the row counts.
  */
-static char *
+static RehomeBuckets *
 differing_buckets(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 				  List *columns, Part *part, RehomeVerdict *verdict)
 {
-	char	  **sums[2];
-	int64	   *counts[2];
+	Oid			owner = slice->migration->owner;
+	RehomeBuckets *buckets = rehome_buckets_choose(conn, owner, mapping);
+	RehomeRows *here;
+	RehomeRows *there;
+	char	  **counts = palloc0(sizeof(char *) * REHOME_BUCKETS);
+	char	  **sums = palloc0(sizeof(char *) * REHOME_BUCKETS);
+	bool		any = false;
 	StringInfoData sql;
-	StringInfoData buckets;
 
-	for (int side = 0; side < 2; side++)
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT %s, count(*), %s FROM ", rehome_bucket_of(buckets, "source.", true),
+					 rehome_hash_sum(mapping, columns, "source.", true));
+	append_source(&sql, mapping, condition(part, mapping, "source.", true, NULL));
+	appendStringInfoString(&sql, " GROUP BY 1");
+	rehome_conn_send(conn, sql.data);
+	here = rehome_spi_as(owner, true,
+						 psprintf("SELECT %s, count(*), %s FROM %s AS t%s GROUP BY 1",
+								  rehome_bucket_of(buckets, "t.", false), rehome_hash_sum(mapping, columns, "t.", false),
+								  live_rows(mapping), where(condition(part, mapping, "t.", false, NULL))));
+	there = rehome_conn_receive(conn);
+
+	for (int i = 0; i < here->n; i++)
 	{
-		sums[side] = palloc0(sizeof(char *) * BUCKETS);
-		counts[side] = palloc0(sizeof(int64) * BUCKETS);
+		int			b = rehome_int(here->value[i][0]);
+
+		counts[b] = here->value[i][1];
+		sums[b] = here->value[i][2];
+		buckets->differing[b] = true;
+		verdict->target_rows += rehome_int64(counts[b]);
 	}
-	for (int side = 0; side < 2; side++)
+	for (int i = 0; i < there->n; i++)
 	{
-		bool		source = side == 0;
-		const char *prefix = source ? "source." : "t.";
+		int			b = rehome_int(there->value[i][0]);
 
-		initStringInfo(&sql);
-		appendStringInfo(&sql, "SELECT %s, count(*), sum(%s) FROM ",
-						 bucket_of(mapping, prefix, source), row_hash(mapping, columns, prefix, source));
-		if (source)
-		{
-			append_source(&sql, mapping, condition(part, mapping, prefix, source, NULL));
-			appendStringInfoString(&sql, " GROUP BY 1");
-			rehome_conn_send(conn, sql.data);
-		}
+		verdict->source_rows += rehome_int64(there->value[i][1]);
+		if (b == REHOME_OUTSIDE)
+			buckets->outside = true;
 		else
-		{
-			RehomeRows *rows;
-
-			appendStringInfo(&sql, "%s AS t%s GROUP BY 1", live_rows(mapping),
-							 where(condition(part, mapping, prefix, source, NULL)));
-			rows = rehome_spi_as(slice->migration->owner, true, sql.data);
-			for (int pass = 0; pass < 2; pass++)
-			{
-				if (pass == 1)
-					rows = rehome_conn_receive(conn);
-				for (int i = 0; i < rows->n; i++)
-				{
-					int			bucket = rehome_int(rows->value[i][0]);
-
-					counts[pass][bucket] = rehome_int64(rows->value[i][1]);
-					sums[pass][bucket] = rows->value[i][2];
-				}
-			}
-		}
+			buckets->differing[b] = sums[b] == NULL || strcmp(counts[b], there->value[i][1]) != 0 ||
+				strcmp(sums[b], there->value[i][2]) != 0;
 	}
-
-	initStringInfo(&buckets);
-	for (int b = 0; b < BUCKETS; b++)
-	{
-		verdict->target_rows += counts[0][b];
-		verdict->source_rows += counts[1][b];
-		if (counts[0][b] != counts[1][b] ||
-			(sums[0][b] != NULL && strcmp(sums[0][b], sums[1][b]) != 0))
-			appendStringInfo(&buckets, "%s%d", buckets.len ? "," : "", b);
-	}
-	return buckets.len > 0 ? psprintf("{%s}", buckets.data) : NULL;
+	for (int b = 0; b < REHOME_BUCKETS && !any; b++)
+		any = buckets->differing[b];
+	return any || buckets->outside ? buckets : NULL;
 }
 
 /*
@@ -395,7 +244,7 @@ record(RehomeDiscrepancies *run, HeapTuple tuple, TupleDesc desc)
  * the columns that differ.
  */
 static char *
-difference_query(RehomeMapping *mapping, List *columns, Part *part, const char *buckets)
+difference_query(RehomeMapping *mapping, List *columns, Part *part, RehomeBuckets *buckets)
 {
 	StringInfoData sql;
 	StringInfoData key;
@@ -447,7 +296,7 @@ difference_query(RehomeMapping *mapping, List *columns, Part *part, const char *
  */
 static void
 compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List *columns,
-			 Part *part, const char *buckets, RehomeDiscrepancies *run, RehomeVerdict *verdict)
+			 Part *part, RehomeBuckets *buckets, RehomeDiscrepancies *run, RehomeVerdict *verdict)
 {
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
 	RehomeTaker taker = {rehome_receive_store, NULL, NULL, NULL, store};
@@ -572,7 +421,7 @@ choose_part(Part *part, RehomeConn *conn, RehomeSlice *slice, RehomeMapping *map
 	part->scope = scope;
 	if (scope->filter != NULL)
 		rehome_scope_filter(scope, slice->migration->owner, mapping, &part->filter[true], &part->filter[false]);
-	if (scope->sample > 0 && !hashable(conn, key_columns(mapping)))
+	if (scope->sample > 0 && !rehome_hash_possible(conn, mapping, NIL))
 		ereport(ERROR,
 				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				errmsg("the keys of %s cannot be sampled", rehome_relation_name(mapping->map->target)),
@@ -604,9 +453,9 @@ rehome_compare(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map,
 	}
 	run = rehome_discrepancies_begin(slice, map->target, snapshot);
 	run->partial = !rehome_scope_is_whole(scope);
-	if (mode == REHOME_VERIFY_HASH && hashable(conn, list_concat(key_columns(mapping), columns)))
+	if (mode == REHOME_VERIFY_HASH && rehome_hash_possible(conn, mapping, columns))
 	{
-		char	   *buckets = differing_buckets(conn, slice, mapping, columns, &part, verdict);
+		RehomeBuckets *buckets = differing_buckets(conn, slice, mapping, columns, &part, verdict);
 
 		if (buckets != NULL)
 			compare_rows(conn, slice, mapping, columns, &part, buckets, run, verdict);

@@ -38,6 +38,9 @@ sub forget
 	return;
 }
 
+# A source before 14 gets one chunk a table.
+my $cut = $pair->source_version >= 140000;
+
 sub chunks
 {
 	my ($migration, $what, $where) = @_;
@@ -118,7 +121,8 @@ for my $path (sort keys %make)
 	$pair->sql_target(sprintf($make{$path}, "paths.$path") . "; ALTER TABLE paths.$path DROP gone");
 	define_path($path);
 	call("$small CALL rehome.copy('$path')");
-	cmp_ok(chunks($path, 'count(*)'), '>', 5, "target '$path': copied in chunks");
+	my $n = chunks($path, 'count(*)');
+	ok($cut ? $n > 5 : $n == 1, "target '$path': copied in chunks, where the source can be") or diag("$n chunks");
 	same_content($pair,
 		[ { source => "(SELECT $list, true AS copied, NULL::text AS empty, 'label 2' AS label, lower(v) || part FROM paths.t)",
 			target => "(SELECT $list, copied, empty, label, lower_v FROM paths.$path)" } ],
@@ -196,8 +200,8 @@ for my $workers (0, 1, 4)
 	define('m', 'many');
 	call("$small SET rehome.copy_workers = $workers; CALL rehome.copy('m')");
 	same_content($pair, \@many, "$workers workers: the same content");
-	is(chunks('m', q{count(*) > 20 AND bool_and(done_at IS NOT NULL) AND count(lo) > 15 AND count(DISTINCT part_table) = 5}), 't',
-		"$workers workers: many chunks of five tables, all done");
+	is(chunks('m', ($cut ? 'count(*) > 20 AND count(lo) > 15' : 'count(*) = 5 AND count(lo) = 0') . q{ AND bool_and(done_at IS NOT NULL) AND count(DISTINCT part_table) = 5}), 't',
+		"$workers workers: chunks of five tables, many where the source can be cut, all done");
 	is(chunks('m', 'sum(rows)'), '9009', "$workers workers: each row was copied once");
 	is($pair->sql_target(q{SELECT state FROM rehome.status WHERE migration = 'm'}), 'syncing', "$workers workers: the state is syncing");
 	forget('m', @many);
@@ -248,7 +252,7 @@ for my $workers (0, 4)
 	}
 	is($pair->sql_target(q{SELECT state || ' ' || authority FROM rehome.status WHERE migration = 'm'}), 'copying source', "$workers workers: the state is copying");
 	my $were_done = chunks('m', $done, 'done_at IS NOT NULL');
-	cmp_ok(chunks('m', 'count(*)', 'done_at IS NOT NULL'), '>', 5, "$workers workers: some chunks are done");
+	cmp_ok(chunks('m', 'count(*)', 'done_at IS NOT NULL'), '>', 5, "$workers workers: some chunks are done") if $cut;
 	cmp_ok(chunks('m', 'count(*)', 'done_at IS NULL'), '>', 0, "$workers workers: some are not");
 	is((sqlstate_of($target, 'INSERT INTO many.none VALUES (1)'))[0], '25006', "$workers workers: meanwhile the target refuses writes");
 
@@ -277,8 +281,9 @@ for my $rewrite ('VACUUM FULL many.large', 'TRUNCATE many.large CASCADE', 'ALTER
 	$pair->sql_target(q{ALTER TABLE many.large ADD CONSTRAINT no_bad CHECK (v <> 'bad')});
 	define('m', 'many');
 	sqlstate_of($target, "$small SET rehome.copy_workers = 2; CALL rehome.copy('m')");
-	my $others = chunks('m', $done, q{done_at IS NOT NULL AND part_table <> 'large'});
-	cmp_ok(chunks('m', 'count(*)', q{done_at IS NOT NULL AND part_table = 'large'}), '>', 5, "$rewrite: chunks were done");
+	# CASCADE takes the rows of small as well
+	my $others = chunks('m', $done, q{done_at IS NOT NULL AND part_table NOT IN ('large', 'small')});
+	cmp_ok(chunks('m', 'count(*)', q{done_at IS NOT NULL AND part_table = 'large'}), '>', 5, "$rewrite: chunks were done") if $cut;
 	my $last = chunks('m', 'max(c.id)');
 	$pair->sql_source($stir) if $rewrite !~ /CLUSTER/;
 	$pair->sql_source("UPDATE many.large SET v = 'good' WHERE id = 5990");

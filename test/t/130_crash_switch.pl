@@ -35,7 +35,9 @@ $pair->sql_target(q{
 $pair->sql_source(q{
 	CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS
 	-- like a COMMIT that waits for a standby, it does not look whether its client is still there
-	$$BEGIN PERFORM set_config('client_connection_check_interval', '0', true);
+	$$BEGIN IF current_setting('client_connection_check_interval', true) IS NOT NULL THEN
+			PERFORM set_config('client_connection_check_interval', '0', true);
+		END IF;
 		PERFORM pg_advisory_xact_lock_shared(77, 1); RETURN NULL; END$$;
 	CREATE CONSTRAINT TRIGGER gate AFTER UPDATE ON rehome_source.slice DEFERRABLE INITIALLY DEFERRED
 		FOR EACH ROW WHEN (OLD.authority <> NEW.authority) EXECUTE FUNCTION gate();

@@ -156,6 +156,19 @@ sub takers
 	nothing_lost('cutover behind a writer');
 }
 
+# What that cutover had prepared at the target does nothing, until one that
+# succeeds finds it there.
+my $prepared = q{SELECT string_agg(format('%s %s', tgrelid::regclass, tgenabled), ', ' ORDER BY tgrelid::regclass::text COLLATE "C")
+	FROM pg_trigger WHERE tgname = 'rehome_capture'};
+my $logs = q{SELECT string_agg(oid::text, ' ' ORDER BY oid) FROM pg_class WHERE relnamespace = 'rehome_change'::regnamespace AND relkind = 'r'};
+my $logged = q{SELECT coalesce(sum((xpath('/row/n/text()', query_to_xml(format('SELECT count(*) AS n FROM %s', oid::regclass), true, true, '')))[1]::text::bigint), -1)
+	FROM pg_class WHERE relnamespace = 'rehome_change'::regnamespace AND relkind = 'r'};
+my $prepared_logs = $pair->sql_target($logs);
+like($pair->sql_target($prepared), qr/^app\.count D, app\.item D, app\.part D/, 'a cutover that failed: capture is there, switched off');
+$pair->sql_source('UPDATE app.item SET qty = qty + 1 WHERE id = 2');
+$pair->sql_target(q{CALL rehome.sync('m')});
+is($pair->sql_target($logged), 0, 'a cutover that failed: nothing is captured at the target');
+
 # A maintenance lock at the source: writers do not mind it, nor our wait for it.
 {
 	my ($session, $pid) = blocker($source, 'LOCK TABLE app.item IN SHARE UPDATE EXCLUSIVE MODE');
@@ -316,6 +329,32 @@ for my $call (qw(cutover rollback))
 }
 $pair->sql_target(q{CALL rehome.rollback('m')});
 ok($pair->wait_for_state('m', 'syncing'), 'rolled back again');
+
+# Two calls at once: one switches, the other has nothing left to do.
+for my $call (qw(cutover rollback))
+{
+	my $done = $call eq 'cutover' ? 'cut over' : 'rolled back';
+	my $events = "SELECT count(*) FROM rehome.event WHERE kind = '$call'";
+	my $before = $pair->sql_target($events);
+	my $lock = hold_lock($target, debug_lock());
+	my $first = start_psql($target, "CALL rehome.$call('m')", debug_point => ($call eq 'cutover' ? 'batch-applied' : 'reverse-applied') . ':wait');
+	ok(wait_for_lock_waiter($target, debug_lock()), "$call twice: the first one drains");
+	my $second = start_psql($target, "CALL rehome.$call('m')", name => 'second', options => '-c rehome.lock_timeout=60s');
+	ok(wait_until($target, q{SELECT count(*) = 1 FROM pg_stat_activity a JOIN pg_locks l USING (pid)
+		WHERE a.application_name = 'second' AND NOT l.granted AND l.locktype = 'advisory'}), "$call twice: the second one waits for it");
+	$lock->quit;
+	my @results = map { finish_psql($_) } $first, $second;
+	is($_->{sqlstate}, '00000', "$call twice: no error") or diag($_->{stderr}) for @results;
+	is(scalar(grep { $_->{stderr} =~ /is $done already/ } @results), 1, "$call twice: one says that it is done already");
+	is($pair->sql_target($events) - $before, 1, "$call twice: authority has moved once");
+	is($pair->sql_target($logs), $prepared_logs, "$call twice: with the change tables that a cutover that failed had made");
+	ok($pair->wait_for_state('m', $call eq 'cutover' ? 'cut_over' : 'syncing'), "$call twice: it is done");
+	my $third = finish_psql(start_psql($target, "CALL rehome.$call('m')"));
+	is($third->{sqlstate}, '00000', "$call once more: no error");
+	like($third->{stderr}, qr/is $done already/, "$call once more: it is done already");
+	is($target->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE application_name = 'second'}), 0, "$call twice: the sessions have ended");
+}
+nothing_lost('two calls at once');
 
 # Sessions that know the old state: a snapshot from before, a cached plan, a
 # trigger function called before, a statement that waits for the lock.

@@ -528,6 +528,7 @@ what has been done. What the sync worker goes on with by itself is left out.
 sub schema_dump
 {
 	my ($node, $dbname, @arguments) = @_;
+	local %ENV = $node->_get_env;
 	my ($dump, $errors) = run_command(
 		[ $node->installed_command('pg_dump'), '--schema-only', @arguments, '-d', $node->connstr($dbname // 'postgres') ]);
 	croak "pg_dump failed: $errors" if $errors ne '' || $dump eq '';
@@ -621,6 +622,7 @@ EOS
 	push @command, @{ $option{args} // [] };
 	push @command, $node->connstr($dbname);
 
+	local %ENV = $node->_get_env;
 	my $writer = { node => $node, dbname => $dbname, stdout => '', stderr => '' };
 	print '# starting: ' . join(' ', @command) . "\n";
 	$writer->{run} = IPC::Run::start(\@command, '<', \undef, '>', \$writer->{stdout}, '2>', \$writer->{stderr});
@@ -736,6 +738,7 @@ sub start_psql
 	my $file = $node->basedir . '/call_' . ++$calls . '.sql';
 	append_to_file($file, "$sql\n;\n");
 	my $call = { node => $node, stdout => '', stderr => '' };
+	local %ENV = $node->_get_env;
 	print "# in the background, at " . $node->name . ": $sql\n";
 	$call->{run} = IPC::Run::start(
 		[ $node->installed_command('psql'), '-XAtq', '-v', 'ON_ERROR_STOP=1', '-v', 'VERBOSITY=verbose', '-d', $connstr, '-f', $file ],
