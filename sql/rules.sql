@@ -26,6 +26,7 @@ SELECT rehome.rule_json('not json at all', 'repair');
 :code
 SELECT v, rehome.rule_number(v, '.', ',') FROM unnest(ARRAY['$1,234.56', '(12.50)', '-3', '7-', ' +1 ', 'EUR 1,000,000', '.5']) AS v;
 SELECT rehome.rule_number('1.234,56 €', ',', '.'), rehome.rule_number('1 234,5', ',', ' ');
+SELECT rehome.rule_number(v, '.', ',') FROM unnest(ARRAY['999999999999999999', '-1,234,567,890,123,456,789.50', '0.00000000000000000001', '-0', '7.']) AS v;
 SELECT rehome.rule_number('12.34.56', '.', ',');
 :code
 SELECT rehome.rule_number('1-2', '.', ',');

@@ -68,6 +68,7 @@ typedef struct RehomeBatch
 	int			ntables;		/* tables that had changed */
 	int64		nrows;			/* rows read */
 	int64		touched;		/* rows changed at the target */
+	char	   *blockers;		/* who kept us from locking a target, or NULL */
 } RehomeBatch;
 
 /* Forward: source to target. */

@@ -570,9 +570,10 @@ apply_gone(RehomeSlice *slice, RehomeChange *change)
 
 /*
  * move_table moves one table's part of the batch; flag is what the poll says
- * of it.  False when the table was truncated meanwhile, so that what has been
- * applied is not what the snapshot has.  It is all of keys that will be read
- * again.  *checked is false when that is to be found out later.
+ * of it.  False when its target could not be locked, which is batch->blockers,
+ * or when the table was truncated meanwhile, so that what has been applied is
+ * not what the snapshot has.  It is all of keys that will be read again.
+ * *checked is false when that is to be found out later.
  */
 static bool
 move_table(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, char flag,
@@ -584,6 +585,9 @@ move_table(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, char flag,
 	char	   *began = NULL;
 	RehomeAs	as;
 
+	batch->blockers = rehome_targets_try_lock(list_make1(map), RowExclusiveLock);
+	if (batch->blockers != NULL)
+		return false;
 	change.mapping = rehome_mapping_compile(map, slice->migration->owner);
 	change.everything = everything;
 	change.by_parts = everything || change.mapping->tolerant || !rehome_apply_is_fragile(change.mapping);
@@ -591,7 +595,6 @@ move_table(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, char flag,
 	change.rows = tuplestore_begin_heap(false, false, work_mem);
 	if (everything && map->on_delete != 'd')
 		change.present = tuplestore_begin_heap(false, false, work_mem);
-	rehome_targets_lock(list_make1(map), RowExclusiveLock);
 	sieve = sieve_changes(slice, &change);
 	if (sieve != NULL)
 		began = rehome_spi_value("SELECT clock_timestamp()", "");
@@ -691,6 +694,8 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked
 		MemoryContextSwitchTo(old);
 		if (!stale && !checked && !locked)
 			unchecked = lappend(unchecked, lfirst(lc));
+		if (batch->blockers != NULL)
+			batch->blockers = pstrdup(batch->blockers);
 		MemoryContextDelete(context);
 	}
 	if (stale || any_stale(conn, unchecked))
@@ -715,7 +720,8 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked
 
 /*
  * rehome_forward_batch reads and applies one batch.  With keep_open the
- * source transaction stays open on the batch's snapshot.
+ * source transaction stays open on the batch's snapshot.  While it waits to
+ * try again, no transaction is open there.
  */
 void
 rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
@@ -729,7 +735,9 @@ rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		if (rehome_forward_try(conn, slice, maps, false, batch))
 			break;
 		rehome_conn_rollback(conn);
-		if (attempt >= rehome_lock_retries)
+		if (batch->blockers != NULL)
+			rehome_targets_blocked(attempt, batch->blockers);
+		else if (attempt >= rehome_lock_retries)
 			ereport(ERROR,
 					errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 					errmsg("tables of slice \"%s\" were truncated or repartitioned at the source during each of %d attempts to read them",

@@ -45,6 +45,8 @@ extern void rehome_source_renew(RehomeConn *conn, RehomeSlice *slice, RehomeTabl
 
 /* At the target. */
 extern void rehome_targets_lock(List *maps, LOCKMODE mode);
+extern char *rehome_targets_try_lock(List *maps, LOCKMODE mode);
+extern void rehome_targets_blocked(int attempt, const char *blockers);
 extern void rehome_target_guard(RehomeSlice *slice, List *maps);
 extern void rehome_target_install(RehomeSlice *slice, List *maps, bool guarded);
 extern bool rehome_target_covered(List *maps);

@@ -231,34 +231,57 @@ locked(List *maps, LOCKMODE mode)
 }
 
 /*
- * rehome_targets_lock locks the targets and their partitions to the end of
- * the transaction, trying again as rehome.lock_retries allows, and raises,
- * naming who is in the way, when it cannot have them.
+ * rehome_targets_blocked is what follows a failed attempt, the first being 0:
+ * a NOTICE that names who is in the way, or, when there were as many as
+ * rehome.lock_retries allows, an error.
+ */
+void
+rehome_targets_blocked(int attempt, const char *blockers)
+{
+	if (attempt >= rehome_lock_retries)
+		ereport(ERROR,
+				errcode(ERRCODE_REHOME_LOCK_TIMEOUT),
+				errmsg("could not lock the target tables within %d ms in %d tries",
+					   rehome_lock_timeout, attempt + 1),
+				errdetail_internal("%s", blockers),
+				errhint("Nothing has changed. Try again when that transaction has ended, or raise rehome.lock_timeout or rehome.lock_retries."));
+	ereport(NOTICE,
+			errmsg("could not lock the target tables within %d ms, trying again", rehome_lock_timeout),
+			errdetail_internal("%s", blockers));
+}
+
+/*
+ * rehome_targets_try_lock tries once to lock the targets and their partitions
+ * to the end of the transaction.  Returns NULL, or who is in the way.
  *
- * For a lock that keeps writers out, first comes SHARE UPDATE EXCLUSIVE.  Writers do not mind it, neither held
- * nor waited for, but autovacuum does: a wait of deadlock_timeout makes it
- * give way.  Otherwise it would be in the way of the real lock, which never
- * waits that long.
+ * For a lock that keeps writers out, first comes SHARE UPDATE EXCLUSIVE.
+ * Writers do not mind it, neither held nor waited for, but autovacuum does: a
+ * wait of deadlock_timeout makes it give way.  Otherwise it would be in the
+ * way of the real lock, which never waits that long.
+ */
+char *
+rehome_targets_try_lock(List *maps, LOCKMODE mode)
+{
+	char	   *blockers;
+
+	if (locked(maps, mode))
+		return NULL;
+	blockers = local_blockers(maps, mode);
+	return blockers ? blockers : pstrdup("Whoever held the lock has gone meanwhile.");
+}
+
+/*
+ * rehome_targets_lock tries again as rehome.lock_retries allows, and raises
+ * when it cannot have them.
  */
 void
 rehome_targets_lock(List *maps, LOCKMODE mode)
 {
-	for (int attempt = 0; !locked(maps, mode); attempt++)
-	{
-		char	   *blockers = local_blockers(maps, mode);
+	char	   *blockers;
 
-		if (blockers == NULL)
-			blockers = "Whoever held the lock has gone meanwhile.";
-		if (attempt >= rehome_lock_retries)
-			ereport(ERROR,
-					errcode(ERRCODE_REHOME_LOCK_TIMEOUT),
-					errmsg("could not lock the target tables within %d ms in %d tries",
-						   rehome_lock_timeout, attempt + 1),
-					errdetail_internal("%s", blockers),
-					errhint("Nothing has changed. Try again when that transaction has ended, or raise rehome.lock_timeout or rehome.lock_retries."));
-		ereport(NOTICE,
-				errmsg("could not lock the target tables within %d ms, trying again", rehome_lock_timeout),
-				errdetail_internal("%s", blockers));
+	for (int attempt = 0; (blockers = rehome_targets_try_lock(maps, mode)) != NULL; attempt++)
+	{
+		rehome_targets_blocked(attempt, blockers);
 		rehome_back_off(attempt);
 	}
 }

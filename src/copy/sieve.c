@@ -32,6 +32,7 @@
 
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "catalog/pg_type.h"
 #include "copy/reader.h"
 #include "copy/sieve.h"
 #include "errors.h"
@@ -73,6 +74,7 @@ typedef struct Batch
 	int			at;				/* row being worked on */
 	int			lo;				/* rows being written */
 	int			hi;
+	StringInfoData refused;		/* what goes to quarantine, as a JSON array; in per-tuple memory */
 } Batch;
 
 /*
@@ -288,11 +290,26 @@ target_key(RehomeSieve *sieve, Datum *values, bool *nulls)
 	return error == NULL;
 }
 
+/*
+ * row_json returns a row as JSON that jsonb takes: a json value with a
+ * character it has no place for becomes a text.
+ */
 static char *
 row_json(TupleDesc desc, Datum *values, bool *nulls)
 {
-	HeapTuple	tuple = heap_form_tuple(BlessTupleDesc(desc), values, nulls);
+	HeapTuple	tuple;
+	TupleDesc	shape = desc;
 
+	for (int i = 0; i < desc->natts; i++)
+		if (TupleDescAttr(desc, i)->atttypid == JSONOID && !nulls[i] &&
+			strstr(TextDatumGetCString(values[i]), "\\u0000") != NULL)
+		{
+			if (shape == desc)
+				shape = CreateTupleDescCopy(desc);
+			TupleDescAttr(shape, i)->atttypid = TEXTOID;
+		}
+	desc = BlessTupleDesc(shape);
+	tuple = heap_form_tuple(desc, values, nulls);
 	return text_to_cstring(DatumGetTextPP(DirectFunctionCall1(row_to_json, heap_copy_tuple_as_datum(tuple, desc))));
 }
 
@@ -307,48 +324,87 @@ remove_old(RehomeSieve *sieve, Datum *values, bool *nulls)
 }
 
 /*
- * refuse puts a row into quarantine.
+ * append_member appends a member of a JSON object: text, or JSON as it is.
+ */
+static void
+append_member(StringInfo buf, const char *name, const char *value, bool json)
+{
+	appendStringInfo(buf, "%s\"%s\": ", buf->data[buf->len - 1] == '{' ? "" : ", ", name);
+	if (value == NULL)
+		appendStringInfoString(buf, "null");
+	else if (json)
+		appendStringInfoString(buf, value);
+	else
+		escape_json(buf, value);
+}
+
+/*
+ * refuse notes a row of the batch for quarantine.
  */
 static void
 refuse(Batch *batch, int row)
 {
 	RehomeSieve *sieve = batch->sieve;
-	RehomeTableMap *map = sieve->mapping->map;
+	StringInfo	buf = &batch->refused;
 	ErrorData  *error = batch->error[row];
 	Datum	   *values = &batch->source[row * batch->source_natts];
 	bool	   *nulls = &batch->source_null[row * batch->source_natts];
 	char	   *key = NULL;
+	char	   *source_key;
 	List	   *texts;
 	char		hashed[32];
 	Known	   *entry;
 	bool		found;
 	MemoryContext old;
-	RehomeAs	as;
 
 	remove_old(sieve, values, nulls);
 	old = MemoryContextSwitchTo(sieve->scratch);
 	texts = key_texts(sieve, values, nulls);
+	source_key = key_json(sieve, texts);
 	key_hash(texts, hashed);
 	if (target_key(sieve, values, nulls))
 		key = row_json(sieve->mapping->key_desc, sieve->key->result->tts_values, sieve->key->result->tts_isnull);
+	appendStringInfoString(buf, buf->len > 1 ? ", {" : "{");
+	append_member(buf, "key", key, true);
+	append_member(buf, "source_row", row_json(sieve->mapping->source_desc, values, nulls), true);
+	append_member(buf, "rule", error->column_name ? error->column_name : error->constraint_name, false);
+	append_member(buf, "sqlstate", unpack_sql_state(error->sqlerrcode), false);
+	append_member(buf, "message", error->message, false);
+	append_member(buf, "source_key", source_key, true);
+	appendStringInfoChar(buf, '}');
+	entry = hash_search(sieve->known, hashed, HASH_ENTER, &found);
+	if (!found)
+		entry->source_key = MemoryContextStrdup(GetMemoryChunkContext(sieve), source_key);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(sieve->scratch);
+}
+
+/*
+ * store_refused puts the rows noted by refuse into quarantine, in one
+ * statement: most of what a row would cost by itself is the statement.  Of
+ * rows that share a key the last stands.
+ */
+static void
+store_refused(Batch *batch)
+{
+	RehomeSieve *sieve = batch->sieve;
+	RehomeAs	as;
+
+	if (batch->refused.len == 1)
+		return;
+	appendStringInfoChar(&batch->refused, ']');
 	rehome_become(&as, rehome_catalog_owner());
 	rehome_spi("INSERT INTO rehome.quarantine (migration, slice, target, key, source_row, rule, sqlstate, message, source_key)"
-			   " VALUES ($1::name, $2::name, $3, $4::jsonb, $5::jsonb, $6, $7, $8, $9::jsonb)"
+			   " SELECT DISTINCT ON (r->'source_key') $1::name, $2::name, $3, nullif(r->'key', 'null'), r->'source_row', r->>'rule',"
+			   " r->>'sqlstate', r->>'message', r->'source_key'"
+			   " FROM jsonb_array_elements($4::jsonb) WITH ORDINALITY AS u(r, n) ORDER BY r->'source_key', n DESC"
 			   " ON CONFLICT (target, source_key, migration) DO UPDATE SET slice = excluded.slice, key = excluded.key,"
 			   " source_row = excluded.source_row, rule = excluded.rule, sqlstate = excluded.sqlstate,"
 			   " message = excluded.message, last_seen = clock_timestamp(),"
 			   " accepted = quarantine.accepted AND quarantine.source_row = excluded.source_row",
-			   "ttotttttt", sieve->slice->migration->name, sieve->slice->name, map->target, key,
-			   row_json(sieve->mapping->source_desc, values, nulls),
-			   error->column_name ? error->column_name : error->constraint_name,
-			   unpack_sql_state(error->sqlerrcode), error->message,
-			   key_json(sieve, texts));
+			   "ttot", sieve->slice->migration->name, sieve->slice->name, sieve->mapping->map->target,
+			   batch->refused.data);
 	rehome_become_self(&as);
-	entry = hash_search(sieve->known, hashed, HASH_ENTER, &found);
-	if (!found)
-		entry->source_key = MemoryContextStrdup(GetMemoryChunkContext(sieve), key_json(sieve, texts));
-	MemoryContextSwitchTo(old);
-	MemoryContextReset(sieve->scratch);
 }
 
 /*
@@ -604,6 +660,7 @@ write_batch(Batch *batch)
 		else if (!sieve->look_only)
 			refuse(batch, row);
 	}
+	store_refused(batch);
 	return n;
 }
 
@@ -635,6 +692,8 @@ read_batch(RehomeReader *reader, Batch *batch)
 
 	batch->n = 0;
 	batch->at = 0;
+	initStringInfo(&batch->refused);
+	appendStringInfoChar(&batch->refused, '[');
 	while (batch->n < BATCH_ROWS && MemoryContextMemAllocated(context, true) < BATCH_BYTES)
 	{
 		CHECK_FOR_INTERRUPTS();

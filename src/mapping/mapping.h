@@ -58,6 +58,8 @@ typedef struct RehomeProjector
 	TupleTableSlot *source;		/* fill values and nulls, then project */
 	TupleTableSlot *result;
 	ProjectionInfo *projection;
+	ProjectionInfo *share;		/* values that validations look at, or NULL */
+	TupleTableSlot *shared;		/* the inner row that has them */
 	List	   *targetlist;
 	RehomeMappedColumn **column;	/* of each entry; NULL: no mapped column */
 	ExprState **single;			/* each entry by itself, made when needed */

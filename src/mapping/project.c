@@ -8,6 +8,10 @@
  * columns (what sync applies and verification compares), and the key alone
  * (what is left of a row that is gone).
  *
+ * A rule with a validation is rule_valid(value, condition on value, text): the
+ * value stands in it twice.  It is projected first, once, into a row of such
+ * values, the inner row of the projection proper.
+ *
  * The caller is the migration's owner while it projects, and resets
  * econtext's per-tuple memory between rows.
  *
@@ -16,11 +20,104 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "mapping/mapping.h"
 #include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
+#include "optimizer/tlist.h"
 #include "rewrite/rewriteHandler.h"
+#include "utils/lsyscache.h"
+
+static List *
+add_entry(List *targetlist, Expr *expr)
+{
+	return lappend(targetlist,
+				   makeTargetEntry(expr, list_length(targetlist) + 1, NULL, false));
+}
+
+/* Replaces an expression by a reference to the inner row. */
+typedef struct Replace
+{
+	Node	   *what;
+	Var		   *by;
+} Replace;
+
+static Node *
+replace(Node *node, void *arg)
+{
+	Replace    *job = arg;
+
+	if (node == NULL)
+		return NULL;
+	if (equal(node, job->what))
+		return (Node *) copyObject(job->by);
+	return expression_tree_mutator(node, replace, job);
+}
+
+/*
+ * validated returns the call of rule_valid that an expression is, perhaps
+ * within casts to the column's type; NULL: it is none.
+ */
+static FuncExpr *
+validated(Node *expr)
+{
+	while (expr != NULL)
+	{
+		if (IsA(expr, RelabelType))
+			expr = (Node *) ((RelabelType *) expr)->arg;
+		else if (IsA(expr, CoerceViaIO))
+			expr = (Node *) ((CoerceViaIO *) expr)->arg;
+		else if (IsA(expr, FuncExpr) && ((FuncExpr *) expr)->funcformat == COERCE_IMPLICIT_CAST)
+			expr = linitial(((FuncExpr *) expr)->args);
+		else
+			break;
+	}
+	if (expr == NULL || !IsA(expr, FuncExpr) ||
+		strcmp(get_func_name(((FuncExpr *) expr)->funcid), "rule_valid") != 0 ||
+		get_func_namespace(((FuncExpr *) expr)->funcid) != get_namespace_oid("rehome", false))
+		return NULL;
+	return (FuncExpr *) expr;
+}
+
+/*
+ * share moves values that a validation looks at to an inner row, which is
+ * projected first; returns the target list that refers to it.
+ */
+static List *
+share(RehomeProjector *p, RehomeMapping *mapping)
+{
+	List	   *inner = NIL;
+	List	   *outer = NIL;
+	TupleDesc	desc;
+	ListCell   *lc;
+
+	foreach(lc, p->targetlist)
+	{
+		TargetEntry *entry = lfirst_node(TargetEntry, lc);
+		FuncExpr   *call = validated((Node *) entry->expr);
+		Node	   *value = call ? linitial(call->args) : NULL;
+		Replace		job = {value};
+
+		if (value != NULL && !IsA(value, Var) && !IsA(value, Const))
+		{
+			inner = add_entry(inner, (Expr *) value);
+			job.by = makeVar(INNER_VAR, list_length(inner), exprType(value), exprTypmod(value),
+							 exprCollation(value), 0);
+			entry = flatCopyTargetEntry(entry);
+			entry->expr = (Expr *) replace((Node *) entry->expr, &job);
+		}
+		outer = lappend(outer, entry);
+	}
+	if (inner == NIL)
+		return p->targetlist;
+	desc = ExecTypeFromTL(inner);
+	p->shared = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
+	p->share = ExecBuildProjectionInfo(inner, p->econtext, p->shared, NULL, mapping->source_desc);
+	p->econtext->ecxt_innertuple = p->shared;
+	return outer;
+}
 
 static RehomeProjector *
 make_projector(RehomeMapping *mapping, List *targetlist, TupleDesc desc)
@@ -34,16 +131,9 @@ make_projector(RehomeMapping *mapping, List *targetlist, TupleDesc desc)
 	p->econtext->ecxt_scantuple = p->source;
 	p->targetlist = targetlist;
 	p->column = palloc0(sizeof(RehomeMappedColumn *) * Max(list_length(targetlist), 1));
-	p->projection = ExecBuildProjectionInfo(targetlist, p->econtext, p->result,
+	p->projection = ExecBuildProjectionInfo(share(p, mapping), p->econtext, p->result,
 											NULL, mapping->source_desc);
 	return p;
-}
-
-static List *
-add_entry(List *targetlist, Expr *expr)
-{
-	return lappend(targetlist,
-				   makeTargetEntry(expr, list_length(targetlist) + 1, NULL, false));
 }
 
 /*
@@ -122,6 +212,11 @@ TupleTableSlot *
 rehome_project(RehomeProjector *projector)
 {
 	ExecClearTuple(projector->result);
+	if (projector->share != NULL)
+	{
+		ExecClearTuple(projector->shared);
+		(void) ExecProject(projector->share);
+	}
 	return ExecProject(projector->projection);
 }
 
@@ -144,6 +239,8 @@ rehome_projector_end(RehomeProjector *projector)
 {
 	ExecDropSingleTupleTableSlot(projector->source);
 	ExecDropSingleTupleTableSlot(projector->result);
+	if (projector->shared != NULL)
+		ExecDropSingleTupleTableSlot(projector->shared);
 	FreeExecutorState(projector->estate);
 	pfree(projector);
 }

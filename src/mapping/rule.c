@@ -90,6 +90,18 @@ is_text_type(Oid type)
 }
 
 /*
+ * is_number tells whether a column's values are numbers whose text says all
+ * of them.
+ */
+static bool
+is_number(Relation rel, AttrNumber attnum)
+{
+	Oid			type = attnum > 0 ? TupleDescAttr(RelationGetDescr(rel), attnum - 1)->atttypid : InvalidOid;
+
+	return type == INT2OID || type == INT4OID || type == INT8OID || type == NUMERICOID;
+}
+
+/*
  * as_text makes the value text, and returns its SQL.
  */
 static char *
@@ -389,7 +401,10 @@ step_timestamp(Compiler *c, JsonbContainer *params)
 		bad(c, psprintf("Time zone \"%s\" is not known.", zone));
 	if (unit == NULL || zero != NULL || sentinels != NULL || rehome_param(params, "min") || rehome_param(params, "max"))
 		c->back = false;
-	sql = as_text(c);
+	if (unit != NULL && c->value.column && zero == NULL && sentinels == NULL && is_number(c->rule->source, attnum))
+		sql = c->value.sql;		/* not by way of text */
+	else
+		sql = as_text(c);
 	if (zero != NULL)
 	{
 		char	   *text = rehome_param_is_scalar(zero) ? rehome_param_scalar(zero) : NULL;

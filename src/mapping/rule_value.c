@@ -16,7 +16,6 @@
 #include "catalog/pg_type.h"
 #include "errors.h"
 #include "fmgr.h"
-#include "lib/stringinfo.h"
 #include "mapping/rule.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
@@ -29,6 +28,9 @@
 /* Microseconds from the Unix epoch to PostgreSQL's. */
 #define EPOCH_DIFFERENCE \
 	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
+
+/* So many digits always fit an int64. */
+#define MAX_DIGITS 18
 
 static char *
 text_of(Oid type, Datum value)
@@ -211,23 +213,30 @@ rehome_rule_number(PG_FUNCTION_ARGS)
 	char	   *value = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	char	   *decimal = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	char	   *grouping = text_to_cstring(PG_GETARG_TEXT_PP(2));
-	StringInfoData digits;
+	char	   *digits = palloc(strlen(value) + 3);
+	int			len = 1;		/* room for a sign */
+	int			scale = 0;		/* digits after the point */
+	int64		number = 0;		/* of the first MAX_DIGITS */
 	bool		negative = false;
 	bool		point = false;
 	bool		ended = false;	/* something came after the digits */
 	int			signs = 0;
 
-	initStringInfo(&digits);
-	for (const char *p = value; *p != '\0'; p += pg_mblen(p))
+	for (const char *p = value; *p != '\0'; p += IS_HIGHBIT_SET(*p) ? pg_mblen(p) : 1)
 	{
-		bool		begun = digits.len > 0;
+		bool		begun = len > 1;
 
 		if (isdigit((unsigned char) *p) && !ended)
-			appendStringInfoChar(&digits, *p);
+		{
+			digits[len++] = *p;
+			scale += point ? 1 : 0;
+			if (len - 1 <= MAX_DIGITS)
+				number = number * 10 + (*p - '0');
+		}
 		else if (strncmp(p, decimal, strlen(decimal)) == 0 && !point && !ended &&
 				 (begun || isdigit((unsigned char) p[strlen(decimal)])))
 		{
-			appendStringInfoChar(&digits, '.');
+			digits[len++] = '.';
 			point = true;
 		}
 		else if (begun && !point && !ended && grouping[0] != '\0' &&
@@ -250,9 +259,12 @@ rehome_rule_number(PG_FUNCTION_ARGS)
 		else
 			ended = begun;		/* blanks, currency */
 	}
-	if (digits.len == 0)
+	if (len == 1)
 		rehome_rule_refuse_value("is not a number", value);
-	PG_RETURN_DATUM(DirectFunctionCall3(numeric_in,
-										CStringGetDatum(psprintf("%s%s", negative ? "-" : "", digits.data)),
+	if (len - 1 <= MAX_DIGITS)
+		PG_RETURN_NUMERIC(int64_div_fast_to_numeric(negative ? -number : number, scale));
+	digits[0] = negative ? '-' : '+';
+	digits[len] = '\0';
+	PG_RETURN_DATUM(DirectFunctionCall3(numeric_in, CStringGetDatum(digits),
 										ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
 }

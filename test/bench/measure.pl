@@ -19,6 +19,7 @@ use lib "$FindBin::RealBin/lib";
 
 use Bench;
 use Bench::Measure::Copy;
+use Bench::Measure::Mapping;
 use Bench::Measure::Size;
 use Bench::Measure::Switch;
 use Bench::Measure::Sync;
@@ -26,8 +27,8 @@ use Bench::Measure::Verify;
 
 # [code, names of its measures], in the order in which they are run
 my @groups = (
-	Bench::Measure::Copy::measures(), Bench::Measure::Sync::measures(), Bench::Measure::Switch::measures(),
-	Bench::Measure::Verify::measures(), Bench::Measure::Size::measures());
+	Bench::Measure::Copy::measures(), Bench::Measure::Mapping::measures(), Bench::Measure::Sync::measures(),
+	Bench::Measure::Switch::measures(), Bench::Measure::Verify::measures(), Bench::Measure::Size::measures());
 
 $| = 1;
 

@@ -136,6 +136,25 @@ sub takers
 	nothing_lost('capture');
 }
 
+# Sync that cannot lock a target leaves no transaction open at the source.
+{
+	my ($session, $pid) = blocker($target, 'LOCK TABLE app.item IN SHARE MODE');
+	$source->safe_psql('postgres', 'UPDATE app.item SET qty = qty + 1 WHERE id = 2');
+	my $sync = start_psql($target, q{SET rehome.lock_retries = 1000; CALL rehome.sync('m')}, name => 'syncer');
+	my $seen = q{SELECT coalesce(min(xact_start)::text, 'none') FROM pg_stat_activity WHERE application_name LIKE 'pg_rehome sync%'};
+	wait_until($target, "SELECT EXISTS (SELECT FROM pg_stat_activity a WHERE a.application_name = 'syncer' AND $pid = ANY (pg_blocking_pids(a.pid)))")
+	  or diag('sync does not wait for the lock');
+	my $first = $source->safe_psql('postgres', $seen);
+	ok(wait_until($source, "SELECT ($seen) <> '$first'"), 'sync behind a lock: its source transaction has ended');
+	ok(psql_running($sync), 'sync behind a lock: while it goes on trying');
+	$session->query_safe('COMMIT');
+	$session->quit;
+	my $result = finish_psql($sync);
+	is($result->{sqlstate}, '00000', 'sync behind a lock: and succeeds when it has ended') or diag($result->{stderr});
+	like($result->{stderr}, qr/\bpid $pid\b.*holds ShareLock on app\.item/s, 'sync behind a lock: it has named who is in the way');
+	nothing_lost('sync behind a lock');
+}
+
 # Cutover behind a writer.
 {
 	my ($session, $pid) = blocker($source, 'UPDATE app.item SET qty = qty WHERE id = 1');

@@ -8,7 +8,7 @@ use warnings;
 
 use Exporter 'import';
 
-our @EXPORT = qw(data_pgbench data_wide data_tables data_rows data_partitions run_pgbench);
+our @EXPORT = qw(data_pgbench data_wide data_tables data_rows data_legacy data_partitions run_pgbench);
 
 # pgbench's tables at the scale of this run, with their foreign keys, and a key on
 # pgbench_history, which comes without one.
@@ -91,6 +91,39 @@ sub data_rows
 		"INSERT INTO $table SELECT i, i % 1000, md5(i::text) FROM generate_series(1, $rows) AS i",
 		"CREATE INDEX ON $table (value)",
 		"VACUUM ANALYZE $table");
+	return;
+}
+
+# A table of a legacy schema: nearly everything is text. With bad, every so many
+# rows have a status that no rule knows.
+sub data_legacy
+{
+	my ($bench, $server, $dbname, $rows, $bad) = @_;
+	my $status = q{(ARRAY['A', 'I', 'P'])[1 + i % 3]};
+	$status = "CASE WHEN i % $bad = 0 THEN '?' ELSE $status END" if $bad;
+	$server->create_database($dbname);
+	$server->do(
+		$dbname, q{
+		CREATE TABLE legacy (
+			id bigint PRIMARY KEY,
+			name text NOT NULL,
+			email text NOT NULL,
+			status text NOT NULL,
+			created bigint NOT NULL,
+			changed bigint,
+			price text NOT NULL,
+			active text NOT NULL,
+			phone text,
+			country text,
+			note text)},
+		qq{INSERT INTO legacy
+		   SELECT i, '  Customer ' || i || ' ', 'User' || i || '\@Example.COM', $status, 1000000000 + i * 37,
+		          CASE WHEN i % 4 > 0 THEN 1000000000000 + i * 41123 END,
+		          '\$' || (i % 9 + 1) || ',' || to_char(i % 1000, 'FM000') || '.' || to_char(i % 100, 'FM00'),
+		          (ARRAY['Y', 'N'])[1 + i % 2], CASE WHEN i % 5 > 0 THEN '+49 30 ' || i ELSE ' ' END,
+		          CASE WHEN i % 3 > 0 THEN 'DE' END, CASE WHEN i % 2 > 0 THEN md5(i::text) || ' ' || md5((-i)::text) END
+		     FROM generate_series(1::bigint, $rows) AS i},
+		'VACUUM ANALYZE legacy');
 	return;
 }
 
