@@ -32,6 +32,7 @@ int			rehome_max_discrepancies = 1000;
 int			rehome_max_rate = 0;
 int			rehome_max_replica_lag = 0;
 int			rehome_max_source_backends = 0;
+int			rehome_max_touched_keys = 1000000;
 int			rehome_naptime = 100;
 int			rehome_retry_max = 30000;
 
@@ -126,6 +127,11 @@ rehome_guc_init(void)
 							"The connecting role needs pg_read_all_stats to see them.",
 							&rehome_max_source_backends, 0, 0, INT_MAX,
 							PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("rehome.max_touched_keys",
+							"Changed rows of a table, since it was last verified, that an incremental verification can look at.",
+							"Beyond that it compares all rows; 0 writes no keys down.",
+							&rehome_max_touched_keys, 1000000, 0, INT_MAX,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("rehome.naptime",
 							"Pause of a sync worker between two batches when there is nothing to do.",
 							NULL,

@@ -62,6 +62,7 @@
 #include "postgres.h"
 
 #include "apply/apply.h"
+#include "apply/touched.h"
 #include "capture/capture.h"
 #include "copy/sieve.h"
 #include "copy/stream.h"
@@ -270,6 +271,7 @@ apply_rows(RehomeSlice *slice, RehomeChange *change)
 	else
 		change->touched += rehome_apply_rows(change->mapping, change->rows, change->nrows);
 	rehome_applying_end(&applying);
+	rehome_touched_keys(change->mapping, change->mapping->mapped_desc, change->rows, change->nrows);
 	tuplestore_clear(change->rows);
 	change->nread += change->nrows;
 	change->nrows = 0;
@@ -366,6 +368,7 @@ remove_change(TupleTableSlot *key, void *arg)
 	rehome_applying_begin(&applying, sink->slice->migration->owner);
 	sink->change->touched += rehome_apply_gone(sink->change->mapping, store, 1);
 	rehome_applying_end(&applying);
+	rehome_touched_keys(sink->change->mapping, sink->change->mapping->key_desc, store, 1);
 	tuplestore_end(store);
 	CommandCounterIncrement();
 }
@@ -464,9 +467,12 @@ rehome_forward_retry(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, 
 	change.by_parts = true;
 	change.rows = tuplestore_begin_heap(false, false, work_mem);
 	rehome_targets_lock(list_make1(map), RowExclusiveLock);
+	rehome_touched_mark(slice, list_make1(map));
+	rehome_touched_check(change.mapping);
 	sieve = sieve_changes(slice, &change);
 	*asked = move_quarantined(conn, slice, &change, "true", rule);
 	rehome_sieve_end(sieve);
+	rehome_touched_bound(map, change.nread);
 	tuplestore_end(change.rows);
 	CommandCounterIncrement();
 	rehome_spi("DELETE FROM rehome.quarantine WHERE migration = $1::name AND slice = $2::name AND target = $3"
@@ -565,6 +571,8 @@ apply_gone(RehomeSlice *slice, RehomeChange *change)
 	else if (change->finished)
 		change->touched += rehome_apply_gone_treated(change->mapping, change->present, change->npresent, true);
 	rehome_applying_end(&applying);
+	if (!change->everything)
+		rehome_touched_keys(change->mapping, change->mapping->key_desc, change->gone, change->ngone);
 	CommandCounterIncrement();
 }
 
@@ -593,6 +601,10 @@ move_table(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, char flag,
 	change.by_parts = everything || change.mapping->tolerant || !rehome_apply_is_fragile(change.mapping);
 	change.gone = tuplestore_begin_heap(false, false, work_mem);
 	change.rows = tuplestore_begin_heap(false, false, work_mem);
+	if (everything)
+		rehome_touched_all(map, "all of it was read again since");
+	else
+		rehome_touched_check(change.mapping);
 	if (everything && map->on_delete != 'd')
 		change.present = tuplestore_begin_heap(false, false, work_mem);
 	sieve = sieve_changes(slice, &change);
@@ -628,6 +640,7 @@ move_table(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, char flag,
 	}
 	batch->touched += change.touched;
 	batch->nrows += change.ngone + change.nread;
+	rehome_touched_bound(map, change.ngone + change.nread);
 	if (everything)
 	{
 		record_parts(conn, map);
@@ -671,6 +684,8 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked
 		inspected = rehome_source_inspect(conn, slice, maps, poll->value[0][4], &touched);
 	batch->position = poll->value[0][0];
 	batch->lsn = poll->value[0][3];
+	if (touched != NIL || strspn(poll->value[0][5], "-") < list_length(maps))
+		rehome_touched_mark(slice, maps);
 	foreach(lc, maps)
 	{
 		char		flag = poll->value[0][5][foreach_current_index(lc)];

@@ -27,6 +27,7 @@
 #include "access/table.h"
 #include "apply/apply.h"
 #include "apply/inverse.h"
+#include "apply/touched.h"
 #include "capture/capture.h"
 #include "errors.h"
 #include "guc.h"
@@ -655,7 +656,11 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		parts = rehome_target_partitions(map->target);
 		moved = map->target_parts != NULL && strcmp(map->target_parts, parts) != 0;
 		if (moved)
+		{
 			rehome_spi("UPDATE rehome.table_map SET target_parts = $2 WHERE id = $1", "it", map->id, parts);
+			rehome_touched_mark(slice, list_make1(map));
+			rehome_touched_all(map, "partitions of the target came or went since");
+		}
 		if (!rehome_bool(poll->value[0][0]) && !moved)
 			continue;
 		if (moved)
@@ -709,6 +714,9 @@ rehome_reverse_prune(RehomeSlice *slice, List *maps, const char *position)
 {
 	ListCell   *lc;
 
+	rehome_touched_mark(slice, maps);
+	foreach(lc, maps)
+		rehome_touched_captured(lfirst(lc));
 	foreach(lc, maps)
 		rehome_spi(psprintf("DELETE FROM rehome_change.%s WHERE %s",
 							rehome_target_change_table(lfirst(lc)),

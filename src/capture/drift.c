@@ -146,35 +146,6 @@ rehome_record_drift(PG_FUNCTION_ARGS)
 }
 
 /*
- * source_key_of returns, in the order of the change table's key columns, the
- * target columns they are copied from as they are; NIL when one is computed.
- */
-static List *
-source_key_of(RehomeMapping *mapping)
-{
-	List	   *columns = NIL;
-	ListCell   *lc;
-
-	foreach(lc, mapping->map->source_key)
-	{
-		char	   *found = NULL;
-
-		for (int k = 0; k < mapping->nkey; k++)
-		{
-			AttrNumber	plain = mapping->key[k]->plain;
-
-			if (plain != 0 && strcmp(NameStr(TupleDescAttr(mapping->source_desc, plain - 1)->attname),
-									 lfirst(lc)) == 0)
-				found = mapping->key[k]->name;
-		}
-		if (found == NULL)
-			return NIL;
-		columns = lappend(columns, found);
-	}
-	return columns;
-}
-
-/*
  * relog_everything has the next batch read a table as a whole.
  */
 static void
@@ -244,7 +215,7 @@ rehome_drift_relog(RehomeConn *conn, RehomeSlice *slice, List *maps)
 		if (v[0] == NULL)
 			continue;
 		if (!rehome_bool(v[1]))
-			columns = source_key_of(rehome_mapping_compile(map, slice->migration->owner));
+			columns = rehome_mapping_source_key(rehome_mapping_compile(map, slice->migration->owner));
 		if (columns == NIL)
 			relog_everything(conn, slice, map);
 		else

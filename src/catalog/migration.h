@@ -102,6 +102,7 @@ typedef struct RehomeTableMap
 	char		on_delete;		/* d(elete), m(ark), a(rchive), i(gnore) what is gone */
 	char	   *delete_column;	/* what mark sets */
 	Oid			delete_archive; /* where archive puts rows */
+	bool		tracked;		/* keys that are touched are written down (touched.c) */
 	List	   *columns;		/* RehomeColumnMap * */
 } RehomeTableMap;
 

@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "apply/apply.h"
+#include "apply/touched.h"
 #include "capture/capture.h"
 #include "copy/copy.h"
 #include "cutover/cutover.h"
@@ -75,6 +76,7 @@ rehome_complete_slice(RehomeCall *call, RehomeSlice *slice)
 			rehome_conn_close(conn);
 			rehome_targets_lock(list_concat_copy(maps, rehome_derived_maps(slice)), AccessExclusiveLock);
 			rehome_target_remove(maps);
+			rehome_touched_drop(maps);
 		}
 		else
 			rehome_targets_lock(rehome_derived_maps(slice), AccessExclusiveLock);
@@ -164,6 +166,7 @@ rehome_cancel_slice(RehomeCall *call, RehomeSlice *slice)
 		rehome_saved_rebuild(slice);
 		rehome_target_remove(maps);
 		rehome_derived_remove(slice);
+		rehome_touched_drop(maps);
 		rehome_call_commit(call);
 	}
 	clean_source(slice, maps, false);

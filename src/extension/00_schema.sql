@@ -293,13 +293,40 @@ CREATE TABLE rehome.drift (
     client          inet,
     policy          text,
     resolved_at     timestamptz,
-    resolution      text
+    resolution      text,
+    xid             bigint NOT NULL DEFAULT txid_current()
 );
 CREATE INDEX drift_open_idx ON rehome.drift (migration, slice) WHERE resolved_at IS NULL;
 COMMENT ON TABLE rehome.drift IS 'differences that nobody ordered';
+COMMENT ON COLUMN rehome.drift.xid IS 'the transaction that recorded it';
 COMMENT ON COLUMN rehome.drift.policy IS
     'of a write to a target: record, or repair when the row is to be what the source makes it';
 COMMENT ON COLUMN rehome.drift.resolved_at IS 'when it was repaired or accepted; null: open, and a gate of the cutover if it is a write';
+
+-- What an incremental verification goes on from; meaningless in a copy of the
+-- database, which has other transaction ids.
+CREATE TABLE rehome.full_pass (
+    table_map_id    int PRIMARY KEY REFERENCES rehome.table_map ON DELETE CASCADE,
+    full_at         timestamptz NOT NULL,
+    rows            bigint NOT NULL,
+    at              timestamptz NOT NULL,
+    state           text NOT NULL,
+    position        text NOT NULL,
+    rules_hash      text NOT NULL,
+    keys            bigint NOT NULL DEFAULT 0,
+    unknown         text
+) WITH (fillfactor = 50);
+COMMENT ON TABLE rehome.full_pass IS
+    'verifications after which every difference was on record: since then touched keys are written down';
+COMMENT ON COLUMN rehome.full_pass.full_at IS 'when all rows were last compared';
+COMMENT ON COLUMN rehome.full_pass.rows IS 'how many that were';
+COMMENT ON COLUMN rehome.full_pass.at IS 'when they, or those touched since, were last compared';
+COMMENT ON COLUMN rehome.full_pass.state IS 'the state the slice was in';
+COMMENT ON COLUMN rehome.full_pass.position IS 'snapshot of the target (txid_snapshot) that was compared';
+COMMENT ON COLUMN rehome.full_pass.rules_hash IS 'the rules it was compared by';
+COMMENT ON COLUMN rehome.full_pass.keys IS 'at most so many keys were touched since';
+COMMENT ON COLUMN rehome.full_pass.unknown IS
+    'why the keys that were touched are not all known; null: they are';
 
 -- Where the target's reverse capture writes: one change table per table map.
 CREATE SCHEMA rehome_change;
@@ -317,6 +344,7 @@ SELECT pg_catalog.pg_extension_config_dump('rehome.event', '');
 SELECT pg_catalog.pg_extension_config_dump('rehome.discrepancy', '');
 SELECT pg_catalog.pg_extension_config_dump('rehome.quarantine', '');
 SELECT pg_catalog.pg_extension_config_dump('rehome.drift', '');
+SELECT pg_catalog.pg_extension_config_dump('rehome.full_pass', 'WHERE false');
 SELECT pg_catalog.pg_extension_config_dump('rehome.migration_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('rehome.slice_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('rehome.table_map_id_seq', '');

@@ -52,13 +52,14 @@ COMMENT ON FUNCTION rehome.resume(name, name) IS 'go on after a pause or a resto
 CREATE FUNCTION rehome.verify(migration name, slice name DEFAULT NULL, mode text DEFAULT 'hash',
                               target regclass DEFAULT NULL, sample float8 DEFAULT NULL,
                               seed int DEFAULT 0, filter text DEFAULT NULL,
+                              incremental boolean DEFAULT false,
                               OUT slice name, OUT target regclass, OUT source_rows bigint,
                               OUT target_rows bigint, OUT missing bigint, OUT extra bigint,
                               OUT differing bigint, OUT ok boolean, OUT snapshot text,
                               OUT elapsed interval, OUT quarantined bigint, OUT note text)
     RETURNS SETOF record LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'rehome_verify';
-COMMENT ON FUNCTION rehome.verify(name, name, text, regclass, float8, int, text) IS
+COMMENT ON FUNCTION rehome.verify(name, name, text, regclass, float8, int, text, boolean) IS
     'compare source and target at one snapshot: count, hash or rows';
 
 -- What the triggers on target tables call.

@@ -61,7 +61,7 @@ GRANT EXECUTE ON FUNCTION
     rehome.resume(name, name),
     rehome.pause_table(name, regclass, text),
     rehome.resume_table(name, regclass),
-    rehome.verify(name, name, text, regclass, float8, int, text),
+    rehome.verify(name, name, text, regclass, float8, int, text, boolean),
     rehome.retry(name, regclass, text),
     rehome.refresh_derived(name, name)
     TO rehome_operator;

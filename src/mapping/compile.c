@@ -418,3 +418,33 @@ rehome_mapping_source_columns(RehomeMapping *mapping)
 	}
 	return names;
 }
+
+/*
+ * rehome_mapping_source_key returns, in the order of the source's key, the
+ * target columns (char *) that its columns are copied to as they are; NIL when
+ * one is computed.
+ */
+List *
+rehome_mapping_source_key(RehomeMapping *mapping)
+{
+	List	   *columns = NIL;
+	ListCell   *lc;
+
+	foreach(lc, mapping->map->source_key)
+	{
+		char	   *found = NULL;
+
+		for (int k = 0; k < mapping->nkey; k++)
+		{
+			AttrNumber	plain = mapping->key[k]->plain;
+
+			if (plain != 0 && strcmp(NameStr(TupleDescAttr(mapping->source_desc, plain - 1)->attname),
+									 lfirst(lc)) == 0)
+				found = mapping->key[k]->name;
+		}
+		if (found == NULL)
+			return NIL;
+		columns = lappend(columns, found);
+	}
+	return columns;
+}

@@ -24,6 +24,7 @@
 #include <math.h>
 
 #include "apply/apply.h"
+#include "apply/touched.h"
 #include "copy/sieve.h"
 #include "copy/stream.h"
 #include "miscadmin.h"
@@ -32,6 +33,7 @@
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "verify/discrepancy.h"
 #include "verify/hash.h"
 #include "verify/verify.h"
@@ -95,6 +97,8 @@ typedef struct Part
 {
 	const RehomeScope *scope;
 	char	   *filter[2];		/* of the target, of the source; or NULL */
+	RehomeTouched *touched;		/* keys on hand, the only ones; or NULL */
+	char	   *change_table;	/* at the source, with the types of its key */
 } Part;
 
 /* Parts of the range of a hash, for sample. */
@@ -124,7 +128,26 @@ condition(Part *part, RehomeMapping *mapping, const char *prefix, bool source, R
 		sep = " AND ";
 	}
 	if (part->filter[source] != NULL)
+	{
 		appendStringInfo(&sql, "%s(%s)", sep, part->filter[source]);
+		sep = " AND ";
+	}
+	if (part->touched != NULL)
+	{
+		/* both as a join with the keys on hand, which looks them up */
+		const char *alias = pnstrdup(prefix, strlen(prefix) - 1);
+
+		appendStringInfo(&sql, "%sEXISTS (SELECT FROM ", sep);
+		if (source)
+		{
+			appendStringInfo(&sql, "jsonb_populate_recordset(NULL::%s, %s) AS k WHERE ", part->change_table,
+							 quote_literal_cstr(part->touched->source_keys));
+			rehome_join_key(&sql, mapping->map, alias, "k");
+		}
+		else
+			appendStringInfo(&sql, REHOME_TOUCHED_KEYS " AS k WHERE %s", rehome_key_condition(mapping, alias, "k"));
+		appendStringInfoChar(&sql, ')');
+	}
 	return sql.len > 0 ? sql.data : NULL;
 }
 
@@ -307,7 +330,7 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 	Portal		cursor;
 	SPITupleTable *table;
 	int64		n;
-	int64		refused = 0;
+	int64		sieved = 0;		/* rows left out, for whatever reason */
 
 	initStringInfo(&sql);
 	if (conn != NULL && mapping->tolerant)
@@ -330,15 +353,17 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 	rehome_projector_end(projector);
 	if (sieve != NULL)
 	{
-		verdict->quarantined = sieve->explained;
+		verdict->quarantined += sieve->explained;
 		verdict->missing += sieve->refused;
-		refused = sieve->refused;
+		if (sieve->refused > 0)
+			verdict->recorded = false;
+		sieved = sieve->explained + sieve->refused;
 		rehome_become_self(&as);
 		rehome_sieve_end(sieve);
 		rehome_become(&as, slice->migration->owner);
 	}
 	if (buckets == NULL)
-		verdict->source_rows = n + verdict->quarantined + refused;
+		verdict->source_rows += n + sieved;
 
 	rehome_rows_register("rehome_rows", mapping->mapped_desc, store, n);
 	cursor = rehome_cursor_open(difference_query(mapping, columns, part, buckets));
@@ -430,30 +455,58 @@ choose_part(Part *part, RehomeConn *conn, RehomeSlice *slice, RehomeMapping *map
 }
 
 /*
+ * compare_touched compares the touched rows, a part of them at a time.
+ */
+static void
+compare_touched(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List *columns,
+				Part *part, RehomeDiscrepancies *run, RehomeVerdict *verdict)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome touched rows",
+												  ALLOCSET_DEFAULT_SIZES);
+
+	part->touched = rehome_touched_open(mapping);
+	part->change_table = rehome_change_table(slice->migration, mapping->map);
+	while (rehome_touched_next(part->touched))
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		compare_rows(conn, slice, mapping, columns, part, NULL, run, verdict);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(context);
+	}
+	verdict->keys = part->touched->total;
+	rehome_touched_close(part->touched);
+	MemoryContextDelete(context);
+}
+
+/*
  * rehome_compare compares one table.  conn is NULL for a source this server
  * reads itself.  Differences are recorded in rehome.discrepancy, and those
- * that are there no more are closed, unless scope is only a part.
+ * that are there no more are closed, unless scope is only a part.  Rows that
+ * were touched are no part: the others are known to be equal.
  */
 void
-rehome_compare(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map,
+rehome_compare(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 			   RehomeVerifyMode mode, const RehomeScope *scope, const char *snapshot,
 			   RehomeVerdict *verdict)
 {
-	RehomeMapping *mapping = rehome_mapping_compile(map, slice->migration->owner);
 	List	   *columns = compared(slice, mapping);
 	RehomeDiscrepancies *run;
 	Part		part;
 
 	choose_part(&part, conn, slice, mapping, scope);
 	memset(verdict, 0, sizeof(*verdict));
+	verdict->recorded = true;
 	if (mode == REHOME_VERIFY_COUNT)
 	{
 		compare_counts(conn, slice, mapping, &part, verdict);
 		return;
 	}
-	run = rehome_discrepancies_begin(slice, map->target, snapshot);
+	run = rehome_discrepancies_begin(slice, mapping->map->target, snapshot);
 	run->partial = !rehome_scope_is_whole(scope);
-	if (mode == REHOME_VERIFY_HASH && rehome_hash_possible(conn, mapping, columns))
+	if (scope->touched)
+		compare_touched(conn, slice, mapping, columns, &part, run, verdict);
+	else if (mode == REHOME_VERIFY_HASH && rehome_hash_possible(conn, mapping, columns))
 	{
 		RehomeBuckets *buckets = differing_buckets(conn, slice, mapping, columns, &part, verdict);
 
@@ -462,5 +515,7 @@ rehome_compare(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map,
 	}
 	else
 		compare_rows(conn, slice, mapping, columns, &part, NULL, run, verdict);
+	if (run->unrecorded > 0)
+		verdict->recorded = false;
 	rehome_discrepancies_end(run);
 }

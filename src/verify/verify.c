@@ -11,11 +11,17 @@
  * with the source behind its fence.  So a difference is never a matter of
  * lag.
  *
+ * Asked to be incremental, it compares the rows that were touched since a
+ * verification after which every difference was on record (apply/touched.c),
+ * table by table, and all rows of a table that has no such verification.
+ * Either gives the next one something to go on from.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "apply/apply.h"
+#include "apply/touched.h"
 #include "capture/capture.h"
 #include "catalog/definition.h"
 #include "derive/derive.h"
@@ -94,6 +100,17 @@ rehome_verify_freeze(RehomeSlice *slice, List *maps, char **snapshot)
 }
 
 /*
+ * pass_note says in words since when the rows of a table that were not looked
+ * at are known to be equal.
+ */
+static char *
+pass_note(RehomeTableMap *map, int64 keys)
+{
+	return rehome_spi_value("SELECT format('%s rows touched since %s; all rows were compared at %s', $2, date_trunc('second', at), date_trunc('second', full_at))"
+							" FROM rehome.full_pass WHERE table_map_id = $1", "il", map->id, keys);
+}
+
+/*
  * verify_slice compares all tables of a slice and puts a row each.
  */
 static void
@@ -105,6 +122,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 	char	   *snapshot;
 	int			failed = 0;
 	int			ntables = 0;
+	int			nincremental = 0;
 	bool		whole = !OidIsValid(target) && rehome_scope_is_whole(scope);
 	int64		wrong = 0;
 	int64		rows = 0;
@@ -121,7 +139,10 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 	{
 		RehomeTableMap *map = lfirst(lc);
 		TimestampTz began = GetCurrentTimestamp();
+		RehomeMapping *mapping;
+		RehomeScope which = *scope;
 		RehomeVerdict verdict;
+		char	   *note = NULL;
 		Interval   *elapsed = palloc0(sizeof(Interval));
 		Datum		values[12];
 		bool		nulls[12] = {false};
@@ -142,7 +163,14 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 			failed++;
 			continue;
 		}
-		rehome_compare(conn, slice, map, mode, scope, snapshot, &verdict);
+		mapping = rehome_mapping_compile(map, slice->migration->owner);
+		if (scope->touched)
+		{
+			note = conn == NULL ? "the source can only be copied from" : rehome_touched_collect(slice, mapping);
+			which.touched = note == NULL;
+			note = note == NULL ? NULL : psprintf("all rows: %s", note);
+		}
+		rehome_compare(conn, slice, mapping, mode, &which, snapshot, &verdict);
 		if (conn != NULL && slice->state == REHOME_SYNCING && rehome_forward_stale(conn, map))
 			ereport(ERROR,
 					errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -160,7 +188,21 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 			/* whatever made them, the rows are what the rules make */
 			rehome_spi("UPDATE rehome.table_map SET rules_hash = rehome.rules_hash(id) WHERE id = $1"
 					   " AND rules_hash IS DISTINCT FROM rehome.rules_hash(id)", "i", map->id);
-		rows += Max(verdict.source_rows, verdict.target_rows);
+		if (which.touched)
+		{
+			note = pass_note(map, verdict.keys);
+			nincremental++;
+			rows += rehome_int64(rehome_spi_value("SELECT rows FROM rehome.full_pass WHERE table_map_id = $1", "i", map->id));
+		}
+		else
+			rows += Max(verdict.source_rows, verdict.target_rows);
+		if (conn != NULL && rehome_scope_is_whole(scope) && !verdict.counted_only)
+		{
+			if (verdict.recorded)
+				rehome_touched_restart(slice, mapping, !which.touched, Max(verdict.source_rows, verdict.target_rows));
+			else
+				rehome_touched_forget(map);
+		}
 		wrong += verdict.missing + verdict.extra + verdict.differing;
 		elapsed->time = GetCurrentTimestamp() - began;
 		values[0] = DirectFunctionCall1(namein, CStringGetDatum(slice->name));
@@ -175,7 +217,8 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 		values[8] = CStringGetTextDatum(snapshot);
 		values[9] = IntervalPGetDatum(elapsed);
 		values[10] = Int64GetDatum(verdict.quarantined);
-		nulls[11] = true;
+		nulls[11] = note == NULL;
+		values[11] = note == NULL ? (Datum) 0 : CStringGetTextDatum(note);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	if (slice->state == REHOME_SYNCING && rehome_scope_is_whole(scope))
@@ -190,18 +233,18 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 	rehome_event(slice->migration->name, slice->name, whole ? "verified" : "verified_part",
 				 failed == 0 ? psprintf("%d tables equal at %s", ntables, snapshot) :
 				 psprintf("%d of %d tables differ, or are paused, at %s", failed, ntables, snapshot),
-				 rehome_rules_detail(slice, psprintf("{\"mode\": \"%s\", \"rows\": " INT64_FORMAT ", \"wrong\": " INT64_FORMAT "}",
-													 mode_name(mode), rows, wrong)));
+				 rehome_rules_detail(slice, psprintf("{\"mode\": \"%s\", \"rows\": " INT64_FORMAT ", \"wrong\": " INT64_FORMAT ", \"incremental\": %d}",
+													 mode_name(mode), rows, wrong, nincremental)));
 }
 
 PG_FUNCTION_INFO_V1(rehome_verify);
 
 /*
- * get_scope reads the arguments that say which rows to compare: sample, seed
- * and filter.
+ * get_scope reads the arguments that say which rows to compare: sample, seed,
+ * filter and incremental.
  */
 static void
-get_scope(FunctionCallInfo fcinfo, RehomeCall *call, RehomeScope *scope)
+get_scope(FunctionCallInfo fcinfo, RehomeCall *call, RehomeVerifyMode mode, RehomeScope *scope)
 {
 	RehomeProblems problems;
 
@@ -226,12 +269,22 @@ get_scope(FunctionCallInfo fcinfo, RehomeCall *call, RehomeScope *scope)
 			rehome_problem(&problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL,
 						   "filter is given without the target whose key it reads.");
 	}
+	if (PG_ARGISNULL(7))
+		rehome_problem(&problems, ERRCODE_NULL_VALUE_NOT_ALLOWED, NULL, "incremental is null.");
+	else
+		scope->touched = PG_GETARG_BOOL(7);
+	if (scope->touched && !rehome_scope_is_whole(scope))
+		rehome_problem(&problems, ERRCODE_INVALID_PARAMETER_VALUE, "Leave out sample and filter, or incremental.",
+					   "incremental is about all rows that were touched; sample and filter choose among all rows.");
+	if (scope->touched && mode == REHOME_VERIFY_COUNT)
+		rehome_problem(&problems, ERRCODE_INVALID_PARAMETER_VALUE, "Use mode hash or rows.",
+					   "A count says nothing about the rows that were touched.");
 	rehome_problems_raise(&problems, "what is to be verified cannot be chosen like this");
 }
 
 /*
  * rehome_verify(migration name, slice name, mode text, target regclass,
- *				 sample float8, seed int, filter text)
+ *				 sample float8, seed int, filter text, incremental boolean)
  */
 Datum
 rehome_verify(PG_FUNCTION_ARGS)
@@ -251,7 +304,7 @@ rehome_verify(PG_FUNCTION_ARGS)
 	mode = parse_mode(text_to_cstring(PG_GETARG_TEXT_PP(2)));
 	InitMaterializedSRF(fcinfo, 0);
 	rehome_call_begin(&call, fcinfo);
-	get_scope(fcinfo, &call, &scope);
+	get_scope(fcinfo, &call, mode, &scope);
 	migration = rehome_migration_get(NameStr(*PG_GETARG_NAME(0)));
 	if (scope.filter != NULL)
 		rehome_require_owner(&call, migration); /* it is run with his rights */

@@ -26,6 +26,7 @@ typedef struct RehomeScope
 	int			seed;			/* of the choice */
 	const char *filter;			/* over the target's key columns, or NULL */
 	RehomeCall *call;			/* whose search_path the filter is read with */
+	bool		touched;		/* only rows that were touched since the last verification */
 } RehomeScope;
 
 extern bool rehome_scope_is_whole(const RehomeScope *scope);
@@ -43,10 +44,12 @@ typedef struct RehomeVerdict
 	int64		differing;
 	int64		kept;			/* target rows that are gone at the source, and are to stay */
 	int64		quarantined;	/* source rows that are in quarantine */
+	bool		recorded;		/* every difference is on record, by its key */
+	int64		keys;			/* that were compared, of touched ones */
 } RehomeVerdict;
 
 extern RehomeConn *rehome_verify_freeze(RehomeSlice *slice, List *maps, char **snapshot);
-extern void rehome_compare(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map,
+extern void rehome_compare(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 						   RehomeVerifyMode mode, const RehomeScope *scope,
 						   const char *snapshot, RehomeVerdict *verdict);
 

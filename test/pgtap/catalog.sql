@@ -17,7 +17,7 @@ SELECT is(installed_version, default_version, 'the installed version is the defa
 -- Schemas, tables, views, functions: these and no others.
 SELECT set_eq($$SELECT nspname::text FROM pg_namespace WHERE nspname LIKE 'rehome%'$$,
               ARRAY['rehome', 'rehome_change'], 'two schemas');
-SELECT tables_are('rehome', ARRAY['migration', 'slice', 'table_map', 'column_map', 'chunk', 'saved_object',
+SELECT tables_are('rehome', ARRAY['migration', 'slice', 'table_map', 'column_map', 'chunk', 'saved_object', 'full_pass',
                                   'event', 'discrepancy', 'quarantine', 'drift',
                                   'acceptance', 'discrepancy_history', 'check_definition', 'check_result',
                                   'query_definition', 'query_result', 'criterion', 'check_suggestion',
