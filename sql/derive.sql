@@ -92,6 +92,12 @@ SELECT customer, array_agg(DISTINCT customer_id) FROM new.invoice GROUP BY 1 ORD
 SELECT name, stale_since, pending, rows, error FROM rehome.derived;
 SELECT target, source_rows, target_rows, missing, extra, differing, ok, note FROM rehome.verify('m') ORDER BY target::text, note;
 
+-- It is part of the definition.
+SELECT rehome.export_migration('m') AS definition \gset
+SELECT jsonb_pretty((:'definition'::jsonb #> '{slices,0,derived,0}'));
+SELECT rehome.import_migration(jsonb_set(:'definition', '{slices,0,derived,0,affected}', '{"new.invoice": 1, "new.x": null}'), 'again');
+:code
+
 -- Each batch derives the keys that its changes touch.
 UPDATE old.invoice SET track = 9 WHERE id = 12;
 DELETE FROM old.invoice WHERE track = 2;
@@ -234,5 +240,19 @@ SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'rehome%';
 INSERT INTO new.best_seller VALUES (78, 1);
 SELECT rehome.drop_migration('m');
 SELECT count(*) FROM rehome.derivation;
-DROP SCHEMA old, far, new CASCADE;
+-- The definition, elsewhere.
+CREATE SCHEMA other;
+CREATE TABLE other.customer_raw (LIKE new.customer_raw INCLUDING ALL);
+CREATE TABLE other.invoice (LIKE new.invoice INCLUDING ALL);
+CREATE TABLE other.best_seller (LIKE new.best_seller INCLUDING ALL);
+CREATE TABLE other.crosswalk (LIKE new.crosswalk INCLUDING ALL);
+CREATE TABLE other.customer (LIKE new.customer INCLUDING ALL);
+-- (best sellers name their input by the path; the others' queries are taken as they are)
+SELECT rehome.import_migration(jsonb_set(:'definition', '{slices,0,derived}', (:'definition'::jsonb #> '{slices,0,derived}') - 3 - 2 - 1), 'again',
+                               schemas => '{"new": "other"}');
+SELECT migration, name, target, inputs, by_key FROM rehome.derived WHERE migration = 'again';
+SELECT replace(rehome.export_migration('again')::text, 'other', 'new')::jsonb #> '{slices,0,derived,0}' = :'definition'::jsonb #> '{slices,0,derived,0}' AS same;
+SELECT rehome.drop_migration('again');
+SELECT tgname, tgrelid::regclass FROM pg_trigger WHERE tgrelid = 'other.invoice'::regclass;
+DROP SCHEMA old, far, new, other CASCADE;
 DROP SERVER loopback CASCADE;

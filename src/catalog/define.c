@@ -588,6 +588,25 @@ drop_imported(RehomeMigration *migration)
 							 psprintf("DROP SCHEMA %s", quote_identifier(rows->value[i][0])));
 }
 
+/*
+ * drop_notes drops the triggers of derivations that were stated, and never
+ * ended by complete or cancel.
+ */
+static void
+drop_notes(RehomeMigration *migration)
+{
+	RehomeRows *rows;
+
+	rows = rehome_spi("SELECT format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass)"
+					  " FROM pg_trigger t JOIN rehome.derivation d"
+					  " ON t.tgname = format('rehome_write_back_%s', d.id)"
+					  " OR t.tgname = ANY (ARRAY(SELECT format('rehome_derive_%s_%s', d.id, e)"
+					  "  FROM unnest('{insert,update,delete,truncate}'::text[]) AS e))"
+					  " WHERE d.migration_id = $1 AND t.tgparentid = 0", "i", migration->id);
+	for (int i = 0; i < rows->n; i++)
+		rehome_spi(rows->value[i][0], "");
+}
+
 PG_FUNCTION_INFO_V1(rehome_drop_migration);
 
 /*
@@ -613,6 +632,7 @@ rehome_drop_migration(PG_FUNCTION_ARGS)
 		if (slice->state != REHOME_CANCELLED)
 			rehome_slice_require(slice, "drop", REHOME_PLANNED, REHOME_COMPLETED);
 	}
+	drop_notes(migration);
 	drop_imported(migration);
 	rehome_spi("DELETE FROM rehome.migration WHERE id = $1", "i", migration->id);
 	rehome_event(name, NULL, "dropped", "migration dropped", NULL);

@@ -360,7 +360,7 @@ rehome_define_derived(RehomeCall *call, RehomeMigration *migration, RehomeDeriva
 	rehome_targets_lock(rehome_derivation_maps(d), ShareRowExclusiveLock);
 	rehome_derivation_install(slice, d);
 	rehome_event(migration->name, slice->name, "defined",
-				 psprintf("%s of %s is derived", d->whole ? "rows" : "columns", rehome_relation_name(d->target)), NULL);
+				 psprintf("%s of %s are derived", d->whole ? "rows" : "columns", rehome_relation_name(d->target)), NULL);
 }
 
 /*

@@ -22,10 +22,14 @@
 #include "access/relation.h"
 #include "catalog/define.h"
 #include "catalog/namespace.h"
+#include "derive/derive.h"
 #include "document/document.h"
 #include "document/sql/import_problems.sql.h"
 #include "miscadmin.h"
+#include "nodes/value.h"
+#include "parser/parse_func.h"
 #include "util/attempt.h"
+#include "util/name.h"
 #include "util/problems.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -60,7 +64,20 @@ static const char *const column_sql =
 	" c ->> 'kind', c -> 'params', c ->> 'validation', c ->> 'on_error', c ->> 'source_column'"
 	" FROM jsonb_array_elements($1::jsonb) WITH ORDINALITY AS e(c, n) ORDER BY n";
 
-/* An import in progress; the last four are the table, and the column, in hand. */
+/* Columns of derived_sql. */
+enum
+{
+	DERIVED_NAME, DERIVED_TARGET, DERIVED_KEY, DERIVED_COLUMNS, DERIVED_QUERY, DERIVED_SEARCH_PATH,
+	DERIVED_WRITE_BACK, DERIVED_NOTE, DERIVED_AFFECTED
+};
+
+static const char *const derived_sql =
+	"SELECT d ->> 'name', d ->> 'target', (SELECT array_agg(k ORDER BY n) FROM jsonb_array_elements_text(d -> 'key') WITH ORDINALITY AS e(k, n)),"
+	" (SELECT array_agg(k ORDER BY n) FROM jsonb_array_elements_text(d -> 'columns') WITH ORDINALITY AS e(k, n)),"
+	" d ->> 'query', d ->> 'search_path', d ->> 'write_back', d ->> 'note', d -> 'affected'"
+	" FROM jsonb_array_elements($1::jsonb #> ARRAY['slices', $2, 'derived']) WITH ORDINALITY AS e(d, n) ORDER BY n";
+
+/* An import in progress; the last are the table, the column, or the derivation in hand. */
 typedef struct Import
 {
 	RehomeCall	call;
@@ -70,6 +87,7 @@ typedef struct Import
 	RehomeRows *imported;		/* source schema, local schema */
 
 	RehomeSlice *slice;
+	char	  **derived;
 	char	  **table;
 	int			map_id;
 	char	  **column;
@@ -228,12 +246,67 @@ define_column(void *arg)
 }
 
 /*
+ * find_function looks a function of two rows of a relation up by the name in
+ * the definition.
+ */
+static Oid
+find_function(Import *import, char *name, Oid relid)
+{
+	List	   *names = textToQualifiedNameList(cstring_to_text(name));
+	Oid			types[2] = {get_rel_type_id(relid), get_rel_type_id(relid)};
+
+	for (int i = 0; i < import->schemas->n; i++)
+		if (strcmp(import->schemas->value[i][0], strVal(linitial(names))) == 0)
+		{
+			linitial(names) = makeString(import->schemas->value[i][1]);
+			break;
+		}
+	return LookupFuncName(names, 2, types, false);
+}
+
+/*
+ * define_derived defines the derivation in hand; for attempt.  Its queries
+ * are taken as they are; schemas that have other names are replaced in the
+ * path they are read with.
+ */
+static void
+define_derived(void *arg)
+{
+	Import	   *import = arg;
+	char	  **v = import->derived;
+	RehomeDerivation d = {0};
+	RehomeRows *inputs;
+	char	   *affected = "{}";
+
+	d.name = v[DERIVED_NAME];
+	d.target = find_relation(import, v[DERIVED_TARGET]);
+	d.key = rehome_name_list(v[DERIVED_KEY]);
+	d.columns = rehome_name_list(v[DERIVED_COLUMNS]);
+	d.query = v[DERIVED_QUERY];
+	d.stated.owner = import->migration->owner;
+	d.stated.search_path = v[DERIVED_SEARCH_PATH];
+	for (int i = 0; i < import->schemas->n; i++)
+		d.stated.search_path = rehome_spi_value("SELECT string_agg(CASE btrim(p, ' ') WHEN quote_ident($2) THEN quote_ident($3)"
+												" ELSE btrim(p, ' ') END, ', ' ORDER BY n)"
+												" FROM string_to_table($1, ',') WITH ORDINALITY AS t(p, n)", "ttt",
+												d.stated.search_path, import->schemas->value[i][0], import->schemas->value[i][1]);
+	inputs = rehome_spi("SELECT key, value FROM jsonb_each_text($1::jsonb)", "t", v[DERIVED_AFFECTED]);
+	for (int i = 0; i < inputs->n; i++)
+		affected = rehome_spi_value("SELECT $1::jsonb || jsonb_build_object($2, $3)", "ttt", affected,
+									rehome_relation_name(find_relation(import, inputs->value[i][0])), inputs->value[i][1]);
+	rehome_define_derived(&import->call, import->migration, &d, import->slice->name, affected,
+						  v[DERIVED_WRITE_BACK] ? find_function(import, v[DERIVED_WRITE_BACK], d.target) : InvalidOid,
+						  v[DERIVED_NOTE]);
+}
+
+/*
  * import_slice defines the n-th slice of the definition.  Returns the tables.
  */
 static int
 import_slice(Import *import, const char *definition, int n, const char *name)
 {
 	RehomeRows *tables;
+	RehomeRows *derived;
 
 	if (strcmp(name, "main") != 0)
 		rehome_spi("INSERT INTO rehome.slice (migration_id, name) VALUES ($1, $2::name)", "it",
@@ -256,6 +329,13 @@ import_slice(Import *import, const char *definition, int n, const char *name)
 						   psprintf("%s.%s", import->table[TABLE_TARGET],
 									quote_identifier(import->column[COLUMN_NAME])));
 		}
+	}
+	derived = rehome_spi(derived_sql, "tt", definition, psprintf("%d", n));
+	for (int i = 0; i < derived->n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		import->derived = derived->value[i];
+		(void) attempt(import, define_derived, import->derived[DERIVED_NAME]);
 	}
 	return tables->n;
 }

@@ -9,7 +9,8 @@ SELECT jsonb_strip_nulls(jsonb_build_object(
            'reason', m.reason,
            'home', m.home))
        || jsonb_build_object('slices', coalesce(
-              (SELECT jsonb_agg(jsonb_build_object('slice', s.name, 'tables', coalesce(tables.list, '[]')) ORDER BY s.id)
+              (SELECT jsonb_agg(jsonb_build_object('slice', s.name, 'tables', coalesce(tables.list, '[]'))
+                               || CASE WHEN derived.list IS NULL THEN '{}' ELSE jsonb_build_object('derived', derived.list) END ORDER BY s.id)
                  FROM rehome.slice s
                  LEFT JOIN LATERAL (
                      SELECT jsonb_agg(
@@ -56,6 +57,23 @@ SELECT jsonb_strip_nulls(jsonb_build_object(
                              LEFT JOIN pg_attribute a ON a.attrelid = t.target::oid AND a.attname = c."column"
                             WHERE c.table_map_id = t.id) columns ON true
                       WHERE t.slice_id = s.id) tables ON true
+                 LEFT JOIN LATERAL (
+                     SELECT jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
+                                'name', d.name,
+                                'target', (SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c
+                                             JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = d.target::oid),
+                                'key', to_jsonb(d.key),
+                                'columns', CASE WHEN NOT d.whole THEN to_jsonb(d.columns) END,
+                                'query', d.query,
+                                'search_path', d.search_path,
+                                'write_back', d.write_back,
+                                'note', d.note))
+                                || jsonb_build_object('affected', (
+                                    SELECT jsonb_object_agg(format('%I.%I', n.nspname, c.relname), i.affected)
+                                      FROM rehome.derivation_input i JOIN pg_class c ON c.oid = i.input::oid
+                                      JOIN pg_namespace n ON n.oid = c.relnamespace WHERE i.derivation_id = d.id))
+                                ORDER BY d.id) AS list
+                       FROM rehome.derivation d WHERE d.slice_id = s.id) derived ON true
                 WHERE s.migration_id = m.id AND ($2 IS NULL OR s.name = $2::name)), '[]'))
   FROM rehome.migration m
  WHERE m.id = $1

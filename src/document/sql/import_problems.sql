@@ -5,7 +5,10 @@ WITH known(path, key, type, required) AS (
            ('definition', 'migration', 'string', true), ('definition', 'server', 'string', false),
            ('definition', 'reason', 'string', true), ('definition', 'home', 'string', false),
            ('definition', 'slices', 'array', true),
-           ('slice', 'slice', 'string', true), ('slice', 'tables', 'array', true),
+           ('slice', 'slice', 'string', true), ('slice', 'tables', 'array', true), ('slice', 'derived', 'array', false),
+           ('derived', 'name', 'string', true), ('derived', 'target', 'string', true), ('derived', 'key', 'array', true),
+           ('derived', 'columns', 'array', false), ('derived', 'query', 'string', true), ('derived', 'search_path', 'string', true),
+           ('derived', 'write_back', 'string', false), ('derived', 'note', 'string', false), ('derived', 'affected', 'object', true),
            ('table', 'source', 'string or object', true), ('table', 'target', 'string', true),
            ('table', 'key', 'array', false), ('table', 'filter', 'string', false),
            ('table', 'columns', 'array', true),
@@ -36,12 +39,18 @@ WITH known(path, key, type, required) AS (
       FROM tables t,
            jsonb_array_elements(CASE WHEN jsonb_typeof(t.value -> 'columns') = 'array' THEN t.value -> 'columns' END)
            WITH ORDINALITY AS c(value, n)
+), derived AS (
+    SELECT format('%s.derived[%s]', s.place, d.n - 1) AS place, d.value
+      FROM slices s,
+           jsonb_array_elements(CASE WHEN jsonb_typeof(s.value -> 'derived') = 'array' THEN s.value -> 'derived' END)
+           WITH ORDINALITY AS d(value, n)
 ), objects(path, place, value) AS (
     SELECT 'definition', 'the definition', $1::jsonb
     UNION ALL SELECT 'slice', place, value FROM slices
     UNION ALL SELECT 'table', place, value FROM tables
     UNION ALL SELECT 'source', place || '.source', value -> 'source' FROM tables WHERE jsonb_typeof(value -> 'source') = 'object'
     UNION ALL SELECT 'column', place, value FROM columns
+    UNION ALL SELECT 'derived', place, value FROM derived
 ), problems(place, problem) AS (
     SELECT place, format('%s is not an object.', place) FROM objects WHERE jsonb_typeof(value) <> 'object'
     UNION ALL
@@ -76,10 +85,15 @@ WITH known(path, key, type, required) AS (
      WHERE o.path = 'column' AND jsonb_typeof(o.value) = 'object'
        AND (o.value ->> 'kind' IN ('skip', 'default')) AND o.value ->> 'expression' IS NOT NULL
     UNION ALL
-    SELECT place, format('"key" of %s holds something that is not a string.', place)
-      FROM tables
-     WHERE jsonb_typeof(value -> 'key') = 'array'
-       AND EXISTS (SELECT FROM jsonb_array_elements(value -> 'key') e WHERE jsonb_typeof(e) <> 'string')
+    SELECT o.place, format('"%s" of %s holds something that is not a string.', k.key, o.place)
+      FROM objects o JOIN (VALUES ('table', 'key'), ('derived', 'key'), ('derived', 'columns')) AS k(path, key) ON k.path = o.path
+     WHERE jsonb_typeof(o.value -> k.key) = 'array'
+       AND EXISTS (SELECT FROM jsonb_array_elements(o.value -> k.key) e WHERE jsonb_typeof(e) <> 'string')
+    UNION ALL
+    SELECT place, format('"affected" of %s holds something that is neither a string nor null.', place)
+      FROM derived
+     WHERE jsonb_typeof(value -> 'affected') = 'object'
+       AND EXISTS (SELECT FROM jsonb_each(value -> 'affected') e WHERE jsonb_typeof(e.value) NOT IN ('string', 'null'))
     UNION ALL
     SELECT min(c.place), format('%s has two rules for column "%s".', c.of, c.value ->> 'column')
       FROM columns c GROUP BY c.of, c.value ->> 'column' HAVING count(*) > 1
