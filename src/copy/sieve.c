@@ -599,21 +599,38 @@ try_range(Batch *batch, int lo, int hi)
 static void
 write_range(Batch *batch, int lo, int hi)
 {
-	ErrorData  *error;
-
-	CHECK_FOR_INTERRUPTS();
-	if (lo >= hi || (error = try_range(batch, lo, hi)) == NULL)
-		return;
-	if (hi - lo == 1)
+	/* what is to be written yet, the next one last: one for each halving */
+	struct
 	{
-		batch->blamed[lo] = true;
-		batch->error[lo] = error;
-		remove_old(batch->sieve, &batch->source[lo * batch->source_natts],
-				   &batch->source_null[lo * batch->source_natts]);
-		return;
+		int			lo;
+		int			hi;
+	}			left[sizeof(int) * BITS_PER_BYTE];
+	int			n = 0;
+
+	left[n].lo = lo;
+	left[n++].hi = hi;
+	while (n > 0)
+	{
+		ErrorData  *error;
+
+		CHECK_FOR_INTERRUPTS();
+		lo = left[--n].lo;
+		hi = left[n].hi;
+		if (lo >= hi || (error = try_range(batch, lo, hi)) == NULL)
+			continue;
+		if (hi - lo == 1)
+		{
+			batch->blamed[lo] = true;
+			batch->error[lo] = error;
+			remove_old(batch->sieve, &batch->source[lo * batch->source_natts],
+					   &batch->source_null[lo * batch->source_natts]);
+			continue;
+		}
+		left[n].lo = lo + (hi - lo) / 2;
+		left[n++].hi = hi;
+		left[n].lo = lo;
+		left[n++].hi = lo + (hi - lo) / 2;
 	}
-	write_range(batch, lo, lo + (hi - lo) / 2);
-	write_range(batch, lo + (hi - lo) / 2, hi);
 }
 
 /*

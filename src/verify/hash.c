@@ -57,6 +57,9 @@
 /* Nor is one of this many times the rows that a bucket by hash would have. */
 #define RANGE_SPARSE 16
 
+/* A table known to have fewer rows is read again for less than ranges cost. */
+#define RANGE_ROWS 1000
+
 /* Ranges that are looked up by index; more are found by reading the table. */
 #define RANGE_LOOKUPS 1000
 
@@ -262,7 +265,8 @@ source_key_type(RehomeConn *conn, RehomeMapping *mapping)
 }
 
 /*
- * estimated_rows returns how many rows the planner thinks that a table has.
+ * estimated_rows returns how many rows the planner thinks that a table has;
+ * -1 when nobody knows.
  */
 static double
 estimated_rows(Oid relid)
@@ -287,12 +291,13 @@ rehome_buckets_choose(RehomeConn *conn, Oid owner, RehomeMapping *mapping)
 {
 	RehomeBuckets *buckets = palloc0(sizeof(RehomeBuckets));
 	const char *key = quote_identifier(mapping->key[0]->name);
+	double		rows = estimated_rows(mapping->map->target);
 	RehomeRows *ends;
 	uint64		last;
 
 	buckets->mapping = mapping;
-	if (mapping->nkey != 1 || !is_integer(getBaseType(mapping->key[0]->type)) ||
-		!is_integer(source_key_type(conn, mapping)))
+	if ((rows >= 0 && rows < RANGE_ROWS) || mapping->nkey != 1 ||
+		!is_integer(getBaseType(mapping->key[0]->type)) || !is_integer(source_key_type(conn, mapping)))
 		return buckets;
 	ends = rehome_spi_as(owner, true, psprintf("SELECT min(%s), max(%s) FROM %s", key, key,
 											   rehome_relation_name(mapping->map->target)));
@@ -304,7 +309,7 @@ rehome_buckets_choose(RehomeConn *conn, Oid owner, RehomeMapping *mapping)
 	while (last >> buckets->shift >= REHOME_BUCKETS)
 		buckets->shift++;
 	buckets->by_range = ldexp(1, buckets->shift) <=
-		Max(RANGE_NUMBERS, RANGE_SPARSE * estimated_rows(mapping->map->target) / REHOME_BUCKETS);
+		Max(RANGE_NUMBERS, RANGE_SPARSE * rows / REHOME_BUCKETS);
 	return buckets;
 }
 

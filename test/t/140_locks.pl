@@ -118,7 +118,8 @@ sub takers
 	my $copy;
 	my $wait = longest_wait($source, sub {
 		my $from = -s $source->logfile;
-		$copy = start_psql($target, q{CALL rehome.copy('m')});
+		# often enough for the time that it takes to end the writers
+		$copy = start_psql($target, q{CALL rehome.copy('m')}, options => '-c rehome.lock_retries=30');
 		# more than one try
 		for (1 .. 2)
 		{
