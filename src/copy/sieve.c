@@ -80,7 +80,8 @@ typedef struct Batch
 /*
  * rehome_refusable tells whether an error is about the row at hand: bad data,
  * a constraint, a rule, an exception a rule's function raised, a row too
- * large for an index.
+ * large for an index, or a NaN that is to be an integer, which the server
+ * counts among features it has not.
  */
 bool
 rehome_refusable(int sqlerrcode)
@@ -89,7 +90,7 @@ rehome_refusable(int sqlerrcode)
 
 	return category == ERRCODE_DATA_EXCEPTION || category == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION ||
 		sqlerrcode == ERRCODE_REHOME_REFUSED || sqlerrcode == ERRCODE_RAISE_EXCEPTION ||
-		sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+		sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED || sqlerrcode == ERRCODE_FEATURE_NOT_SUPPORTED;
 }
 
 /*

@@ -135,11 +135,11 @@ append_json(StringInfo json, Oid type, Datum value, bool isnull)
 }
 
 /*
- * source_key returns the key of the row in the slot, as the source names it:
+ * rehome_lint_source_key returns the key of the row in the slot, as the source names it:
  * the text of a JSON object.
  */
-static char *
-source_key(RehomeTableMap *map, TupleTableSlot *slot)
+char *
+rehome_lint_source_key(RehomeTableMap *map, TupleTableSlot *slot)
 {
 	TupleDesc	desc = slot->tts_tupleDescriptor;
 	StringInfoData json;
@@ -425,7 +425,7 @@ try_sample(RehomeLint *lint, RehomeMapping *mapping)
 			ExecClearTuple(slot);
 			heap_deform_tuple(table->vals[i], table->tupdesc, slot->tts_values, slot->tts_isnull);
 			ExecStoreVirtualTuple(slot);
-			key = source_key(lint->map, slot);
+			key = rehome_lint_source_key(lint->map, slot);
 			trial.values[mapping->ncolumns + 1] = BoolGetDatum(try_row(&trial, mapping->ncolumns, key));
 			trial.values[mapping->ncolumns] = CStringGetTextDatum(key);
 			tuplestore_putvalues(lint->rows, lint->desc, trial.values, trial.nulls);

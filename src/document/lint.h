@@ -36,6 +36,7 @@ extern void rehome_lint_put(RehomeLint *lint, const char *severity, const char *
 extern void rehome_lint_row(RehomeLint *lint, int64 *n, const char *column, const char *name,
 							const char *key, const char *detail, const char *hint);
 extern void rehome_lint_rest(RehomeLint *lint, int64 n, const char *column, const char *name);
+extern char *rehome_lint_source_key(RehomeTableMap *map, TupleTableSlot *slot);
 
 /* lint_sample.c */
 extern void rehome_lint_sample(RehomeLint *lint);

@@ -9,9 +9,11 @@
 
 #include "access/table.h"
 #include "apply/apply.h"
+#include "apply/inverse.h"
 #include "copy/copy.h"
 #include "derive/derive.h"
 #include "funcapi.h"
+#include "monitor/preflight.h"
 #include "remote/query.h"
 #include "util/name.h"
 #include "util/spi.h"
@@ -108,6 +110,32 @@ plan_live(RehomePlan *plan, RehomeSlice *slice, List *maps)
 	}
 }
 
+/*
+ * plan_reverse names the columns that cannot be carried back after cutover.
+ */
+static void
+plan_reverse(RehomePlan *plan, RehomeSlice *slice, RehomeTableMap *map)
+{
+	RehomeInverse *inverse;
+	ListCell   *lc;
+
+	foreach(lc, rehome_reverse_losses(map))
+	{
+		RehomeFinding *loss = lfirst(lc);
+
+		step(plan, loss->object, "after cutover: cannot be carried back in full", NULL, loss->detail);
+	}
+	if (!rehome_preflight_fits(map, slice->migration->owner))
+		return;
+	inverse = rehome_inverse_compile(map, slice->migration->owner);
+	for (int i = 0; i < inverse->ncolumns; i++)
+		if (!inverse->columns[i].carried)
+			step(plan, psprintf("%s.%s", rehome_remote_relation(inverse->table), quote_identifier(inverse->columns[i].remote)),
+				 "after cutover: is not carried back", NULL,
+				 inverse->columns[i].key > 0 ? "is part of the key: no change of the table can be carried back" :
+				 "changed rows keep their value, new rows get the default");
+}
+
 PG_FUNCTION_INFO_V1(rehome_plan);
 
 /*
@@ -156,6 +184,8 @@ rehome_plan(PG_FUNCTION_ARGS)
 		step(&plan, object, "cutover",
 			 psprintf("CALL rehome.cutover(%s, %s);", quote_literal_cstr(slice->migration->name), quote_literal_cstr(slice->name)),
 			 "writers wait, no longer than rehome.freeze_timeout; then the source refuses writes with SQLSTATE 25006");
+		foreach(lc2, maps)
+			plan_reverse(&plan, slice, lfirst(lc2));
 	}
 	rehome_call_end(&call);
 	return (Datum) 0;

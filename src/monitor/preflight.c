@@ -22,6 +22,7 @@
 #include "mapping/mapping.h"
 #include "miscadmin.h"
 #include "monitor/preflight.h"
+#include "monitor/round_trip.h"
 #include "monitor/sql/source_facts.sql.h"
 #include "remote/query.h"
 #include "util/attempt.h"
@@ -362,6 +363,89 @@ key_is_mapped(RehomeTableMap *map)
 }
 
 /*
+ * rehome_reverse_losses returns the findings of the columns of a target that
+ * cannot be carried back, or not for every row, as far as the rules say.
+ */
+List *
+rehome_reverse_losses(RehomeTableMap *map)
+{
+	List	   *findings = NIL;
+	ListCell   *lc;
+
+	foreach(lc, map->columns)
+	{
+		RehomeColumnMap *column = lfirst(lc);
+		char	   *object = psprintf("%s.%s", rehome_relation_name(map->target), quote_identifier(column->name));
+		char		policy = column->on_error ? column->on_error[0] : 'f';
+
+		if (column->kind == REHOME_SKIP)
+			findings = finding(findings, "reverse", "info", object,
+							   "has no counterpart at the source: what is written to it stays at the target", NULL);
+		else if (column->kind == REHOME_EXPRESSION && column->inverse == NULL)
+			findings = finding(findings, "reverse", "warning", object,
+							   "is computed, and has no inverse: what is written to it after cutover is lost by a rollback",
+							   "Give rehome.map_column() an inverse if that is not enough.");
+		else if (policy == 'n' || policy == 'd')
+			findings = finding(findings, "reverse", "warning", object,
+							   psprintf("is %s where the rule refuses a value: when such a row is written after cutover, the source gets that in the place of its own value",
+										policy == 'n' ? "null" : "the default"),
+							   "Correct those rows at the source, or have them quarantined.");
+		else if (policy == 'q')
+			findings = finding(findings, "reverse", "info", object,
+							   "rows whose value the rule refuses are not at the target: the source keeps them as they are", NULL);
+	}
+	if (map->quarantine)
+		findings = finding(findings, "reverse", "info", rehome_relation_name(map->target),
+						   "rows that are refused are not at the target: the source keeps them as they are", NULL);
+	return findings;
+}
+
+/* A table map whose rows are to be tried. */
+typedef struct Try
+{
+	RehomeSlice *slice;
+	RehomeInverse *inverse;
+	RehomeRoundTrip *result;
+} Try;
+
+static void
+try_rows(void *arg)
+{
+	Try		   *try = arg;
+
+	try->result = rehome_round_trip(try->slice, try->inverse);
+}
+
+/*
+ * check_round_trip names the columns of the source whose values do not come
+ * back as they were, in a sample of rows.
+ */
+static List *
+check_round_trip(List *findings, RehomeSlice *slice, RehomeTableMap *map)
+{
+	Try			try = {slice, rehome_inverse_compile(map, slice->migration->owner)};
+	char	   *name = rehome_remote_relation(try.inverse->table);
+	ErrorData  *error = rehome_attempt(try_rows, &try);
+
+	if (error != NULL)
+	{
+		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION ||
+			ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES)
+			ReThrowError(error);
+		return finding(findings, "reverse", "warning", name,
+					   psprintf("its rows could not be tried there and back: %s", error->message), NULL);
+	}
+	for (int i = 0; i < try.inverse->ncolumns; i++)
+		if (try.result->lost[i] > 0)
+			findings = finding(findings, "reverse", "warning",
+							   psprintf("%s.%s", name, quote_identifier(try.inverse->columns[i].remote)),
+							   psprintf(INT64_FORMAT " of " INT64_FORMAT " rows that were tried do not come back as they are: %s",
+										try.result->lost[i], try.result->rows, try.result->example[i]),
+							   "Give the rule an inverse that restores the value, or be sure that such rows may change at the source when they are written after cutover.");
+	return findings;
+}
+
+/*
  * check_reverse names the columns whose changes after cutover could not be
  * carried back.
  */
@@ -372,21 +456,7 @@ check_reverse(List *findings, RehomeConn *conn, RehomeSlice *slice, RehomeTableM
 	char	   *name = rehome_remote_relation(inverse->table);
 	RehomeRows *rows;
 
-	ListCell   *lc;
-
-	foreach(lc, map->columns)
-	{
-		RehomeColumnMap *column = lfirst(lc);
-		char	   *object = psprintf("%s.%s", rehome_relation_name(map->target), quote_identifier(column->name));
-
-		if (column->kind == REHOME_EXPRESSION && column->inverse == NULL)
-			findings = finding(findings, "reverse", "warning", object,
-							   "is computed, and has no inverse: what is written to it after cutover is lost by a rollback",
-							   "Give rehome.map_column() an inverse if that is not enough.");
-		else if (column->kind == REHOME_SKIP)
-			findings = finding(findings, "reverse", "info", object,
-							   "has no counterpart at the source: what is written to it stays at the target", NULL);
-	}
+	findings = list_concat(findings, rehome_reverse_losses(map));
 	rows = rehome_conn_query(conn,
 							 "SELECT a.attname, a.attnotnull AND NOT a.atthasdef AND a.attidentity = '',"
 							 " coalesce(to_jsonb(a)->>'attgenerated', '') <> ''"
@@ -559,10 +629,22 @@ compiles(List **findings, RehomeTableMap *map, Oid owner)
 }
 
 /*
- * rehome_preflight_slice returns all findings of a slice.
+ * rehome_preflight_fits tells whether a map can be compiled.
+ */
+bool
+rehome_preflight_fits(RehomeTableMap *map, Oid owner)
+{
+	List	   *findings = NIL;
+
+	return rehome_table_map_exists(map) && key_is_mapped(map) && compiles(&findings, map, owner);
+}
+
+/*
+ * rehome_preflight_slice returns all findings of a slice; with try_rows, also
+ * what becomes of rows on their way there and back.
  */
 List *
-rehome_preflight_slice(RehomeSlice *slice)
+rehome_preflight_slice(RehomeSlice *slice, bool try_rows)
 {
 	List	   *findings = NIL;
 	List	   *maps = rehome_table_maps_get(slice);
@@ -604,6 +686,14 @@ rehome_preflight_slice(RehomeSlice *slice)
 			rehome_bool(facts->value[foreach_current_index(lc)][FACT_USAGE]))
 			findings = check_filter(check_source_columns(findings, conn, lfirst(lc)), conn, lfirst(lc));
 	findings = list_concat(findings, rehome_preflight_switch(conn, slice, maps));
+	foreach(lc, maps)
+	{
+		char	  **fact = facts->value[foreach_current_index(lc)];
+
+		if (try_rows && fact[FACT_OID] != NULL && rehome_bool(fact[FACT_USAGE]) && rehome_bool(fact[FACT_SELECT]) &&
+			key_is_mapped(lfirst(lc)))
+			findings = check_round_trip(findings, slice, lfirst(lc));
+	}
 	rehome_conn_close(conn);
 	return findings;
 }
@@ -619,7 +709,7 @@ rehome_preflight_require(RehomeSlice *slice)
 	ListCell   *lc;
 
 	rehome_problems_init(&problems);
-	foreach(lc, rehome_preflight_slice(slice))
+	foreach(lc, rehome_preflight_slice(slice, false))
 	{
 		RehomeFinding *f = lfirst(lc);
 
@@ -648,7 +738,7 @@ rehome_preflight(PG_FUNCTION_ARGS)
 	{
 		ListCell   *lc2;
 
-		foreach(lc2, rehome_preflight_slice(lfirst(lc)))
+		foreach(lc2, rehome_preflight_slice(lfirst(lc), true))
 		{
 			RehomeFinding *f = lfirst(lc2);
 			Datum		values[5];

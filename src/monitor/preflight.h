@@ -21,7 +21,9 @@ typedef struct RehomeFinding
 	char	   *hint;			/* or NULL */
 } RehomeFinding;
 
-extern List *rehome_preflight_slice(RehomeSlice *slice);
+extern List *rehome_preflight_slice(RehomeSlice *slice, bool try_rows);
+extern bool rehome_preflight_fits(RehomeTableMap *map, Oid owner);
+extern List *rehome_reverse_losses(RehomeTableMap *map);
 extern List *rehome_preflight_switch(RehomeConn *conn, RehomeSlice *slice, List *maps);
 extern void rehome_preflight_require(RehomeSlice *slice);
 

@@ -22,10 +22,10 @@ $pair->sql_source(q{
 	CREATE SCHEMA old;
 	CREATE TABLE old.customer (
 		id integer PRIMARY KEY, email text, made text, doc text, name text, amount numeric, rate float8,
-		status text, country integer, seen timestamp, age integer);
+		status text, country integer, seen timestamp, age integer, region integer);
 	INSERT INTO old.customer
 	SELECT i, 'user' || i || '@example.org', '2020-02-29 10:00:00', '{"n": ' || i || '}', 'name ' || i, i, i / 7.0,
-	       (ARRAY['new', 'old'])[1 + i % 2], 1 + i % 3, '2024-01-01', 30
+	       (ARRAY['new', 'old'])[1 + i % 2], 1 + i % 3, '2024-01-01', 30, i % 4
 	  FROM generate_series(1, 1500) AS i;
 	UPDATE old.customer SET made = '0000-00-00 00:00:00' WHERE id = 10;
 	UPDATE old.customer SET email = '' WHERE id = 20;
@@ -41,15 +41,19 @@ $pair->sql_source(q{
 	UPDATE old.customer SET seen = '0044-03-15 BC' WHERE id = 90;
 	UPDATE old.customer SET seen = '294276-12-31 23:59:59' WHERE id = 91;
 	UPDATE old.customer SET age = -1 WHERE id = 100;
-	UPDATE old.customer SET age = 200 WHERE id = 101;});
+	UPDATE old.customer SET age = 200 WHERE id = 101;
+	UPDATE old.customer SET region = 999 WHERE id = 110;});
 $pair->sql_target(q{
 	CREATE SCHEMA new;
 	CREATE TYPE new.status AS ENUM ('fresh', 'known');
 	CREATE TABLE new.country (old_id integer PRIMARY KEY, code text NOT NULL UNIQUE);
 	INSERT INTO new.country VALUES (1, 'de'), (2, 'fr'), (3, 'it');
+	CREATE TABLE new.region (id integer PRIMARY KEY);
+	INSERT INTO new.region VALUES (0), (1), (2), (3);
 	CREATE TABLE new.customer (
 		id bigint PRIMARY KEY, email text NOT NULL UNIQUE, made timestamptz, doc jsonb, name varchar(40), amount numeric(6, 2),
 		rate numeric, status new.status, country text NOT NULL, seen timestamptz, age smallint CHECK (age >= 0),
+		region integer REFERENCES new.region,
 		extra text DEFAULT 'made here');
 	CREATE INDEX ON new.customer (name);});
 $pair->import_foreign_schema('old', 'old');
@@ -68,25 +72,40 @@ $pair->sql_target(q{
 	SELECT rehome.add_rule('m', 'new.customer', 'age', 'cast', validation => 'value < 150');});
 
 # ---------------------------------------------------------------------------
+# Each of them is named before anything moves, by key and rule.
+
+sub linted
+{
+	return $pair->sql_target(q{SELECT string_agg(concat_ws(' ', key->>'id', "column", lint), ', ' ORDER BY (key->>'id')::int, "column")
+		FROM rehome.lint_mapping('m', NULL) WHERE key IS NOT NULL});
+}
+my $poison = join ', ', '1 email duplicate', '10 made narrowing', '20 email null', '30 doc invalid value', '31 doc invalid value', '40 name narrowing',
+  '50 amount narrowing', '51 amount invalid value', '52 rate invalid value', '60 email duplicate', '70 country invalid value', '80 status invalid value',
+  '90 seen invalid value', '91 seen invalid value', '100 age check', '101 age invalid value', '110 region orphan', '1400 email duplicate';
+is(linted(), $poison, 'the lint names each bad row, by key and rule');
+$pair->sql_target(q{SELECT rehome.add_rule('m', 'new.customer', 'region', 'lookup', '{"table": "new.region", "from": "id", "to": "id"}')});
+is(linted(), $poison =~ s/110 region orphan/110 region invalid value/r, 'a lookup takes the place of the foreign key: what has no parent is refused by the rule');
+
+# ---------------------------------------------------------------------------
 # The load, once with workers and once without.
 
 my $loaded = join ', ', '10 made 22008', '20 email 23502', '30 doc RH010', '31 doc RH010', '40 name 22001', '50 amount 22003',
   '51 amount RH010', '60 customer_email_key 23505', '70 country RH010', '80 status RH010', '90 seen RH010', '91 seen RH010',
-  '100 customer_age_check 23514', '101 age RH010', '1400 customer_email_key 23505';
+  '100 customer_age_check 23514', '101 age RH010', '110 region RH010', '1400 customer_email_key 23505';
 call(q{CALL rehome.copy('m')});
 is(quarantined(), $loaded, 'what is refused is in quarantine, with the rule and the reason');
-is($pair->sql_target('SELECT count(*), count(*) FILTER (WHERE rate IS NULL) FROM new.customer'), '1485|1', 'everything else is loaded');
+is($pair->sql_target('SELECT count(*), count(*) FILTER (WHERE rate IS NULL) FROM new.customer'), '1484|1', 'everything else is loaded');
 is($pair->sql_target(q{SELECT source_row->>'name', key->>'id' FROM rehome.quarantine WHERE source_key->>'id' = '40'}), ('x' x 41) . '|40',
 	'a row is kept whole, with its key');
-is($pair->sql_target('SELECT quarantined FROM rehome.status'), '15', 'the status shows them');
+is($pair->sql_target('SELECT quarantined FROM rehome.status'), '16', 'the status shows them');
 for my $mode (qw(count hash rows))
 {
-	is($pair->sql_target(qq{SELECT source_rows, target_rows, quarantined, ok FROM rehome.verify('m', mode => '$mode')}), '1500|1485|15|t',
+	is($pair->sql_target(qq{SELECT source_rows, target_rows, quarantined, ok FROM rehome.verify('m', mode => '$mode')}), '1500|1484|16|t',
 		"verify, mode $mode: they are explained, and counted");
 }
 my ($code, undef, $detail, $hint) = sqlstate_of($target, q{CALL rehome.cutover('m')});
 is($code, 'RH003', 'the cutover is refused');
-like("$detail $hint", qr/15 rows in quarantine for new\.customer.*accept_quarantine/s, 'with the number, and what to do');
+like("$detail $hint", qr/16 rows in quarantine for new\.customer.*accept_quarantine/s, 'with the number, and what to do');
 
 # ---------------------------------------------------------------------------
 # Sync: rows become bad, good, or are gone; unique values come free.
@@ -98,11 +117,11 @@ $pair->sql_source(q{
 	UPDATE old.customer SET email = 'user3@example.org' WHERE id = 201;
 	INSERT INTO old.customer (id, email, age, country) VALUES (2000, 'new@example.org', 20, 98), (2001, 'new2@example.org', 20, 1);});
 call(q{CALL rehome.sync('m')});
-is(quarantined(), $loaded =~ s/40 name 22001, 50 amount 22003, //r =~ s/101 age RH010, /101 age RH010, 200 doc RH010, 201 customer_email_key 23505, /r . ', 2000 country RH010',
+is(quarantined(), $loaded =~ s/40 name 22001, 50 amount 22003, //r =~ s/110 region RH010, /110 region RH010, 200 doc RH010, 201 customer_email_key 23505, /r . ', 2000 country RH010',
 	'a row that is good now, or gone, leaves the quarantine; one that went bad comes');
 is($pair->sql_target('SELECT name FROM new.customer WHERE id = 40'), 'short', 'and is applied');
 is($pair->sql_target('SELECT count(*) FROM new.customer WHERE id IN (200, 201)'), '0', 'the old version of a row that is refused is gone');
-is($pair->sql_target(q{SELECT source_rows, target_rows, quarantined, ok FROM rehome.verify('m', mode => 'rows')}), '1501|1485|16|t', 'verify explains it all');
+is($pair->sql_target(q{SELECT source_rows, target_rows, quarantined, ok FROM rehome.verify('m', mode => 'rows')}), '1501|1484|17|t', 'verify explains it all');
 
 $pair->sql_source(q{UPDATE old.customer SET email = 'other@example.org' WHERE id = 3});
 call(q{CALL rehome.sync('m')});
@@ -123,9 +142,10 @@ $pair->sql_target(q{
 	SELECT rehome.add_rule('m', 'new.customer', 'amount', 'number', '{"nan": "null"}');
 	SELECT rehome.add_rule('m', 'new.customer', 'status', 'value_map', '{"map": {"new": "fresh", "old": "known"}, "unlisted": "null"}');
 	SELECT rehome.add_rule('m', 'new.customer', 'seen', 'timestamp', '{"min": "1900-01-01", "max": "2100-01-01", "out_of_range": "null"}');
-	INSERT INTO new.country VALUES (99, 'zz'), (98, 'yy');});
+	INSERT INTO new.country VALUES (99, 'zz'), (98, 'yy');
+	INSERT INTO new.region VALUES (999);});
 is($pair->sql_target(q{SELECT retried, refused FROM rehome.retry('m', 'new.customer', 'made')}), '1|0', 'one rule\'s rejects are tried again');
-is($pair->sql_target(q{SELECT retried, refused FROM rehome.retry('m')}), '14|5', 'then all the others');
+is($pair->sql_target(q{SELECT retried, refused FROM rehome.retry('m')}), '15|5', 'then all the others');
 is(quarantined(), '20 email 23502, 60 customer_email_key 23505, 100 customer_age_check 23514, 101 age RH010, 1400 customer_email_key 23505', 'what is left');
 is($pair->sql_target('SELECT xmin FROM new.customer WHERE id = 1'), $xmin, 'rows that were good have not been touched');
 is($pair->sql_target('SELECT made IS NULL, (SELECT doc FROM new.customer WHERE id = 31), (SELECT country FROM new.customer WHERE id = 70) FROM new.customer WHERE id = 10'),
@@ -188,5 +208,29 @@ is($pair->sql_target(q{SELECT string_agg(id || ' ' || w, ', ' ORDER BY id), (SEL
 $pair->sql_source(q{INSERT INTO old.point VALUES (4, '4', '4'), (5, NULL, '99999999999')});
 call(q{CALL rehome.sync('n')});
 is($pair->sql_target(q{SELECT string_agg(id || ' ' || w, ', ' ORDER BY id) FROM new.point}), '2 -1, 3 3, 4 4, 5 -1', 'sync keeps to the policies');
+
+# ---------------------------------------------------------------------------
+# A validation looks at the value that the rule has given; it does not have it made again.
+
+$pair->sql_source(q{CREATE TABLE old.once (id integer PRIMARY KEY, v text); INSERT INTO old.once VALUES (1, 'a'), (2, 'b'), (3, NULL), (4, 'bad'), (5, 'c')});
+$pair->sql_target(q{CREATE TABLE new.once (id integer PRIMARY KEY, v varchar(10));
+	CREATE FUNCTION new.noisy(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RAISE NOTICE 'evaluated'; RETURN upper($1); END$$});
+$pair->import_foreign_schema('old', 'once', 'once');
+for my $policy (qw(null fail))
+{
+	$pair->sql_target(qq{
+		SELECT rehome.create_migration('$policy', 'src', 'each value once');
+		SELECT rehome.add_table('$policy', 'once.once', 'new.once');
+		SELECT rehome.add_rule('$policy', 'new.once', 'v', 'expression', '{"expression": "new.noisy(value)"}', on_error => '$policy',
+			validation => 'value IS NULL OR (value <> ''BAD'' AND length(value) = 1)')});
+	$pair->sql_source(q{UPDATE old.once SET v = 'd' WHERE id = 4}) if $policy eq 'fail';
+	$target->psql('postgres', "SET rehome.copy_workers = 0; CALL rehome.copy('$policy')", stderr => \my $stderr);
+	my $evaluated = () = $stderr =~ /NOTICE:  evaluated/g;
+	# a row that is refused is looked at once more, by itself, with the value made for each mention
+	is($evaluated, $policy eq 'null' ? 8 : 5, "policy $policy: each value is made once") or diag($stderr);
+	is($pair->sql_target(q{SELECT string_agg(coalesce(v, '-'), ' ' ORDER BY id) FROM new.once}), $policy eq 'null' ? 'A B - - C' : 'A B - D C', "policy $policy: and is the rule's");
+	$pair->sql_target("CALL rehome.cancel('$policy')");
+	$pair->sql_target("SELECT rehome.drop_migration('$policy'); TRUNCATE new.once");
+}
 
 done_testing();
