@@ -514,7 +514,8 @@ rehome_touched_next(RehomeTouched *touched)
 	touched->store = tuplestore_begin_heap(false, false, work_mem);
 	for (uint64 i = 0; i < table->numvals; i++)
 		tuplestore_puttuple(touched->store, table->vals[i]);
-	touched->total += table->numvals;
+	touched->n = table->numvals;
+	touched->total += touched->n;
 	rehome_rows_register(REHOME_TOUCHED_KEYS, touched->desc, touched->store, table->numvals);
 	SPI_freetuptable(table);
 

@@ -22,6 +22,7 @@ typedef struct RehomeTouched
 	Portal		cursor;
 	TupleDesc	desc;
 	Tuplestorestate *store;		/* the part on hand; NULL: none */
+	int64		n;				/* keys of the part on hand */
 	int64		total;			/* of all parts read so far */
 	char	   *source_keys;	/* the part on hand, as jsonb of the source's change table */
 } RehomeTouched;

@@ -146,20 +146,23 @@ rehome_record_drift(PG_FUNCTION_ARGS)
 }
 
 /*
- * relog_everything has the next batch read a table as a whole.
+ * relog_everything has the next batch read a table as a whole; false, with
+ * *error filled in, when the source refuses.
  */
-static void
-relog_everything(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
+static bool
+relog_everything(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, RehomeRemoteError *error)
 {
-	rehome_conn_exec(conn, psprintf("INSERT INTO %s (op) VALUES ('t')",
-									rehome_change_table(slice->migration, map)));
+	return rehome_conn_try(conn, psprintf("INSERT INTO %s (op) VALUES ('t')",
+										  rehome_change_table(slice->migration, map)), error) != NULL;
 }
 
 /*
- * relog_keys writes the keys of some drift, given by id, to the change table.
+ * relog_keys writes the keys of some drift, given by id, to the change table;
+ * false, with *error filled in, when the source refuses.
  */
-static void
-relog_keys(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, List *columns, const char *ids)
+static bool
+relog_keys(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, List *columns, const char *ids,
+		   RehomeRemoteError *error)
 {
 	StringInfoData names;
 	RehomeRows *rows;
@@ -175,17 +178,18 @@ relog_keys(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, List *colu
 					  "        unnest($2::text[]) WITH ORDINALITY AS c(name, n)"
 					  "   WHERE r.row IS NOT NULL GROUP BY r.row) AS x(key)"
 					  " WHERE d.id = ANY ($1::bigint[])", "tt", ids, rehome_name_array(columns));
-	if (rows->value[0][0] != NULL)
-		rehome_conn_query(conn, psprintf("INSERT INTO %s (op, %s) SELECT 'd', %s"
-										 " FROM jsonb_populate_recordset(NULL::%s, $1::jsonb)",
-										 change, names.data, names.data, change),
-						  "t", rows->value[0][0]);
+	return rows->value[0][0] == NULL ||
+		rehome_conn_try(conn, psprintf("INSERT INTO %s (op, %s) SELECT 'd', %s"
+									   " FROM jsonb_populate_recordset(NULL::%s, %s::jsonb)",
+									   change, names.data, names.data, change,
+									   quote_literal_cstr(rows->value[0][0])), error) != NULL;
 }
 
 /*
  * rehome_drift_relog has the next batch repair what was recorded to be
  * repaired in targets of the maps.  Returns the ids of that drift, as the
- * text of an array, or NULL.  No transaction is open on conn.
+ * text of an array, or NULL.  A table whose keys the source refuses is paused,
+ * and the others go on.  No transaction is open on conn.
  */
 char *
 rehome_drift_relog(RehomeConn *conn, RehomeSlice *slice, List *maps)
@@ -202,6 +206,8 @@ rehome_drift_relog(RehomeConn *conn, RehomeSlice *slice, List *maps)
 		RehomeTableMap *map = lfirst(lc);
 		List	   *columns = NIL;
 		RehomeRows *rows;
+		RehomeRemoteError error;
+		bool		written;
 		char	  **v;
 
 		CHECK_FOR_INTERRUPTS();
@@ -217,9 +223,14 @@ rehome_drift_relog(RehomeConn *conn, RehomeSlice *slice, List *maps)
 		if (!rehome_bool(v[1]))
 			columns = rehome_mapping_source_key(rehome_mapping_compile(map, slice->migration->owner));
 		if (columns == NIL)
-			relog_everything(conn, slice, map);
+			written = relog_everything(conn, slice, map, &error);
 		else
-			relog_keys(conn, slice, map, columns, v[0]);
+			written = relog_keys(conn, slice, map, columns, v[0], &error);
+		if (!written)
+		{
+			rehome_map_pause(slice, map, psprintf("its drift cannot be repaired: the source refuses the keys: %s", error.message), false);
+			continue;
+		}
 		all = all == NULL ? v[0] :
 			rehome_spi_value("SELECT $1::bigint[] || $2::bigint[]", "tt", all, v[0]);
 	}

@@ -95,11 +95,11 @@ record(RehomeSlice *slice, RehomeTableMap *map, const char *side, const char *ki
 }
 
 /*
- * pause_map leaves a map out of batches from now on.  With lossy, it will
+ * rehome_map_pause leaves a map out of batches from now on.  With lossy, it will
  * have to be read as a whole when it goes on.
  */
-static void
-pause_map(RehomeSlice *slice, RehomeTableMap *map, const char *reason, bool lossy)
+void
+rehome_map_pause(RehomeSlice *slice, RehomeTableMap *map, const char *reason, bool lossy)
 {
 	const char *position = map->position ? map->position : slice->position;
 
@@ -137,7 +137,7 @@ rehome_map_lost(RehomeSlice *slice, RehomeTableMap *map, const char *side,
 
 	record(slice, map, side, kind, relation, what,
 		   psprintf("%s %s", hint, resume_hint(slice, map)), NULL);
-	pause_map(slice, map, psprintf("at the %s %s", side, what), true);
+	rehome_map_pause(slice, map, psprintf("at the %s %s", side, what), true);
 }
 
 /*
@@ -292,7 +292,7 @@ rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map, bool source, c
 	}
 	if (reasons.len > 0)
 	{
-		pause_map(slice, map, reasons.data, any_lossy);
+		rehome_map_pause(slice, map, reasons.data, any_lossy);
 		return true;
 	}
 	rehome_spi(source ? "UPDATE rehome.table_map SET source_columns = $2::jsonb WHERE id = $1" :

@@ -96,10 +96,28 @@ CREATE VIEW rehome.progress AS
            CASE WHEN w.chunks_done > 0 AND w.chunks_done < w.chunks
                 THEN (w.last_done - w.began) * ((w.chunks - w.chunks_done)::float8 / w.chunks_done) END AS eta,
            w.objects_left AS indexes_left,
-           s.throttled
+           s.throttled,
+           w.began AS since
       FROM work w
       JOIN rehome.slice s ON s.id = w.slice_id
       JOIN rehome.migration m ON m.id = s.migration_id
       LEFT JOIN running r ON r.relid = w.source
-     ORDER BY m.id, s.id, w.id;
-COMMENT ON VIEW rehome.progress IS 'copies in progress, a row each table; totals are estimated from the chunks done';
+    UNION ALL
+    SELECT m.name, s.name, t.target, v.pid,
+           CASE WHEN v.param16 = 1 THEN 'waiting for the source' ELSE 'verifying' END,
+           v.param19, v.param20, v.param17, greatest(v.param18, v.param17),
+           NULL, NULL, NULL,
+           CASE WHEN v.param17 > 0 AND v.param17 < v.param18
+                THEN (clock_timestamp() - v.since) * ((v.param18 - v.param17)::float8 / v.param17) END,
+           NULL, NULL, v.since
+      FROM (SELECT p.*, '2000-01-01 00:00:00+00'::timestamptz + p.param15 * interval '1 microsecond' AS since
+              FROM pg_catalog.pg_stat_get_progress_info('COPY') p
+             WHERE p.param15 > 0 AND p.datid = (SELECT oid FROM pg_catalog.pg_database
+                                                 WHERE datname = pg_catalog.current_database())) AS v
+      JOIN rehome.table_map t ON t.target::oid = v.relid
+      JOIN rehome.slice s ON s.id = t.slice_id
+      JOIN rehome.migration m ON m.id = s.migration_id
+     WHERE s.state IN ('syncing', 'cut_over')
+     ORDER BY migration, slice, target;
+COMMENT ON VIEW rehome.progress IS
+    'copies in progress, a row each table, their totals estimated from the chunks done; and verifications';

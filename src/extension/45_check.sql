@@ -14,6 +14,8 @@ CREATE TABLE rehome.check_definition (
     search_path     text NOT NULL,
     valid_for       interval,
     description     text,
+    every           interval,
+    due_at          timestamptz,
     UNIQUE (migration_id, name)
 );
 CREATE INDEX check_definition_slice_idx ON rehome.check_definition (slice_id);
@@ -21,6 +23,8 @@ COMMENT ON TABLE rehome.check_definition IS 'what has to hold beyond rows being 
 COMMENT ON COLUMN rehome.check_definition.source_sql IS
     'null, as target_sql: an assertion on the other side; both null: another system reports the result';
 COMMENT ON COLUMN rehome.check_definition.valid_for IS 'age after which a result does not count any more; null: never';
+COMMENT ON COLUMN rehome.check_definition.every IS 'how often the sync worker runs it; null: never';
+COMMENT ON COLUMN rehome.check_definition.due_at IS 'when it does so next, if it is not behind';
 COMMENT ON COLUMN rehome.check_definition.search_path IS 'of whoever stated it: where its names are looked up';
 
 CREATE TABLE rehome.check_result (
@@ -50,11 +54,15 @@ CREATE TABLE rehome.query_definition (
     search_path     text NOT NULL,
     factor          float8 NOT NULL CHECK (factor >= 1),
     noise           float8 NOT NULL CHECK (noise >= 0),
+    every           interval,
+    due_at          timestamptz,
     UNIQUE (migration_id, name)
 );
 CREATE INDEX query_definition_slice_idx ON rehome.query_definition (slice_id);
 COMMENT ON TABLE rehome.query_definition IS 'queries of the application, to be run on both sides';
 COMMENT ON COLUMN rehome.query_definition.factor IS 'how much longer the target may take';
+COMMENT ON COLUMN rehome.query_definition.every IS 'how often the sync worker runs it; null: never';
+COMMENT ON COLUMN rehome.query_definition.due_at IS 'when it does so next, if it is not behind';
 COMMENT ON COLUMN rehome.query_definition.noise IS 'milliseconds that do not count as longer';
 
 CREATE TABLE rehome.query_result (
@@ -136,6 +144,12 @@ CREATE FUNCTION rehome.run_queries(migration name, slice name DEFAULT NULL, name
     AS 'MODULE_PATHNAME', 'rehome_run_queries';
 COMMENT ON FUNCTION rehome.run_queries(name, name, name[], int) IS
     'run the queries on both sides at one snapshot; compare what they return and how long they take';
+
+CREATE FUNCTION rehome.set_schedule(migration name, every interval, checks name[] DEFAULT NULL, queries name[] DEFAULT NULL)
+    RETURNS int LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'rehome_set_schedule';
+COMMENT ON FUNCTION rehome.set_schedule(name, interval, name[], name[]) IS
+    'have the sync worker run checks and queries every so often; null: no more';
 
 CREATE VIEW rehome.check_status AS
     SELECT m.name AS migration, s.name AS slice, c.name AS "check", c.layer,

@@ -119,6 +119,7 @@ GRANT EXECUTE ON FUNCTION
     rehome.drop_check(name, name),
     rehome.add_query(name, name, text, text, name, float8, float8),
     rehome.drop_query(name, name),
+    rehome.set_schedule(name, interval, name[], name[]),
     rehome.suggest_checks(name),
     rehome.adopt_checks(name, name[]),
     rehome.set_criterion(name, text, text, numeric, boolean, text, interval),

@@ -356,11 +356,11 @@ checks_of(RehomeSlice *slice, const char *names)
 }
 
 /*
- * run_slice runs the checks of a slice and puts a row each; returns how many
- * there were.
+ * rehome_checks_run runs the checks of a slice, or those with names; keeps the
+ * results, and puts them if there is a sink.  Returns how many there were.
  */
-static int
-run_slice(RehomeCall *call, RehomeSink *sink, RehomeSlice *slice, const char *names)
+int
+rehome_checks_run(RehomeCall *call, RehomeSink *sink, RehomeSlice *slice, const char *names)
 {
 	List	   *checks = checks_of(slice, names);
 	MemoryContext context;
@@ -391,7 +391,8 @@ run_slice(RehomeCall *call, RehomeSink *sink, RehomeSlice *slice, const char *na
 				   check->id, result.status, result.source_rows, result.target_rows, result.differences,
 				   result.evidence, result.message, sides->snapshot, elapsed, rehome_actor());
 		MemoryContextSwitchTo(old);
-		rehome_sink_put(sink, (char *[]) {slice->name, check->name, check->layer, (char *) result.status,
+		if (sink != NULL)
+			rehome_sink_put(sink, (char *[]) {slice->name, check->name, check->layer, (char *) result.status,
 											 result.source_rows, result.target_rows, result.differences, result.message, elapsed});
 		MemoryContextReset(context);
 	}
@@ -424,7 +425,7 @@ rehome_run_checks(PG_FUNCTION_ARGS)
 		foreach(lc, rehome_name_list(names))
 			(void) require_check(migration, lfirst(lc));
 	foreach(lc, rehome_slices_get(migration, PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1))))
-		n += run_slice(&call, &sink, lfirst(lc), names);
+		n += rehome_checks_run(&call, &sink, lfirst(lc), names);
 	if (n == 0)
 		ereport(NOTICE,
 				errmsg("there is no check to run"),

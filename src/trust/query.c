@@ -237,6 +237,8 @@ keep(RehomeSink *sink, RehomeSides *sides, RehomeQuery *query, QueryResult *resu
 			   ran ? counts[2] : NULL, ran ? times[0] : NULL, ran ? times[1] : NULL, ran ? times[2] : NULL,
 			   result->slower, result->only, result->slower ? result->plan[0] : NULL,
 			   result->slower ? result->plan[1] : NULL, result->message, sides->snapshot);
+	if (sink == NULL)
+		return;
 	rehome_sink_put(sink, (char *[]) {sides->slice->name, query->name, (char *) result->status,
 										 ran ? counts[0] : NULL, ran ? counts[1] : NULL, ran ? counts[2] : NULL,
 										 ran ? times[0] : NULL, ran ? times[1] : NULL, ran ? times[2] : NULL,
@@ -272,10 +274,11 @@ queries_of(RehomeSlice *slice, const char *names)
 }
 
 /*
- * run_slice runs the queries of a slice; returns how many there were.
+ * rehome_queries_run runs the queries of a slice, or those with names; keeps
+ * the results, and puts them if there is a sink.  Returns how many there were.
  */
-static int
-run_slice(RehomeCall *call, RehomeSink *sink, RehomeSlice *slice, const char *names, int repetitions)
+int
+rehome_queries_run(RehomeCall *call, RehomeSink *sink, RehomeSlice *slice, const char *names, int repetitions)
 {
 	List	   *queries = queries_of(slice, names);
 	MemoryContext context;
@@ -332,7 +335,7 @@ rehome_run_queries(PG_FUNCTION_ARGS)
 		foreach(lc, rehome_name_list(names))
 			require_query(migration, lfirst(lc));
 	foreach(lc, rehome_slices_get(migration, PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1))))
-		n += run_slice(&call, &sink, lfirst(lc), names, PG_GETARG_INT32(3));
+		n += rehome_queries_run(&call, &sink, lfirst(lc), names, PG_GETARG_INT32(3));
 	if (n == 0)
 		ereport(NOTICE,
 				errmsg("there is no query to run"),

@@ -11,6 +11,7 @@
 
 #include "catalog/migration.h"
 #include "util/problems.h"
+#include "util/sink.h"
 #include "util/spi.h"
 
 extern char *rehome_trust_array(FunctionCallInfo fcinfo, int n, const char *what);
@@ -24,6 +25,15 @@ enum
 };
 
 extern RehomeRows *rehome_scorecard_rows(RehomeMigration *migration, const char *slice_id);
+
+/* check.c and query.c */
+extern int	rehome_checks_run(RehomeCall *call, RehomeSink *sink, RehomeSlice *slice, const char *names);
+extern int	rehome_queries_run(RehomeCall *call, RehomeSink *sink, RehomeSlice *slice,
+							   const char *names, int repetitions);
+
+/* schedule.c */
+extern bool rehome_schedule_due(RehomeSlice *slice);
+extern void rehome_schedule_run(RehomeCall *call, RehomeSlice *slice);
 
 /* gate.c */
 extern void rehome_trust_gates(RehomeSlice *slice, RehomeProblems *problems);

@@ -36,6 +36,7 @@
 #include "utils/memutils.h"
 #include "verify/discrepancy.h"
 #include "verify/hash.h"
+#include "verify/pace.h"
 #include "verify/verify.h"
 
 /* Names in difference_query() that no column has. */
@@ -470,7 +471,9 @@ compare_touched(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, Li
 	{
 		MemoryContext old = MemoryContextSwitchTo(context);
 
+		rehome_pace_part(conn);
 		compare_rows(conn, slice, mapping, columns, part, NULL, run, verdict);
+		rehome_pace_rows(part->touched->n);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(context);
 	}

@@ -36,6 +36,7 @@
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "verify/pace.h"
 #include "verify/verify.h"
 
 static RehomeVerifyMode
@@ -111,6 +112,29 @@ pass_note(RehomeTableMap *map, int64 keys)
 }
 
 /*
+ * begin_pace says how much there is to compare: the tables that are not
+ * paused, and the rows the planner believes they have.
+ */
+static void
+begin_pace(List *maps, Oid target)
+{
+	List	   *targets = NIL;
+	char	   *rows;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		if (!map->paused && (!OidIsValid(target) || map->target == target))
+			targets = lappend(targets, psprintf("%u", map->target));
+	}
+	rows = rehome_spi_value("SELECT sum(greatest(c.reltuples, 0))::bigint FROM pg_class c WHERE c.oid = ANY ($1::oid[])", "t",
+							rehome_name_array(targets));
+	rehome_pace_begin(list_length(targets), rehome_int64(rows));
+}
+
+/*
  * verify_slice compares all tables of a slice and puts a row each.
  */
 static void
@@ -135,6 +159,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 		rehome_call_require_unwritten(call, "rehome.verify()");
 	maps = rehome_table_maps_require(slice);
 	conn = rehome_verify_freeze(slice, maps, &snapshot);
+	begin_pace(maps, target);
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
@@ -163,6 +188,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 			failed++;
 			continue;
 		}
+		rehome_pace_table(conn, map->target);
 		mapping = rehome_mapping_compile(map, slice->migration->owner);
 		if (scope->touched)
 		{
@@ -171,6 +197,8 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 			note = note == NULL ? NULL : psprintf("all rows: %s", note);
 		}
 		rehome_compare(conn, slice, mapping, mode, &which, snapshot, &verdict);
+		if (!which.touched)
+			rehome_pace_rows(Max(verdict.source_rows, verdict.target_rows));
 		if (conn != NULL && slice->state == REHOME_SYNCING && rehome_forward_stale(conn, map))
 			ereport(ERROR,
 					errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -223,6 +251,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 	}
 	if (slice->state == REHOME_SYNCING && rehome_scope_is_whole(scope))
 		rehome_verify_derived(slice, target, snapshot, rsinfo, &ntables, &failed);
+	rehome_pace_end();
 	PopActiveSnapshot();
 	if (conn != NULL)
 	{

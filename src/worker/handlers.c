@@ -16,6 +16,7 @@
 #include "guc.h"
 #include "miscadmin.h"
 #include "remote/throttle.h"
+#include "trust/trust.h"
 #include "util/spi.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -24,6 +25,9 @@
 /* How often change tables are pruned, and an unchanged position is stored. */
 #define PRUNE_INTERVAL 2000
 #define POSITION_INTERVAL 1000
+
+/* How often the schedule of checks and queries is looked at. */
+#define SCHEDULE_INTERVAL 1000
 
 static bool
 older_than(TimestampTz since, int ms)
@@ -73,6 +77,19 @@ nothing_happened(RehomeWorkerState *worker, RehomeSlice *slice)
 }
 
 /*
+ * see_to_schedule runs checks and queries that are due, between two batches.
+ */
+static void
+see_to_schedule(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
+{
+	if (!older_than(worker->scheduled_at, SCHEDULE_INTERVAL))
+		return;
+	worker->scheduled_at = GetCurrentTimestamp();
+	if (rehome_schedule_due(slice))
+		rehome_schedule_run(call, slice);
+}
+
+/*
  * forward applies one batch, and prunes what an earlier one has left, once
  * that is on disk: batches commit without waiting for it.
  */
@@ -100,7 +117,10 @@ forward(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 
 	slice->lazy_position = !older_than(worker->positioned_at, POSITION_INTERVAL);
 	if (nothing_happened(worker, slice))
+	{
+		see_to_schedule(worker, call, slice);
 		return rehome_naptime;
+	}
 	rehome_forward_batch(worker->conn, slice, worker->maps, false, &batch);
 	if (worker->idle_snapshot != NULL)
 		pfree(worker->idle_snapshot);
@@ -114,6 +134,8 @@ forward(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 		worker->prune_position = MemoryContextStrdup(worker->context, batch.position);
 		worker->prune_lsn = XactLastCommitEnd;
 	}
+	if (batch.nrows == 0)
+		see_to_schedule(worker, call, slice);
 	return batch.nrows > 0 ? 0 : rehome_naptime;
 }
 
@@ -180,6 +202,8 @@ reverse(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 			rehome_reverse_prune(slice, worker->maps, reached);
 		worker->pruned_at = GetCurrentTimestamp();
 	}
+	if (n == 0)
+		see_to_schedule(worker, call, slice);
 	return n > 0 ? 0 : rehome_naptime;
 }
 

@@ -26,6 +26,7 @@ struct RehomeWorkerState
 	XLogRecPtr	prune_lsn;
 	TimestampTz pruned_at;
 	TimestampTz positioned_at;
+	TimestampTz scheduled_at;	/* when the schedule was last looked at */
 };
 
 extern PGDLLEXPORT void rehome_sync_worker_main(Datum arg);

@@ -39,7 +39,7 @@ SELECT functions_are('rehome', ARRAY[
     'land_table', 'add_derived', 'drop_derived', 'refresh_derived', 'note_input', 'write_back', 'survivor', 'rule_first',
     'add_identity', 'add_identity_reference',
     'classify', 'resolve', 'accept', 'revoke_acceptance', 'add_check', 'drop_check', 'run_checks', 'report_check',
-    'add_query', 'drop_query', 'run_queries', 'set_criterion', 'drop_criterion', 'scorecard', 'suggest_checks', 'adopt_checks', 'structure'
+    'add_query', 'drop_query', 'run_queries', 'set_criterion', 'drop_criterion', 'scorecard', 'suggest_checks', 'adopt_checks', 'structure', 'set_schedule'
 ]);
 SELECT functions_are('rehome_change', ARRAY[]::name[]);
 

@@ -82,6 +82,28 @@ $lock->quit;
 is(finish_psql($copy)->{sqlstate}, '00000', 'the copy goes on by itself');
 is($pair->sql_target(q{SELECT state || coalesce(throttled, ', not throttled') FROM rehome.status WHERE migration = 'b'}), 'syncing, not throttled', 'and status says no more');
 same_content($pair, [ 'app.large', 'app.small' ], 'all is copied');
+
+# So is a source that is being compared, and progress tells how far that is.
+my $stopper = hold_lock($target, debug_lock());
+my $verify = start_psql($target, q{SELECT count(*), bool_and(ok) FROM rehome.verify('b')}, debug_point => 'verify-part:wait');
+ok(wait_for_lock_waiter($target, debug_lock()), 'a verification is stopped before its first table');
+my $how_far = q{SELECT phase, target, chunks_done, chunks, rows_done, rows_total >= 15000, pid > 0, since < clock_timestamp() FROM rehome.progress WHERE migration = 'b'};
+is($pair->sql_target($how_far), 'verifying|app.large|0|2|0|t|t|t', 'it is at the first of two tables');
+$stopper->quit;
+my $told = finish_psql($verify);
+is("$told->{sqlstate} $told->{stdout}", "00000 2|t\n", 'and goes on');
+is($pair->sql_target($how_far), '', 'progress says no more');
+$lock = hold_lock($source, 180, 1);
+@busy = map { start_psql($source, 'SELECT pg_advisory_lock(180, 1)') } 1 .. 3;
+ok(wait_until($source, q{SELECT count(*) = 3 FROM pg_locks WHERE locktype = 'advisory' AND classid = 180 AND NOT granted}), 'three sessions are at work again');
+$verify = start_psql($target, q{SELECT count(*), bool_and(ok) FROM rehome.verify('b', incremental => true)}, options => '-c rehome.max_source_backends=2');
+ok(wait_until($target, q{SELECT count(*) = 1 FROM rehome.progress WHERE migration = 'b' AND phase = 'waiting for the source'}), 'a verification waits, and says so');
+$lock->query_safe('SELECT pg_advisory_unlock(180, 1)');
+is(finish_psql($_)->{sqlstate}, '00000', 'a session is done') for @busy;
+$lock->quit;
+$told = finish_psql($verify);
+is("$told->{sqlstate} $told->{stdout}", "00000 2|t\n", 'then it goes on by itself');
+like($told->{stderr}, qr/NOTICE:.*verification waits for the source: 3 sessions are active at the source/, 'and has said why it waited');
 forget('b');
 
 # ---------------------------------------------------------------------------
