@@ -78,6 +78,12 @@ SELECT rehome.add_derived('m', 'best sellers', 'new.best_seller', 'SELECT track,
 :code
 SELECT rehome.add_derived('m', 'again', 'new.best_seller', 'SELECT track, id AS sold FROM new.invoice');
 :code
+SELECT rehome.map_column('m', 'new.invoice', 'customer_id', 'customer');
+:code
+SELECT rehome.create_migration('n', 'loopback', 'another');
+SELECT rehome.add_table('n', 'far.invoice', 'new.customer', key => '{id}', columns => '{"merged": "qty"}');
+:code
+SELECT rehome.drop_migration('n');
 SELECT name, target, columns, inputs, by_key, stale_since IS NOT NULL AS stale, pending, derived_at FROM rehome.derived;
 INSERT INTO new.best_seller VALUES (77, 1);
 CALL rehome.copy('m');

@@ -462,6 +462,13 @@ rehome_define_column(RehomeCall *call, RehomeMigration *migration, RehomeTableMa
 				errmsg("column \"%s\" of \"%s\" is a generated column", column,
 					   RelationGetRelationName(target)),
 				errhint("It computes itself; leave it out."));
+	if (expression != NULL &&
+		rehome_spi("SELECT FROM rehome.derivation d JOIN rehome.slice s ON s.id = d.slice_id WHERE d.target = $1 AND $2::name = ANY (d.columns)"
+				   " AND s.state NOT IN ('completed', 'cancelled')", "ot", map->target, column)->n > 0)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_IN_USE),
+				errmsg("column \"%s\" of \"%s\" is derived", column, RelationGetRelationName(target)),
+				errhint("SELECT rehome.drop_derived(...); first, or leave the column out."));
 	if (expression == NULL && (inverse != NULL || inverse_column != NULL))
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -37,12 +37,12 @@ rehome_definition(RehomeMigration *migration)
 
 /*
  * rehome_rules_hash returns the SHA-256, in hexadecimal, of the text of a
- * slice's tables in its definition.
+ * slice's tables and derived data in its definition.
  */
 char *
 rehome_rules_hash(RehomeSlice *slice)
 {
-	return rehome_spi_value("SELECT encode(sha256(convert_to(($1::jsonb #> '{slices,0,tables}')::text, 'UTF8')), 'hex')",
+	return rehome_spi_value("SELECT encode(sha256(convert_to((($1::jsonb #> '{slices,0}') - 'slice')::text, 'UTF8')), 'hex')",
 							"t", rehome_spi_value(sql_definition, "it", slice->migration->id, slice->name));
 }
 

@@ -434,10 +434,10 @@ is_due(RehomeDerivation *derivation, bool all, bool *everything)
 {
 	RehomeRows *rows;
 
-	rows = rehome_spi("SELECT count(*), coalesce(bool_or(p.key IS NULL), false),"
-					  " (SELECT d.tried_at > clock_timestamp() - interval '" RETRY_INTERVAL "' FROM rehome.derivation d WHERE d.id = $1)"
-					  " FROM (SELECT key FROM rehome.derivation_pending WHERE derivation_id = $1"
-					  "  ORDER BY key NULLS FIRST LIMIT $2) AS p", "ii", derivation->id, DERIVE_KEYS + 1);
+	rows = rehome_spi("SELECT (SELECT count(*) FROM (SELECT FROM rehome.derivation_pending WHERE derivation_id = $1 LIMIT $2) AS p),"
+					  " EXISTS (SELECT FROM rehome.derivation_pending WHERE derivation_id = $1 AND key IS NULL),"
+					  " (SELECT d.tried_at > clock_timestamp() - interval '" RETRY_INTERVAL "' FROM rehome.derivation d WHERE d.id = $1)",
+					  "ii", derivation->id, DERIVE_KEYS + 1);
 	if (rehome_int64(rows->value[0][0]) == 0)
 		return false;
 	*everything = rehome_bool(rows->value[0][1]) || rehome_int64(rows->value[0][0]) > DERIVE_KEYS;

@@ -241,14 +241,16 @@ rehome_derived_remove(RehomeSlice *slice)
 }
 
 /*
- * note_everything notes that all keys of a derivation are touched.
+ * note_everything notes that all keys of a derivation are touched.  Only our
+ * own writes may look whether that is noted already: they are made by whoever
+ * derives.  Somebody else could see a note that is just being taken away.
  */
 static void
 note_everything(int derivation)
 {
 	rehome_spi("INSERT INTO rehome.derivation_pending (derivation_id) SELECT $1"
-			   " WHERE NOT EXISTS (SELECT FROM rehome.derivation_pending WHERE derivation_id = $1 AND key IS NULL)",
-			   "i", derivation);
+			   " WHERE NOT $2 OR NOT EXISTS (SELECT FROM rehome.derivation_pending WHERE derivation_id = $1 AND key IS NULL)",
+			   "ib", derivation, rehome_own_writes());
 }
 
 /*
@@ -330,8 +332,9 @@ rehome_note_input(PG_FUNCTION_ARGS)
 	context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome notes", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
 	rehome_call_begin(&call, fcinfo);
-	rows = rehome_spi_read("SELECT i.affected, d.search_path, m.owner::oid, d.target::oid, d.key"
+	rows = rehome_spi_read("SELECT i.affected, d.search_path, m.owner::oid, d.target::oid, d.key, s.state = 'copying'"
 						   " FROM rehome.derivation d JOIN rehome.migration m ON m.id = d.migration_id"
+						   " JOIN rehome.slice s ON s.id = d.slice_id"
 						   " JOIN rehome.derivation_input i ON i.derivation_id = d.id AND i.input = $2::oid"
 						   " WHERE d.id = $1", "io", derivation, RelationGetRelid(trigger->tg_relation));
 	if (rows->n == 0)
@@ -340,7 +343,9 @@ rehome_note_input(PG_FUNCTION_ARGS)
 				errmsg("derivation %d of \"%s\" does not exist", derivation,
 					   RelationGetRelationName(trigger->tg_relation)),
 				errhint("ALTER TABLE ... DISABLE TRIGGER %s; when the migration is over.", trigger->tg_trigger->tgname));
-	if (rows->value[0][0] == NULL || TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
+	if (rehome_own_writes() && rehome_bool(rows->value[0][5]))
+		 /* the copy derives everything in the end */ ;
+	else if (rows->value[0][0] == NULL || TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
 		note_everything(derivation);
 	else
 	{
