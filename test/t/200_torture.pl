@@ -34,7 +34,7 @@ use TortureClient;
 use TortureHistory;
 use TortureObserver;
 use TortureProcess;
-use TortureSchema qw(tables schema_sql load_sql violations weighted);
+use TortureSchema qw(derived_tables derived_sql derived_wrong tables schema_sql load_sql violations weighted);
 
 my $seed   = $ENV{TORTURE_SEED}   // int(rand 1_000_000_000);
 my $rounds = $ENV{TORTURE_ROUNDS} // 3;
@@ -118,14 +118,14 @@ sub check
 
 sub define_and_start
 {
-	$pair->sql_target('TRUNCATE ' . join ', ', map { "app.$_" } tables());
+	$pair->sql_target('TRUNCATE ' . join ', ', derived_tables(), map { "app.$_" } tables());
 	# In a round without waiting for the disk a crash may take definitions away:
 	# that is not what is to be borne.
 	$pair->sql_target(q{
 		SET synchronous_commit = on;
 		SELECT rehome.create_migration('m', 'src', 'to see whether it bears that');
 		SELECT rehome.add_schema('m', 'app', 'app');
-	});
+	} . derived_sql());
 	$actor->start_call(q{CALL rehome.start('m')});
 	$actor->break if rand(3) < 1;
 	$actor->mend;
@@ -223,6 +223,7 @@ sub checks
 	tell_clients('stop');
 	my ($sqlstate, @error) = sqlstate_of($node{target}, q{CALL rehome.sync('m')});
 	check("round $round: in sync", $sqlstate eq '00000' ? () : "$sqlstate @error");
+	check("round $round: what is derived is what is there", split /\n/, $pair->sql_target(derived_wrong())) if $state eq 'syncing';
 	same_content($pair, [ map { "app.$_" } tables() ],
 		"round $round: the same content on both sides") or $failed = 1;
 	for my $side (sort keys %node)

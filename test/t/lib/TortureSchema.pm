@@ -15,7 +15,7 @@ use warnings;
 
 use Exporter 'import';
 
-our @EXPORT_OK = qw(tables schema_sql load_sql violations registers operate pick weighted);
+our @EXPORT_OK = qw(derived_tables derived_sql derived_wrong tables schema_sql load_sql violations registers operate pick weighted);
 
 my $registers = 4;
 
@@ -98,6 +98,13 @@ sub schema_sql
 		PRIMARY KEY (client, seq, tab));
 	};
 
+	# Made at the target of what is moved.
+	$sql .= q{
+	CREATE SCHEMA derived;
+	CREATE TABLE derived.head (id integer PRIMARY KEY, lines bigint NOT NULL, qty bigint NOT NULL);
+	CREATE TABLE derived.day (day date PRIMARY KEY, visits bigint NOT NULL, heads bigint);
+	} if !$at_source;
+
 	# Partitioned on both sides, but differently, and on one side only.
 	$sql .= $at_source
 	  ? q{
@@ -119,6 +126,34 @@ sub schema_sql
 	CREATE TABLE app.zone (name text, id bigint, qty integer NOT NULL, note text, PRIMARY KEY (name, id));
 	  };
 	return $sql;
+}
+
+# What the target derives: of a table whose keys change by cascade, and of a
+# partitioned one and a derived one; and what is wrong with it.
+sub derived_tables { return qw(derived.head derived.day) }
+
+sub derived_sql
+{
+	return q{
+	SELECT rehome.add_derived('m', 'heads', 'derived.head', 'SELECT head AS id, count(*) AS lines, sum(qty) AS qty FROM app.line GROUP BY head',
+		affected => '{"app.line": "SELECT t.head"}');
+	SELECT rehome.add_derived('m', 'days', 'derived.day', $$
+		SELECT v.day, count(*) AS visits, sum(h.qty) AS heads FROM app.visit v LEFT JOIN derived.head h ON h.id = v.id GROUP BY v.day$$,
+		affected => '{"app.visit": "SELECT t.day", "derived.head": "SELECT v.day FROM app.visit v WHERE v.id = t.id"}');
+	};
+}
+
+sub derived_wrong
+{
+	return q{
+	SELECT 'head ' || coalesce(d.id, w.head) FROM derived.head d
+	  FULL JOIN (SELECT head, count(*) AS lines, sum(qty) AS qty FROM app.line GROUP BY 1) AS w ON w.head = d.id
+	 WHERE (d.lines, d.qty) IS DISTINCT FROM (w.lines, w.qty)
+	UNION ALL
+	SELECT 'day ' || coalesce(d.day, w.day) FROM derived.day d
+	  FULL JOIN (SELECT day, count(*) AS visits, sum((SELECT sum(qty) FROM app.line WHERE head = v.id)) AS heads FROM app.visit v GROUP BY 1) AS w ON w.day = d.day
+	 WHERE (d.visits, d.heads) IS DISTINCT FROM (w.visits, w.heads)
+	};
 }
 
 # The first rows, with their effects.
