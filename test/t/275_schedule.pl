@@ -49,7 +49,8 @@ ok(on_target(sprintf "SELECT $runs >= 3 AND $runs >= 3 AND (SELECT count(*) FROM
 is(target(q{SELECT string_agg(concat_ws(' ', "check", status, message), ', ' ORDER BY "check") FROM rehome.check_status WHERE NOT reported}),
 	'broken error source: division by zero, total passed', 'what goes wrong is a result');
 is(target(q{SELECT string_agg(query || ' ' || status, ', ' ORDER BY query) FROM rehome.query_status}), 'by hundred equal, unscheduled not run', 'what is not scheduled is not run');
-is(target(q{SELECT count(*) FROM (SELECT at - lag(at) OVER (PARTITION BY check_id ORDER BY id) AS gap FROM rehome.check_result) AS g WHERE gap < '0.9 seconds'}), '0',
+# The time a result is from is when it was found, not when it was due.
+is(target(q{SELECT bool_and(n <= seconds + 3) FROM (SELECT count(*) AS n, extract(epoch FROM max(at) - min(at)) AS seconds FROM rehome.check_result GROUP BY check_id) AS c}), 't',
 	'nothing is run more often than it is due');
 is(target(q{SELECT error IS NULL AND NOT paused FROM rehome.status WHERE migration = 's'}), 't', 'none of it is an error of the slice');
 $pair->sql_source('UPDATE item SET price = price + 1');
@@ -69,7 +70,7 @@ is(target(q{SELECT count(*) FROM rehome.check_definition WHERE every IS NOT NULL
 
 # A repair that the source refuses.
 my $change = target(q{SELECT format('rehome_source.change_%s_%s', m.token, t.id) FROM rehome.migration m, rehome.table_map t WHERE t.target = 'item'::regclass});
-$pair->sql_source("ALTER TABLE $change ADD CONSTRAINT not_seven CHECK (key1 <> 7)");
+$pair->sql_source("ALTER TABLE $change ADD CONSTRAINT not_seven CHECK (key1 <> 7) NOT VALID");
 target(q{SELECT rehome.set_drift_policy('s', 'repair')});
 $pair->target->safe_psql('sched', 'UPDATE item SET price = 0 WHERE id = 7; UPDATE other SET v = 0 WHERE id = 8', extra_params => [ '-U', 'clerk' ]);
 ok(on_target(q{SELECT paused FROM rehome.table_map WHERE target = 'item'::regclass}), 'the table is paused');
