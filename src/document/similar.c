@@ -62,7 +62,7 @@ singular(char *word)
 	size_t		len = strlen(word);
 
 	if (len > 4 && strcmp(word + len - 3, "ies") == 0)
-		strcpy(word + len - 3, "y");
+		memcpy(word + len - 3, "y", sizeof("y"));
 	else if (len > 3 && word[len - 1] == 's' && word[len - 2] != 's' && word[len - 2] != 'u' && word[len - 2] != 'i')
 		word[len - 1] = '\0';
 }

@@ -312,6 +312,7 @@ run_check(RehomeSides *sides, RehomeCheck *check, CheckResult *result)
 	{
 		RehomeRows *found = source ? source : target;
 
+		Assert(found != NULL);	/* a check without any query is not run */
 		result->status = found->n == 0 ? "passed" : "failed";
 		result->differences = psprintf("%d", found->n);
 		if (found->n > 0)
