@@ -609,7 +609,8 @@ drop_notes(RehomeMigration *migration)
 					  " ON t.tgname = format('rehome_write_back_%s', d.id)"
 					  " OR t.tgname = ANY (ARRAY(SELECT format('rehome_derive_%s_%s', d.id, e)"
 					  "  FROM unnest('{insert,update,delete,truncate}'::text[]) AS e))"
-					  " WHERE d.migration_id = $1 AND t.tgparentid = 0", "i", migration->id);
+					  " WHERE d.migration_id = $1 AND (t.tgrelid = d.target::oid OR t.tgrelid IN"
+					  "  (SELECT i.input FROM rehome.derivation_input i WHERE i.derivation_id = d.id))", "i", migration->id);
 	for (int i = 0; i < rows->n; i++)
 		rehome_spi(rows->value[i][0], "");
 }
