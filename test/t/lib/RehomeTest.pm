@@ -15,6 +15,7 @@ use strict;
 use warnings;
 
 use Carp;
+use DBI;
 use Exporter 'import';
 use File::Basename;
 use IPC::Run;
@@ -365,17 +366,33 @@ sub wait_until
 	$timeout //= $PostgreSQL::Test::Utils::timeout_default;
 	$dbname  //= 'postgres';
 	my $until = time + $timeout;
-	my ($status, $stdout, $stderr);
+	my ($answer, $error);
 	while (1)
 	{
-		($status, $stdout, $stderr) = $node->psql($dbname, $sql, timeout => $timeout + 10);
-		return 1 if $status == 0 && $stdout eq 't';
+		($answer, $error) = _ask($node, $dbname, $sql, $timeout + 10);
+		return 1 if ($answer // '') eq 't';
 		last if time > $until;
 		# There is nothing to wait on: what changes is in another process.
 		usleep(50_000);
 	}
-	diag("still not true after $timeout s: $sql\nlast answer: $stdout\n$stderr");
+	diag("still not true after $timeout s: $sql\nlast answer: " . ($answer // 'none') . "\n" . ($error // ''));
 	return 0;
+}
+
+# The first value of the first row, in a session of its own, as psql would show it;
+# or undef and the error. Polling with psql itself keeps a core busy with starting it.
+sub _ask
+{
+	my ($node, $dbname, $sql, $timeout) = @_;
+	(my $quoted = $dbname) =~ s/(['\\])/\\$1/g;
+	my $db = DBI->connect(
+		sprintf("dbi:Pg:host=%s;port=%s;dbname='%s';connect_timeout=%d;options='-c statement_timeout=%ds'", $node->host, $node->port, $quoted, $timeout, $timeout),
+		'', '', { PrintError => 0, RaiseError => 0, PrintWarn => 0, AutoCommit => 1, pg_bool_tf => 1, pg_server_prepare => 0 });
+	return (undef, $DBI::errstr) unless $db;
+	my ($answer) = $db->selectrow_array($sql);
+	my $error = $db->errstr;
+	$db->disconnect;
+	return ($answer, $error);
 }
 
 =pod
