@@ -95,6 +95,13 @@ SELECT * FROM new.best_seller ORDER BY 1;
 SELECT * FROM new.crosswalk ORDER BY 1;
 SELECT * FROM new.customer ORDER BY 1;
 SELECT customer, array_agg(DISTINCT customer_id) FROM new.invoice GROUP BY 1 ORDER BY 1;
+-- A merged row comes from each that was merged.
+SELECT source, source_key, string_agg("column", ', ' ORDER BY "column") AS columns, position IS NOT NULL AS position
+  FROM rehome.lineage('new.customer', '{"id": 1}') GROUP BY source, source_key, position ORDER BY source COLLATE "C", source_key;
+SELECT DISTINCT source, source_key FROM rehome.lineage('new.best_seller', '{"track": 3}') ORDER BY 1, 2;
+SELECT source, "column" FROM rehome.lineage('new.invoice', '{"id": 1}') WHERE "column" LIKE 'customer%' ORDER BY 1, 2;
+SELECT rehome.lineage('new.customer', '{"ID": 1}');
+:code
 SELECT name, stale_since, pending, rows, error FROM rehome.derived;
 SELECT target, source_rows, target_rows, missing, extra, differing, ok, note FROM rehome.verify('m') ORDER BY target::text, note;
 

@@ -9,10 +9,14 @@
  * A key that is copied is looked up by the source itself; a computed one has
  * it read the whole table.
  *
+ * A derived row comes from the moved rows whose change would touch it, and
+ * these from the source.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "derive/derive.h"
 #include "document/document.h"
 #include "mapping/mapping.h"
 #include "miscadmin.h"
@@ -118,6 +122,108 @@ put_rules(RehomeSink *sink, RehomeSlice *slice, RehomeTableMap *map, char *sourc
 	}
 }
 
+/*
+ * put_moved puts the rows of a moved table's row: a row each rule, and each row
+ * of the source.
+ */
+static void
+put_moved(RehomeSink *sink, RehomeTableMap *map, const char *key)
+{
+	RehomeSlice *slice = rehome_slice_by_id(map->slice_id);
+	RehomeRows *rows;
+
+	check_key(map, key);
+	if (!rehome_table_map_exists(map))
+	{
+		put_rules(sink, slice, map, NULL);
+		return;
+	}
+	rows = rehome_spi_as(slice->migration->owner, true, source_query(map, key));
+	for (int r = 0; r < rows->n; r++)
+		put_rules(sink, slice, map, rows->value[r][0]);
+	if (rows->n == 0)
+		put_rules(sink, slice, map, NULL);
+}
+
+/*
+ * input_query returns the query for the keys, by the map, of the rows of an
+ * input that touch a derived key: those for which what they affect has it.
+ */
+static char *
+input_query(RehomeDerivation *derivation, RehomeTableMap *map, const char *affected, const char *key)
+{
+	StringInfoData sql;
+	StringInfoData names;
+	StringInfoData same;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	initStringInfo(&names);
+	initStringInfo(&same);
+	foreach(lc, derivation->key)
+	{
+		AttrNumber	attnum = get_attnum(derivation->target, lfirst(lc));
+		int			n = foreach_current_index(lc) + 1;
+		Oid			type;
+		int32		typmod;
+		Oid			collation;
+
+		get_atttypetypmodcoll(derivation->target, attnum, &type, &typmod, &collation);
+		appendStringInfo(&names, "%skey%d", n > 1 ? ", " : "", n);
+		appendStringInfo(&same, "%sa.key%d %s %s::%s", n > 1 ? " AND " : "", n,
+						 rehome_equality_operator(derivation->target, attnum),
+						 quote_literal_cstr(rehome_spi_value("SELECT $1::jsonb ->> $2", "tt", key, lfirst(lc))),
+						 format_type_with_typemod(type, typmod));
+	}
+	appendStringInfoString(&sql, "SELECT pg_catalog.jsonb_build_object(");
+	foreach(lc, map->key)
+		appendStringInfo(&sql, "%s%s, t.%s", foreach_current_index(lc) > 0 ? ", " : "",
+						 quote_literal_cstr(lfirst(lc)), quote_identifier(lfirst(lc)));
+	appendStringInfo(&sql, ") FROM %s AS t WHERE EXISTS (SELECT FROM (%s\n) AS a(%s) WHERE %s) ORDER BY 1",
+					 rehome_relation_name(map->target), affected, names.data, same.data);
+	return sql.data;
+}
+
+/*
+ * put_derived puts the rows of a derived row: one each derived column, and then
+ * those of the moved rows it was derived from, as far as inputs tell which
+ * keys they affect.
+ */
+static void
+put_derived(RehomeSink *sink, RehomeSlice *slice, RehomeDerivation *derivation, const char *key)
+{
+	RehomeTableMap target = {.target = derivation->target,.key = derivation->key};
+	RehomeRows *rows;
+	ListCell   *lc;
+
+	check_key(&target, key);
+	rows = rehome_spi("SELECT string_agg(i.input::text, ', ' ORDER BY i.input::text), d.query, m.owner::text, s.position, s.position_at"
+					  " FROM rehome.derivation d JOIN rehome.derivation_input i ON i.derivation_id = d.id"
+					  " JOIN rehome.slice s ON s.id = d.slice_id JOIN rehome.migration m ON m.id = d.migration_id"
+					  " WHERE d.id = $1 GROUP BY d.id, m.id, s.id", "i", derivation->id);
+	foreach(lc, derivation->columns)
+	{
+		char	   *values[10] = {slice->migration->name, slice->name, rows->value[0][0], NULL, lfirst(lc), NULL,
+		rows->value[0][1], rows->value[0][2], rows->value[0][3], rows->value[0][4]};
+
+		rehome_sink_put(sink, values);
+	}
+	rows = rehome_spi("SELECT t.id, i.affected FROM rehome.derivation_input i JOIN rehome.table_map t ON t.target = i.input AND t.slice_id = $2"
+					  " WHERE i.derivation_id = $1 AND i.affected IS NOT NULL AND i.input <> $3::oid ORDER BY i.input::text", "iio",
+					  derivation->id, slice->id, derivation->target);
+	for (int i = 0; i < rows->n; i++)
+	{
+		RehomeTableMap *map = rehome_table_map_by_id(rehome_int(rows->value[i][0]));
+		RehomeRows *keys = rehome_stated_run(&derivation->stated, input_query(derivation, map, rows->value[i][1], key), NULL);
+
+		for (int k = 0; k < keys->n; k++)
+		{
+			CHECK_FOR_INTERRUPTS();
+			put_moved(sink, map, keys->value[k][0]);
+		}
+	}
+}
+
 PG_FUNCTION_INFO_V1(rehome_lineage);
 
 /*
@@ -129,8 +235,10 @@ rehome_lineage(PG_FUNCTION_ARGS)
 	RehomeCall	call;
 	RehomeSink	sink;
 	RehomeRows *maps;
+	RehomeRows *slices;
 	Oid			target;
 	char	   *key;
+	ListCell   *lc;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		ereport(ERROR,
@@ -147,27 +255,20 @@ rehome_lineage(PG_FUNCTION_ARGS)
 	rehome_sink_begin(&sink, fcinfo);
 	rehome_call_begin(&call, fcinfo);
 	maps = rehome_spi("SELECT t.id FROM rehome.table_map t WHERE t.target = $1 ORDER BY t.id", "o", target);
-	if (maps->n == 0)
+	slices = rehome_spi("SELECT DISTINCT slice_id FROM rehome.derivation WHERE target = $1 ORDER BY 1", "o", target);
+	if (maps->n == 0 && slices->n == 0)
 		ereport(ERROR,
 				errcode(ERRCODE_UNDEFINED_OBJECT),
 				errmsg("table \"%s\" is not a target of any migration", get_rel_name(target)));
 	for (int i = 0; i < maps->n; i++)
+		put_moved(&sink, rehome_table_map_by_id(rehome_int(maps->value[i][0])), key);
+	for (int i = 0; i < slices->n; i++)
 	{
-		RehomeTableMap *map = rehome_table_map_by_id(rehome_int(maps->value[i][0]));
-		RehomeSlice *slice = rehome_slice_by_id(map->slice_id);
-		RehomeRows *rows;
+		RehomeSlice *slice = rehome_slice_by_id(rehome_int(slices->value[i][0]));
 
-		check_key(map, key);
-		if (!rehome_table_map_exists(map))
-		{
-			put_rules(&sink, slice, map, NULL);
-			continue;
-		}
-		rows = rehome_spi_as(slice->migration->owner, true, source_query(map, key));
-		for (int r = 0; r < rows->n; r++)
-			put_rules(&sink, slice, map, rows->value[r][0]);
-		if (rows->n == 0)
-			put_rules(&sink, slice, map, NULL);
+		foreach(lc, rehome_derivations_get(slice))
+			if (((RehomeDerivation *) lfirst(lc))->target == target)
+				put_derived(&sink, slice, lfirst(lc), key);
 	}
 	rehome_call_end(&call);
 	return (Datum) 0;
