@@ -199,6 +199,18 @@ SELECT rehome.drop_derived('m', 'a');
 SELECT rehome.drop_derived('m', 'a');
 :code
 
+-- A table of it is gone.
+CREATE TABLE new.apart_from (id int PRIMARY KEY);
+CREATE TABLE new.gone (id int PRIMARY KEY);
+SELECT rehome.add_derived('m', 'gone', 'new.gone', 'SELECT id FROM new.apart_from');
+CALL rehome.sync('m');
+DROP TABLE new.apart_from;
+CALL rehome.sync('m');
+CALL rehome.cutover('m');
+:code
+DROP TABLE new.gone;
+SELECT rehome.drop_derived('m', 'gone');
+
 -- Landed as text: what can be cast is, again and again, without the source.
 CREATE TABLE old.dirty (nr int, part text, amount text, at text, PRIMARY KEY (nr, part));
 INSERT INTO old.dirty VALUES (1, 'a', '12.50', '2020-02-30'), (2, 'b', 'n/a', '2020-02-28');

@@ -482,15 +482,20 @@ rehome_derive_again(RehomeSlice *slice)
 }
 
 /*
- * rehome_derive_gates adds derivations that failed, or were never made.
+ * rehome_derive_gates adds derivations that failed, that were never made, or
+ * that a table is missing for.
  */
 void
 rehome_derive_gates(RehomeSlice *slice, RehomeProblems *problems)
 {
 	RehomeRows *rows;
 
-	rows = rehome_spi("SELECT d.name, d.target, coalesce(d.error, 'it has not been derived yet') FROM rehome.derivation d"
-					  " WHERE d.slice_id = $1 AND (d.error IS NOT NULL OR d.derived_at IS NULL) ORDER BY d.id", "i", slice->id);
+	rows = rehome_spi("SELECT d.name, d.target, coalesce(d.error, CASE WHEN x.dropped THEN 'a table of it was dropped'"
+					  "  ELSE 'it has not been derived yet' END)"
+					  " FROM rehome.derivation d CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM"
+					  "  (SELECT d.target::oid UNION ALL SELECT i.input::oid FROM rehome.derivation_input i WHERE i.derivation_id = d.id) AS r(oid)"
+					  "  WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r.oid)) AS dropped) AS x"
+					  " WHERE d.slice_id = $1 AND (d.error IS NOT NULL OR d.derived_at IS NULL OR x.dropped) ORDER BY d.id", "i", slice->id);
 	for (int i = 0; i < rows->n; i++)
 		rehome_problem(problems, ERRCODE_REHOME_GATE,
 					   psprintf("SELECT * FROM rehome.refresh_derived(%s);", quote_literal_cstr(slice->migration->name)),

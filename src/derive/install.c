@@ -212,6 +212,8 @@ rehome_derived_switch(RehomeSlice *slice, bool guard, bool write_back)
 		{
 			StringInfoData sql;
 
+			if (get_rel_name(lfirst_oid(lc2)) == NULL)
+				continue;		/* dropped, with its triggers */
 			initStringInfo(&sql);
 			appendStringInfo(&sql, "ALTER TABLE %s ", rehome_relation_name(lfirst_oid(lc2)));
 			for (int i = 0; i < lengthof(notes); i++)
@@ -219,6 +221,8 @@ rehome_derived_switch(RehomeSlice *slice, bool guard, bool write_back)
 								 guard ? "ENABLE ALWAYS" : "DISABLE", note_trigger(derivation, i));
 			rehome_spi(sql.data, "");
 		}
+		if (get_rel_name(derivation->target) == NULL)
+			continue;
 		if (derivation->whole)
 			rehome_target_guard_switch(pseudo_map(derivation->target), guard);
 		if (derivation->write_back != NULL)
