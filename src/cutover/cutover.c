@@ -296,7 +296,8 @@ switch_over(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way,
 	ListCell   *lc;
 
 	rehome_debug_point("frozen");
-	(void) rehome_forward_try(conn, slice, maps, true, &batch);
+	if (!rehome_forward_try(conn, slice, maps, true, &batch))
+		elog(ERROR, "the last batch of locked tables was not applied");
 	rehome_derive(slice, true);
 	rehome_problems_init(&problems);
 	add_drift(&problems, slice);	/* since the gates were looked at */
