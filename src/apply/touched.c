@@ -44,6 +44,7 @@
 #include "access/transam.h"
 #include "apply/apply.h"
 #include "apply/touched.h"
+#include "capture/capture.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "guc.h"
@@ -221,7 +222,7 @@ rehome_touched_bound(RehomeTableMap *map, int64 n)
 static char *
 change_rows(RehomeTableMap *map)
 {
-	char	   *name = psprintf("change_%d", map->id);
+	char	   *name = rehome_target_change_table(map);
 
 	if (!OidIsValid(get_relname_relid(name, get_namespace_oid("rehome_change", false))))
 		return NULL;
@@ -368,28 +369,12 @@ rehome_touched_collect(RehomeSlice *slice, RehomeMapping *mapping)
  * make_table makes the table of keys.
  */
 static void
-make_table(RehomeMapping *mapping)
+make_table(RehomeTableMap *map)
 {
-	RehomeTableMap *map = mapping->map;
-	StringInfoData columns;
-
-	initStringInfo(&columns);
-	for (int k = 0; k < mapping->nkey; k++)
-	{
-		int32		typmod = mapping->key[k]->typmod;
-		Oid			type = getBaseTypeAndTypmod(mapping->key[k]->type, &typmod);
-
-		appendStringInfo(&columns, "%skey%d %s", k > 0 ? ", " : "", k + 1, format_type_with_typemod(type, typmod));
-		if (OidIsValid(mapping->key[k]->collation))
-			appendStringInfo(&columns, " COLLATE %s",
-							 rehome_spi_value("SELECT quote_ident(n.nspname) || '.' || quote_ident(c.collname)"
-											  " FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace"
-											  " WHERE c.oid = $1", "o", mapping->key[k]->collation));
-	}
 	if (OidIsValid(keys_relation(map)))
 		rehome_spi(psprintf("DROP TABLE %s", table_name(map)), "");
 	rehome_spi(psprintf("CREATE TABLE %s (%s, UNIQUE NULLS NOT DISTINCT (%s))",
-						table_name(map), columns.data, key_list(map)), "");
+						table_name(map), rehome_target_key_columns(map), key_list(map)), "");
 }
 
 /*
@@ -417,7 +402,7 @@ rehome_touched_restart(RehomeSlice *slice, RehomeMapping *mapping, bool full, in
 	if (fits(mapping))
 		rehome_spi(psprintf("DELETE FROM %s", table_name(map)), "");
 	else
-		make_table(mapping);
+		make_table(map);
 	position = rehome_position_of_active();
 	rehome_spi("INSERT INTO rehome.full_pass AS p (table_map_id, full_at, rows, at, state, position, rules_hash)"
 			   " VALUES ($1, clock_timestamp(), $5, clock_timestamp(), $2, $3, rehome.rules_hash($1))"

@@ -58,6 +58,7 @@ extern void rehome_target_remove(List *maps);
 extern void rehome_target_switch(List *maps, bool guard, bool capture);
 extern void rehome_target_guard_switch(RehomeTableMap *map, bool on);
 extern char *rehome_target_change_table(RehomeTableMap *map);
+extern char *rehome_target_key_columns(RehomeTableMap *map);
 
 /* Writes of our own, which the guard lets pass and capture ignores. */
 extern void rehome_own_writes_init(void);

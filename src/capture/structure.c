@@ -175,17 +175,6 @@ target_columns_used(RehomeTableMap *map)
 	return used;
 }
 
-static bool
-is_member(List *names, const char *name)
-{
-	ListCell   *lc;
-
-	foreach(lc, names)
-		if (name != NULL && lfirst(lc) != NULL && strcmp(lfirst(lc), name) == 0)
-			return true;
-	return false;
-}
-
 /*
  * judge says what a difference is, and what to do about it: true when the
  * map cannot go on with it.  *lossy when values may have changed.
@@ -193,7 +182,7 @@ is_member(List *names, const char *name)
 static bool
 judge(Difference *d, bool source, List *used, const char **kind, char **what, const char **hint, bool *lossy)
 {
-	bool		matters = is_member(used, d->was);
+	bool		matters = rehome_name_listed(used, d->was);
 
 	*hint = NULL;
 	*lossy = false;

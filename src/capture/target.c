@@ -101,35 +101,47 @@ make_triggers(Oid relid, const TriggerDefinition *triggers, const bool *wanted, 
 		rehome_spi(psprintf("ALTER TABLE %s %s", relation, alter.data), "");
 }
 
-static void
-make_change_table(RehomeTableMap *map)
+/*
+ * rehome_target_key_columns returns the columns "key1 type, key2 type, ..." of
+ * a table that holds keys of a target: of the types beneath domains, compared
+ * as the target compares them.
+ */
+char *
+rehome_target_key_columns(RehomeTableMap *map)
 {
-	char	   *name = quote_qualified_identifier("rehome_change", rehome_target_change_table(map));
 	StringInfoData columns;
-	int			k = 0;
 	ListCell   *lc;
 
 	initStringInfo(&columns);
 	foreach(lc, map->key)
 	{
 		AttrNumber	attnum = get_attnum(map->target, lfirst(lc));
+		int			k = foreach_current_index(lc) + 1;
 		Oid			type;
 		int32		typmod;
 		Oid			collation;
 
 		get_atttypetypmodcoll(map->target, attnum, &type, &typmod, &collation);
 		type = getBaseTypeAndTypmod(type, &typmod);
-		appendStringInfo(&columns, ", key%d %s", ++k, format_type_with_typemod(type, typmod));
+		appendStringInfo(&columns, "%skey%d %s", k > 1 ? ", " : "", k, format_type_with_typemod(type, typmod));
 		if (OidIsValid(collation))
 			appendStringInfo(&columns, " COLLATE %s",
 							 rehome_spi_value("SELECT quote_ident(n.nspname) || '.' || quote_ident(c.collname)"
 											  " FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace"
 											  " WHERE c.oid = $1", "o", collation));
 	}
+	return columns.data;
+}
+
+static void
+make_change_table(RehomeTableMap *map)
+{
+	char	   *name = quote_qualified_identifier("rehome_change", rehome_target_change_table(map));
+
 	if (rehome_spi("SELECT 1 WHERE to_regclass($1) IS NOT NULL", "t", name)->n > 0)
 		return;
-	rehome_spi(psprintf("CREATE TABLE %s (xid bigint NOT NULL, op \"char\" NOT NULL%s)",
-						name, columns.data), "");
+	rehome_spi(psprintf("CREATE TABLE %s (xid bigint NOT NULL, op \"char\" NOT NULL, %s)",
+						name, rehome_target_key_columns(map)), "");
 	rehome_spi(psprintf("CREATE INDEX ON %s (xid)", name), "");
 }
 

@@ -375,11 +375,8 @@ store_source_key(RehomeTableMap *map, Relation source)
 	foreach(lc, map->columns)
 	{
 		RehomeColumnMap *column = lfirst(lc);
-		bool		in_key = false;
 
-		foreach(lc2, map->key)
-			in_key = in_key || strcmp(lfirst(lc2), column->name) == 0;
-		if (!in_key || column->expression == NULL)
+		if (!rehome_name_listed(map->key, column->name) || column->expression == NULL)
 			continue;
 		foreach(lc2, rehome_expression_columns(rehome_expression_parse(column->expression, source, "source"), source))
 		{
@@ -441,8 +438,7 @@ rehome_define_column(RehomeCall *call, RehomeMigration *migration, RehomeTableMa
 	Form_pg_attribute att;
 	AttrNumber	attnum;
 	const char *kind = "skip";
-	bool		in_key = false;
-	ListCell   *lc;
+	bool		in_key = rehome_name_listed(map->key, column);
 
 	source = relation_open(map->source, AccessShareLock);
 	target = relation_open(map->target, AccessShareLock);
@@ -453,8 +449,6 @@ rehome_define_column(RehomeCall *call, RehomeMigration *migration, RehomeTableMa
 				errmsg("column \"%s\" of \"%s\" does not exist", column,
 					   RelationGetRelationName(target)));
 	att = TupleDescAttr(RelationGetDescr(target), attnum - 1);
-	foreach(lc, map->key)
-		in_key = in_key || strcmp(lfirst(lc), column) == 0;
 
 	if (att->attgenerated != '\0')
 		ereport(ERROR,
@@ -565,85 +559,6 @@ rehome_map_column(PG_FUNCTION_ARGS)
 	rehome_event(name, slice->name, "defined",
 				 psprintf("column %s.%s: %s", get_rel_name(target_oid), column,
 						  expression ? expression : "left out"), NULL);
-	rehome_call_end(&call);
-	PG_RETURN_VOID();
-}
-
-/*
- * drop_imported drops the foreign tables add_schema made, as the owner and
- * not what others have made of them, and their schemas when nothing is left
- * in them.
- */
-static void
-drop_imported(RehomeMigration *migration)
-{
-	RehomeRows *rows;
-
-	rows = rehome_spi("SELECT t.source::oid FROM rehome.table_map t"
-					  " JOIN rehome.slice s ON s.id = t.slice_id"
-					  " JOIN pg_class c ON c.oid = t.source::oid AND c.relkind = 'f'"
-					  " WHERE s.migration_id = $1 AND t.imported", "i", migration->id);
-	for (int i = 0; i < rows->n; i++)
-		(void) rehome_spi_as(migration->owner, false,
-							 psprintf("DROP FOREIGN TABLE %s",
-									  rehome_relation_name((Oid) rehome_int64(rows->value[i][0]))));
-	rows = rehome_spi("SELECT n.nspname FROM pg_namespace n WHERE starts_with(n.nspname, 'rehome_' || $1 || '_')"
-					  " AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.refclassid = 'pg_namespace'::regclass"
-					  "  AND d.refobjid = n.oid)", "t", migration->token);
-	for (int i = 0; i < rows->n; i++)
-		(void) rehome_spi_as(migration->owner, false,
-							 psprintf("DROP SCHEMA %s", quote_identifier(rows->value[i][0])));
-}
-
-/*
- * drop_notes drops the triggers of derivations that were stated, and never
- * ended by complete or cancel.
- */
-static void
-drop_notes(RehomeMigration *migration)
-{
-	RehomeRows *rows;
-
-	rows = rehome_spi("SELECT format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass)"
-					  " FROM pg_trigger t JOIN rehome.derivation d"
-					  " ON t.tgname = format('rehome_write_back_%s', d.id)"
-					  " OR t.tgname = ANY (ARRAY(SELECT format('rehome_derive_%s_%s', d.id, e)"
-					  "  FROM unnest('{insert,update,delete,truncate}'::text[]) AS e))"
-					  " WHERE d.migration_id = $1 AND (t.tgrelid = d.target::oid OR t.tgrelid IN"
-					  "  (SELECT i.input FROM rehome.derivation_input i WHERE i.derivation_id = d.id))", "i", migration->id);
-	for (int i = 0; i < rows->n; i++)
-		rehome_spi(rows->value[i][0], "");
-}
-
-PG_FUNCTION_INFO_V1(rehome_drop_migration);
-
-/*
- * rehome_drop_migration(migration name) forgets a migration nothing of which
- * is left on either side: planned, completed or cancelled.
- */
-Datum
-rehome_drop_migration(PG_FUNCTION_ARGS)
-{
-	RehomeCall	call;
-	char	   *name = rehome_required_name(fcinfo, 0, "the migration's name");
-	RehomeMigration *migration;
-	ListCell   *lc;
-
-	rehome_call_begin(&call, fcinfo);
-	migration = rehome_migration_get(name);
-	rehome_require_owner(&call, migration);
-	foreach(lc, rehome_slices_get(migration, NULL))
-	{
-		RehomeSlice *slice = lfirst(lc);
-
-		rehome_slice_work_lock(slice);
-		if (slice->state != REHOME_CANCELLED)
-			rehome_slice_require(slice, "drop", REHOME_PLANNED, REHOME_COMPLETED);
-	}
-	drop_notes(migration);
-	drop_imported(migration);
-	rehome_spi("DELETE FROM rehome.migration WHERE id = $1", "i", migration->id);
-	rehome_event(name, NULL, "dropped", "migration dropped", NULL);
 	rehome_call_end(&call);
 	PG_RETURN_VOID();
 }

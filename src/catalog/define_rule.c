@@ -134,7 +134,6 @@ rehome_add_rule(PG_FUNCTION_ARGS)
 	RehomeProblems problems;
 	RehomeAs	as;
 	bool		in_key = false;
-	ListCell   *lc;
 
 	if (rule.kind == NULL)
 		ereport(ERROR,
@@ -153,8 +152,7 @@ rehome_add_rule(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				errcode(ERRCODE_UNDEFINED_COLUMN),
 				errmsg("column \"%s\" of \"%s\" does not exist", column, RelationGetRelationName(rule.target)));
-	foreach(lc, map->key)
-		in_key = in_key || strcmp(lfirst(lc), column) == 0;
+	in_key = rehome_name_listed(map->key, column);
 	rehome_problems_init(&problems);
 	rehome_become(&as, migration->owner);
 	rehome_rule_compile(&rule, &problems);

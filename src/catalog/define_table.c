@@ -39,17 +39,6 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 
-static bool
-contains(List *names, const char *name)
-{
-	ListCell   *lc;
-
-	foreach(lc, names)
-		if (strcmp(lfirst(lc), name) == 0)
-			return true;
-	return false;
-}
-
 /*
  * has_default tells whether a column gets a value when it is left out.
  */
@@ -179,7 +168,7 @@ key_is_unique(Relation target, List *key)
 
 		for (int i = 0; i < ind->indnkeyatts; i++)
 			if (ind->indkey.values[i] > 0 &&
-				contains(key, get_attname(RelationGetRelid(target), ind->indkey.values[i], false)))
+				rehome_name_listed(key, get_attname(RelationGetRelid(target), ind->indkey.values[i], false)))
 				matched++;
 		found = found || (ind->indisunique && ind->indimmediate && ind->indisvalid &&
 						  RelationGetIndexPredicate(index) == NIL &&
@@ -312,7 +301,7 @@ store_columns(int map_id, RehomeMigration *migration, Relation source, Relation 
 							   NameStr(att->attname), format_type_be(src->atttypid),
 							   format_type_be(att->atttypid));
 		}
-		if (!copied && !stated && (!has_default(att) || contains(key, NameStr(att->attname))))
+		if (!copied && !stated && (!has_default(att) || rehome_name_listed(key, NameStr(att->attname))))
 			lacking = lappend(lacking, NameStr(att->attname));
 		rehome_spi("INSERT INTO rehome.column_map (table_map_id, \"column\", kind, expression, owner)"
 				   " VALUES ($1, $2::name, $3, $4, $5::regrole)",

@@ -90,7 +90,22 @@ rehome_name_list(const char *array)
 }
 
 /*
- * rehome_name_array is the inverse: the text of a text[].
+ * rehome_name_listed tells whether a name is among names.  NULL, as either, is
+ * none.
+ */
+bool
+rehome_name_listed(List *names, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+		if (name != NULL && lfirst(lc) != NULL && strcmp(lfirst(lc), name) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * rehome_name_array is the inverse of rehome_name_list: the text of a text[].
  */
 char *
 rehome_name_array(List *names)

@@ -118,6 +118,7 @@ extern bool rehome_table_map_exists(RehomeTableMap *map);
 extern RehomeTableMap *rehome_table_map_by_id(int id);
 extern RehomeTableMap *rehome_table_map_of(RehomeMigration *migration, Oid target);
 extern List *rehome_name_list(const char *array);
+extern bool rehome_name_listed(List *names, const char *name);
 extern char *rehome_name_array(List *names);
 
 extern RehomeDriftPolicy rehome_drift_policy_parse(const char *name);

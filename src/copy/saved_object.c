@@ -317,6 +317,18 @@ rebuild(void *arg)
 }
 
 /*
+ * defer puts on record why a foreign key is not valid yet.
+ */
+static char *
+defer(const char *id, ErrorData *error)
+{
+	char	   *why = error->detail ? error->detail : error->message;
+
+	rehome_spi("UPDATE rehome.saved_object SET deferred = $2 WHERE id = $1::bigint", "tt", id, why);
+	return why;
+}
+
+/*
  * validate validates a foreign key.  One whose parents are in quarantine is
  * there, and holds for what is written from now on; that all rows satisfy it
  * is found out by the cutover.
@@ -333,10 +345,8 @@ validate(RehomeSlice *slice, char **v)
 		rehome_spi("SELECT FROM rehome.quarantine WHERE migration = $1::name AND slice = $2::name LIMIT 1", "tt",
 				   slice->migration->name, slice->name)->n == 0)
 		ReThrowError(error);
-	rehome_spi("UPDATE rehome.saved_object SET deferred = $2 WHERE id = $1::bigint", "tt", v[0],
-			   error->detail ? error->detail : error->message);
 	rehome_event(slice->migration->name, slice->name, "deferred",
-				 psprintf("%s of %s is not valid yet: %s", v[4], v[5], error->detail ? error->detail : error->message), NULL);
+				 psprintf("%s of %s is not valid yet: %s", v[4], v[5], defer(v[0], error)), NULL);
 }
 
 /*
@@ -364,8 +374,7 @@ rehome_saved_validate(RehomeSlice *slice)
 		else if (error->sqlerrcode == ERRCODE_UNDEFINED_OBJECT)
 			rehome_spi("UPDATE rehome.saved_object SET rebuilt_at = clock_timestamp() WHERE id = $1::bigint", "t", rows->value[i][0]);
 		else
-			rehome_spi("UPDATE rehome.saved_object SET deferred = $2 WHERE id = $1::bigint", "tt", rows->value[i][0],
-					   error->detail ? error->detail : error->message);
+			(void) defer(rows->value[i][0], error);
 	}
 }
 

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * finish.c
- *	  The two ends of a slice: complete and cancel.
+ *	  The two ends of a slice, complete and cancel, and of a migration, which
+ *	  is forgotten after either.
  *
  * Both commit the local side first, state included, and then clean up at the
  * source, a table at a time under lock_timeout.  If that fails, a warning
@@ -18,10 +19,12 @@
 #include "apply/apply.h"
 #include "apply/touched.h"
 #include "capture/capture.h"
+#include "catalog/define.h"
 #include "copy/copy.h"
 #include "cutover/cutover.h"
 #include "derive/derive.h"
 #include "errors.h"
+#include "util/name.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -171,4 +174,67 @@ rehome_cancel_slice(RehomeCall *call, RehomeSlice *slice)
 	}
 	clean_source(slice, maps, false);
 	rehome_call_commit(call);
+}
+
+/*
+ * drop_imported drops the foreign tables add_schema made, as the owner and
+ * not what others have made of them, and their schemas when nothing is left
+ * in them.
+ */
+static void
+drop_imported(RehomeMigration *migration)
+{
+	RehomeRows *rows;
+
+	rows = rehome_spi("SELECT t.source::oid FROM rehome.table_map t"
+					  " JOIN rehome.slice s ON s.id = t.slice_id"
+					  " JOIN pg_class c ON c.oid = t.source::oid AND c.relkind = 'f'"
+					  " WHERE s.migration_id = $1 AND t.imported", "i", migration->id);
+	for (int i = 0; i < rows->n; i++)
+		(void) rehome_spi_as(migration->owner, false,
+							 psprintf("DROP FOREIGN TABLE %s",
+									  rehome_relation_name((Oid) rehome_int64(rows->value[i][0]))));
+	rows = rehome_spi("SELECT n.nspname FROM pg_namespace n WHERE strpos(n.nspname, 'rehome_' || $1 || '_') = 1"
+					  " AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.refclassid = 'pg_namespace'::regclass"
+					  "  AND d.refobjid = n.oid)", "t", migration->token);
+	for (int i = 0; i < rows->n; i++)
+		(void) rehome_spi_as(migration->owner, false,
+							 psprintf("DROP SCHEMA %s", quote_identifier(rows->value[i][0])));
+}
+
+PG_FUNCTION_INFO_V1(rehome_drop_migration);
+
+/*
+ * rehome_drop_migration(migration name) forgets a migration nothing of which
+ * is left on either side: planned, completed or cancelled.
+ */
+Datum
+rehome_drop_migration(PG_FUNCTION_ARGS)
+{
+	RehomeCall	call;
+	char	   *name = rehome_required_name(fcinfo, 0, "the migration's name");
+	RehomeMigration *migration;
+	ListCell   *lc;
+
+	rehome_call_begin(&call, fcinfo);
+	migration = rehome_migration_get(name);
+	rehome_require_owner(&call, migration);
+	foreach(lc, rehome_slices_get(migration, NULL))
+	{
+		RehomeSlice *slice = lfirst(lc);
+
+		rehome_slice_work_lock(slice);
+		if (slice->state != REHOME_CANCELLED)
+			rehome_slice_require(slice, "drop", REHOME_PLANNED, REHOME_COMPLETED);
+		if (slice->state != REHOME_PLANNED)
+			continue;
+		/* derivations have triggers from the beginning; complete and cancel take them */
+		rehome_targets_lock(rehome_derived_maps(slice), AccessExclusiveLock);
+		rehome_derived_remove(slice);
+	}
+	drop_imported(migration);
+	rehome_spi("DELETE FROM rehome.migration WHERE id = $1", "i", migration->id);
+	rehome_event(name, NULL, "dropped", "migration dropped", NULL);
+	rehome_call_end(&call);
+	PG_RETURN_VOID();
 }

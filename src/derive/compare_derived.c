@@ -20,6 +20,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 #include "verify/discrepancy.h"
+#include "verify/verify.h"
 
 #define FETCH_ROWS 1000
 
@@ -72,52 +73,34 @@ difference_sql(RehomeDerivation *derivation, RehomeMapping *mapping)
 	return sql.data;
 }
 
-/* What comparing one derivation gave. */
-typedef struct DerivedVerdict
-{
-	int64		query_rows;
-	int64		target_rows;
-	int64		missing;
-	int64		extra;
-	int64		differing;
-	char	   *stale_since;	/* then nothing was compared */
-} DerivedVerdict;
-
 /*
  * compare compares one derivation, under the active snapshot, and records
  * what differs.  snapshot is what discrepancies are said to be of.
  */
 static void
-compare(RehomeSlice *slice, RehomeDerivation *derivation, const char *snapshot,
-		DerivedVerdict *verdict)
+compare(RehomeSlice *slice, RehomeDerivation *derivation, const char *snapshot, RehomeVerdict *verdict)
 {
 	RehomeMapping *mapping = rehome_derivation_mapping(derivation);
-	Tuplestorestate *rows;
+	Tuplestorestate *rows = tuplestore_begin_heap(false, false, work_mem);
 	RehomeDiscrepancies *run;
 	SPITupleTable *table;
-	RehomeStated stated = {derivation->stated.owner, "pg_catalog, pg_temp"};
 	RehomeAs	as;
 	Portal		cursor;
 
 	memset(verdict, 0, sizeof(*verdict));
-	verdict->stale_since = rehome_spi_value("SELECT coalesce((SELECT min(at) FROM rehome.derivation_pending WHERE derivation_id = $1),"
-											" (SELECT error_since FROM rehome.derivation WHERE id = $1))", "i", derivation->id);
-	if (verdict->stale_since != NULL)
-		return;
-	rows = tuplestore_begin_heap(false, false, work_mem);
-	verdict->query_rows = rehome_store_query(&derivation->stated, rehome_derivation_sql(derivation, mapping, false), rows);
-	rehome_become(&as, stated.owner);
+	verdict->source_rows = rehome_store_query(&derivation->stated, rehome_derivation_sql(derivation, mapping, false), rows);
+	rehome_become(&as, derivation->stated.owner);
 	verdict->target_rows = rehome_int64(rehome_spi_read(psprintf("SELECT count(*) FROM %s", rehome_target_name(mapping)), "")->value[0][0]);
 	rehome_become_self(&as);
 	run = rehome_discrepancies_begin(slice, derivation->target, snapshot);
 	run->partial = !derivation->whole;
-	rehome_rows_register("rehome_rows", mapping->mapped_desc, rows, verdict->query_rows);
-	rehome_become(&as, stated.owner);
+	rehome_rows_register("rehome_rows", mapping->mapped_desc, rows, verdict->source_rows);
+	rehome_become(&as, derivation->stated.owner);
 	cursor = rehome_cursor_open(difference_sql(derivation, mapping));
 	rehome_become_self(&as);
 	for (;;)
 	{
-		rehome_become(&as, stated.owner);
+		rehome_become(&as, derivation->stated.owner);
 		table = rehome_cursor_fetch(cursor, FETCH_ROWS);
 		rehome_become_self(&as);
 		if (table == NULL)
@@ -143,6 +126,8 @@ compare(RehomeSlice *slice, RehomeDerivation *derivation, const char *snapshot,
 	rehome_rows_unregister("rehome_rows");
 	tuplestore_end(rows);
 	rehome_discrepancies_end(run);
+	/* of columns, what the query gives for rows that are not there does not count */
+	verdict->kept = derivation->whole ? 0 : verdict->target_rows - verdict->source_rows;
 }
 
 /*
@@ -173,36 +158,20 @@ rehome_verify_derived(RehomeSlice *slice, Oid target, const char *snapshot, Retu
 	{
 		RehomeDerivation *derivation = lfirst(lc);
 		TimestampTz began = GetCurrentTimestamp();
-		Interval   *elapsed = palloc0(sizeof(Interval));
-		DerivedVerdict verdict;
-		Datum		values[12];
-		bool		nulls[12] = {false};
-		bool		ok;
+		char	   *stale_since;
+		RehomeVerdict verdict;
 
 		if (OidIsValid(target) && derivation->target != target)
 			continue;
-		compare(slice, derivation, snapshot, &verdict);
-		ok = verdict.stale_since == NULL && verdict.missing + verdict.extra + verdict.differing == 0;
-		elapsed->time = GetCurrentTimestamp() - began;
-		values[0] = DirectFunctionCall1(namein, CStringGetDatum(slice->name));
-		values[1] = ObjectIdGetDatum(derivation->target);
-		values[2] = Int64GetDatum(verdict.query_rows);
-		values[3] = Int64GetDatum(verdict.target_rows);
-		values[4] = Int64GetDatum(verdict.missing);
-		values[5] = Int64GetDatum(verdict.extra);
-		values[6] = Int64GetDatum(verdict.differing);
-		for (int i = 2; i <= 6; i++)
-			nulls[i] = verdict.stale_since != NULL;
-		values[7] = BoolGetDatum(ok);
-		values[8] = CStringGetTextDatum(snapshot);
-		values[9] = IntervalPGetDatum(elapsed);
-		values[10] = Int64GetDatum(0);
-		values[11] = CStringGetTextDatum(verdict.stale_since ?
-										 psprintf("derived: %s, stale since %s", derivation->name, verdict.stale_since) :
-										 psprintf("derived: %s", derivation->name));
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		(*ntables)++;
-		if (!ok)
+		stale_since = rehome_spi_value("SELECT coalesce((SELECT min(at) FROM rehome.derivation_pending WHERE derivation_id = $1),"
+									   " (SELECT error_since FROM rehome.derivation WHERE id = $1))", "i", derivation->id);
+		if (stale_since == NULL)
+			compare(slice, derivation, snapshot, &verdict);
+		if (stale_since != NULL || !rehome_verdict_equal(&verdict))
 			(*failed)++;
+		rehome_verdict_put(rsinfo, slice, derivation->target, stale_since ? NULL : &verdict, snapshot, began,
+						   psprintf("derived: %s%s%s", derivation->name, stale_since ? ", stale since " : "",
+									stale_since ? stale_since : ""));
 	}
 }

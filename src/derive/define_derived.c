@@ -77,17 +77,6 @@ primary_key(Oid relid)
 											 "o", relid));
 }
 
-static bool
-has_name(List *names, const char *name)
-{
-	ListCell   *lc;
-
-	foreach(lc, names)
-		if (strcmp(lfirst(lc), name) == 0)
-			return true;
-	return false;
-}
-
 /*
  * check_columns compares the columns of the query with those of the target;
  * without columns given, the query's are the derivation's.
@@ -107,38 +96,38 @@ check_columns(RehomeDerivation *d, Relation target, TupleDesc desc, RehomeProble
 			rehome_problem(problems, ERRCODE_UNDEFINED_COLUMN, "Name the query's columns as the target's.",
 						   "The query gives \"%s\", which is not a column of \"%s\" that can be written.", name,
 						   RelationGetRelationName(target));
-		else if (has_name(given, name))
+		else if (rehome_name_listed(given, name))
 			rehome_problem(problems, ERRCODE_DUPLICATE_COLUMN, NULL, "The query gives \"%s\" twice.", name);
 		else
 			given = lappend(given, pstrdup(name));
 	}
 	foreach(lc, d->key)
-		if (!has_name(given, lfirst(lc)))
+		if (!rehome_name_listed(given, lfirst(lc)))
 			rehome_problem(problems, ERRCODE_UNDEFINED_COLUMN, NULL, "The query does not give the key column \"%s\".",
 						   (char *) lfirst(lc));
 	if (d->whole)
 	{
 		foreach(lc, given)
-			if (!has_name(d->key, lfirst(lc)))
+			if (!rehome_name_listed(d->key, lfirst(lc)))
 				d->columns = lappend(d->columns, lfirst(lc));
 		for (int i = 0; i < RelationGetDescr(target)->natts; i++)
 		{
 			Form_pg_attribute att = TupleDescAttr(RelationGetDescr(target), i);
 
 			if (att->attnotnull && !att->atthasdef && att->attidentity == '\0' && !att->attisdropped &&
-				!has_name(given, NameStr(att->attname)))
+				!rehome_name_listed(given, NameStr(att->attname)))
 				rehome_problem(problems, ERRCODE_NOT_NULL_VIOLATION, NULL,
 							   "Column \"%s\" must not be null, and the query does not give it.", NameStr(att->attname));
 		}
 		return;
 	}
 	foreach(lc, d->columns)
-		if (!has_name(given, lfirst(lc)) || has_name(d->key, lfirst(lc)))
+		if (!rehome_name_listed(given, lfirst(lc)) || rehome_name_listed(d->key, lfirst(lc)))
 			rehome_problem(problems, ERRCODE_UNDEFINED_COLUMN, NULL,
-						   has_name(d->key, lfirst(lc)) ? "Column \"%s\" is part of the key." :
+						   rehome_name_listed(d->key, lfirst(lc)) ? "Column \"%s\" is part of the key." :
 						   "The query does not give \"%s\".", (char *) lfirst(lc));
 	foreach(lc, given)
-		if (!has_name(d->columns, lfirst(lc)) && !has_name(d->key, lfirst(lc)))
+		if (!rehome_name_listed(d->columns, lfirst(lc)) && !rehome_name_listed(d->key, lfirst(lc)))
 			rehome_problem(problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL,
 						   "The query gives \"%s\", which is neither part of the key nor one of the columns.",
 						   (char *) lfirst(lc));
@@ -151,11 +140,9 @@ static void
 check_target(RehomeDerivation *d, Relation target, RehomeProblems *problems)
 {
 	RehomeRows *rows;
-	AclResult	acl = pg_class_aclcheck(d->target, d->stated.owner,
-										ACL_SELECT | ACL_INSERT | ACL_UPDATE | ACL_DELETE);
+	AclMode		needed = ACL_SELECT | ACL_INSERT | ACL_UPDATE | ACL_DELETE;
 
-	if (acl != ACLCHECK_OK || pg_class_aclmask(d->target, d->stated.owner, ACL_SELECT | ACL_INSERT | ACL_UPDATE | ACL_DELETE,
-											   ACLMASK_ALL) != (ACL_SELECT | ACL_INSERT | ACL_UPDATE | ACL_DELETE))
+	if (pg_class_aclmask(d->target, d->stated.owner, needed, ACLMASK_ALL) != needed)
 		rehome_problem(problems, ERRCODE_INSUFFICIENT_PRIVILEGE, NULL,
 					   "The migration's owner %s may not read and write \"%s\".",
 					   GetUserNameFromId(d->stated.owner, false), RelationGetRelationName(target));
@@ -186,7 +173,7 @@ check_target(RehomeDerivation *d, Relation target, RehomeProblems *problems)
 	for (int i = 0; i < rows->n; i++)
 		rehome_problem(problems, ERRCODE_OBJECT_IN_USE, NULL, "\"%s\" is derived already: \"%s\" of migration \"%s\".",
 					   RelationGetRelationName(target), rows->value[i][0], rows->value[i][1]);
-	if (d->whole && acl == ACLCHECK_OK && problems->n == 0 &&
+	if (d->whole && problems->n == 0 &&
 		rehome_spi_as(d->stated.owner, false, psprintf("SELECT 1 FROM %s LIMIT 1", rehome_relation_name(d->target)))->n > 0)
 		rehome_problem(problems, ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
 					   "TRUNCATE it, or derive single columns of it: columns => ARRAY[...].",
@@ -199,6 +186,7 @@ check_target(RehomeDerivation *d, Relation target, RehomeProblems *problems)
 static void
 check_inputs(RehomeDerivation *d, RehomeProblems *problems)
 {
+	AclMode		needed = ACL_SELECT | ACL_TRIGGER;
 	ListCell   *lc;
 
 	if (d->inputs == NIL)
@@ -215,7 +203,7 @@ check_inputs(RehomeDerivation *d, RehomeProblems *problems)
 		else if (d->whole && relid == d->target)
 			rehome_problem(problems, ERRCODE_INVALID_OBJECT_DEFINITION, NULL,
 						   "The query reads %s, the table it makes.", name);
-		if (pg_class_aclmask(relid, d->stated.owner, ACL_SELECT | ACL_TRIGGER, ACLMASK_ALL) != (ACL_SELECT | ACL_TRIGGER))
+		if (pg_class_aclmask(relid, d->stated.owner, needed, ACLMASK_ALL) != needed)
 			rehome_problem(problems, ERRCODE_INSUFFICIENT_PRIVILEGE,
 						   psprintf("GRANT SELECT, TRIGGER ON %s TO %s;", name,
 									quote_identifier(GetUserNameFromId(d->stated.owner, false))),
@@ -225,8 +213,8 @@ check_inputs(RehomeDerivation *d, RehomeProblems *problems)
 }
 
 /*
- * check_write_back adds what is wrong with the function for the way back, an
- * Oid as text or NULL, and makes it a name.
+ * check_write_back adds what is wrong with the function for the way back, if
+ * there is one, and stores its name.
  */
 static void
 check_write_back(RehomeDerivation *d, Oid function, RehomeProblems *problems)
@@ -308,8 +296,7 @@ store_inputs(RehomeDerivation *d, const char *affected, RehomeProblems *problems
  * function is for the way back, or InvalidOid.
  */
 void
-rehome_define_derived(RehomeCall *call, RehomeMigration *migration, RehomeDerivation *d,
-					  const char *slice_name, const char *affected, Oid function, const char *note)
+rehome_define_derived(RehomeMigration *migration, RehomeDerivation *d, const char *slice_name, const char *affected, Oid function, const char *note)
 {
 	RehomeSlice *slice = linitial(rehome_slices_get(migration, slice_name));
 	RehomeProblems problems;
@@ -418,7 +405,7 @@ rehome_add_derived(PG_FUNCTION_ARGS)
 				errmsg("affected is not an object"),
 				errdetail("It is: %s", affected),
 				errhint("It has a member for each table the query reads: {\"app.line\": \"SELECT t.product_id\"}."));
-	rehome_define_derived(&call, migration, &d, NameStr(*PG_GETARG_NAME(8)), affected,
+	rehome_define_derived(migration, &d, NameStr(*PG_GETARG_NAME(8)), affected,
 						  PG_ARGISNULL(7) ? InvalidOid : PG_GETARG_OID(7), REHOME_ARG_TEXT(9));
 	rehome_call_end(&call);
 	PG_RETURN_VOID();

@@ -394,7 +394,7 @@ failed(Derive *work, ErrorData *error)
 }
 
 /*
- * derive does one derivation; tells whether it succeeded.
+ * derive does one derivation.  Returns NULL, or the error, which is on record.
  */
 static ErrorData *
 derive(Derive *work)

@@ -52,9 +52,8 @@ extern void rehome_derived_remove(RehomeSlice *slice);
 
 /* define_derived.c */
 extern List *rehome_names_argument(FunctionCallInfo fcinfo, int n, const char *what);
-extern void rehome_define_derived(RehomeCall *call, RehomeMigration *migration, RehomeDerivation *wanted,
-								  const char *slice_name, const char *affected, Oid function,
-								  const char *note);
+extern void rehome_define_derived(RehomeMigration *migration, RehomeDerivation *d, const char *slice_name,
+								  const char *affected, Oid function, const char *note);
 
 /* compare_derived.c */
 extern int	rehome_derived_slice(RehomeMigration *migration, Oid target);

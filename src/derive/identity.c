@@ -85,8 +85,7 @@ valued(Identity *identity)
 }
 
 /*
- * members returns a query for the least key, or all keys, of the rows that
- * match by a value.
+ * members returns a query for the keys of the rows that match by a value.
  */
 static char *
 members(Identity *identity, const char *value)
@@ -118,7 +117,7 @@ value_of(Identity *identity, const char *key, const char *value)
 }
 
 /*
- * affected_json returns {"table": "query", ...} of as many pairs, up to a NULL.
+ * affected_json returns {"table": "query", ...} of one table, or two.
  */
 static char *
 affected_json(Oid first, const char *first_query, Oid second, const char *second_query)
@@ -132,7 +131,7 @@ affected_json(Oid first, const char *first_query, Oid second, const char *second
  * define_crosswalk states which row stands for which.
  */
 static void
-define_crosswalk(RehomeCall *call, RehomeMigration *migration, Identity *identity, const char *slice, const char *search_path)
+define_crosswalk(RehomeMigration *migration, Identity *identity, const char *slice, const char *search_path)
 {
 	RehomeDerivation d = {0};
 	char	   *row_value = psprintf("(SELECT (%s)::text FROM (SELECT t.*) AS t)", identity->match);
@@ -155,7 +154,7 @@ define_crosswalk(RehomeCall *call, RehomeMigration *migration, Identity *identit
 		override_changed = psprintf("SELECT t.source_key UNION %s UNION SELECT m.key FROM %s AS m"
 									" WHERE m.value = (SELECT r.value FROM %s AS r WHERE r.key = t.source_key)",
 									members(identity, "t.match_value"), valued(identity), valued(identity));
-	rehome_define_derived(call, migration, &d, slice,
+	rehome_define_derived(migration, &d, slice,
 						  affected_json(identity->landing, landing_changed, identity->overrides, override_changed),
 						  InvalidOid, psprintf("identity %s: which row stands for which", identity->entity));
 }
@@ -200,7 +199,7 @@ survivor(Identity *identity, const char *column, char **rule, RehomeProblems *pr
  * define_merged states what is left of the rows that were merged.
  */
 static void
-define_merged(RehomeCall *call, RehomeMigration *migration, Identity *identity, const char *slice, const char *search_path,
+define_merged(RehomeMigration *migration, Identity *identity, const char *slice, const char *search_path,
 			  const char *survivorship, Oid write_back, const char *note)
 {
 	RehomeDerivation d = {0};
@@ -244,7 +243,7 @@ define_merged(RehomeCall *call, RehomeMigration *migration, Identity *identity, 
 	d.query = sql.data;
 	d.stated.owner = migration->owner;
 	d.stated.search_path = search_path;
-	rehome_define_derived(call, migration, &d, slice,
+	rehome_define_derived(migration, &d, slice,
 						  affected_json(identity->landing,
 										psprintf("SELECT x.canonical_key FROM %s AS x WHERE x.source_key = t.%s", crosswalk, identity->key),
 										identity->crosswalk, "SELECT t.canonical_key"),
@@ -293,8 +292,8 @@ rehome_add_identity(PG_FUNCTION_ARGS)
 		require_columns(&problems, identity.overrides, "source_key", "match_value");
 	rehome_problems_raise(&problems, "cannot merge rows of %s", rehome_relation_name(identity.landing));
 
-	define_crosswalk(&call, migration, &identity, slice->name, search_path);
-	define_merged(&call, migration, &identity, slice->name, search_path, survivorship,
+	define_crosswalk(migration, &identity, slice->name, search_path);
+	define_merged(migration, &identity, slice->name, search_path, survivorship,
 				  PG_ARGISNULL(8) ? InvalidOid : PG_GETARG_OID(8), REHOME_ARG_TEXT(9));
 	rehome_call_end(&call);
 	PG_RETURN_VOID();
@@ -342,7 +341,7 @@ rehome_add_identity_reference(PG_FUNCTION_ARGS)
 	d.query = psprintf("SELECT %s, x.canonical_key AS %s FROM %s AS t JOIN %s AS x ON x.source_key = t.%s", key,
 					   quote_identifier(column), name, rehome_relation_name((Oid) rehome_int64(crosswalk->value[0][0])), legacy);
 	query = psprintf("SELECT %s FROM %s AS r WHERE r.%s = t.source_key", rehome_quote_list(d.key, "r."), name, legacy);
-	rehome_define_derived(&call, migration, &d, crosswalk->value[0][1],
+	rehome_define_derived(migration, &d, crosswalk->value[0][1],
 						  affected_json(target, psprintf("SELECT %s", key), (Oid) rehome_int64(crosswalk->value[0][0]), query),
 						  PG_ARGISNULL(5) ? InvalidOid : PG_GETARG_OID(5),
 						  psprintf("reference to identity %s, from %s", entity, legacy));

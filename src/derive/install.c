@@ -323,6 +323,7 @@ rehome_note_input(PG_FUNCTION_ARGS)
 	RehomeCall	call;
 	RehomeRows *rows;
 	int			derivation;
+	bool		noted;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || trigger->tg_trigger->tgnargs != 1 ||
 		!TRIGGER_FIRED_AFTER(trigger->tg_event) || TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
@@ -347,11 +348,11 @@ rehome_note_input(PG_FUNCTION_ARGS)
 				errmsg("derivation %d of \"%s\" does not exist", derivation,
 					   RelationGetRelationName(trigger->tg_relation)),
 				errhint("ALTER TABLE ... DISABLE TRIGGER %s; when the migration is over.", trigger->tg_trigger->tgname));
-	if (rehome_own_writes() && rehome_bool(rows->value[0][5]))
-		 /* the copy derives everything in the end */ ;
-	else if (rows->value[0][0] == NULL || TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
+	/* our own writes during the copy need no notes: it derives everything in the end */
+	noted = rehome_own_writes() && rehome_bool(rows->value[0][5]);
+	if (!noted && (rows->value[0][0] == NULL || TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event)))
 		note_everything(derivation);
-	else
+	else if (!noted)
 	{
 		RehomeStated stated = {(Oid) rehome_int64(rows->value[0][2]), rows->value[0][1]};
 

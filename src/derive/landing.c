@@ -46,17 +46,6 @@ check_landing(Relation source, const char *schema, const char *name, List *key, 
 						   lfirst(lc) ? (char *) lfirst(lc) : "NULL", RelationGetRelationName(source));
 }
 
-static bool
-in_key(List *key, const char *name)
-{
-	ListCell   *lc;
-
-	foreach(lc, key)
-		if (strcmp(lfirst(lc), name) == 0)
-			return true;
-	return false;
-}
-
 /*
  * create_sql returns the CREATE TABLE, and in *text_columns the names (char *)
  * of the columns that are text here and not at the source.
@@ -72,7 +61,7 @@ create_sql(Relation source, const char *schema, const char *name, List *key, boo
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
-		bool		text = as_text && att->atttypid != TEXTOID && !in_key(key, NameStr(att->attname));
+		bool		text = as_text && att->atttypid != TEXTOID && !rehome_name_listed(key, NameStr(att->attname));
 
 		if (att->attisdropped)
 			continue;

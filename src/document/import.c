@@ -294,7 +294,7 @@ define_derived(void *arg)
 	for (int i = 0; i < inputs->n; i++)
 		affected = rehome_spi_value("SELECT $1::jsonb || jsonb_build_object($2, $3)", "ttt", affected,
 									rehome_relation_name(find_relation(import, inputs->value[i][0])), inputs->value[i][1]);
-	rehome_define_derived(&import->call, import->migration, &d, import->slice->name, affected,
+	rehome_define_derived(import->migration, &d, import->slice->name, affected,
 						  v[DERIVED_WRITE_BACK] ? find_function(import, v[DERIVED_WRITE_BACK], d.target) : InvalidOid,
 						  v[DERIVED_NOTE]);
 }

@@ -155,25 +155,20 @@ input_query(RehomeDerivation *derivation, RehomeTableMap *map, const char *affec
 	StringInfoData sql;
 	StringInfoData names;
 	StringInfoData same;
+	RehomeMapping *mapping = rehome_derivation_mapping(derivation);
 	ListCell   *lc;
 
 	initStringInfo(&sql);
 	initStringInfo(&names);
 	initStringInfo(&same);
-	foreach(lc, derivation->key)
+	for (int k = 0; k < mapping->nkey; k++)
 	{
-		AttrNumber	attnum = get_attnum(derivation->target, lfirst(lc));
-		int			n = foreach_current_index(lc) + 1;
-		Oid			type;
-		int32		typmod;
-		Oid			collation;
+		RehomeMappedColumn *column = mapping->key[k];
 
-		get_atttypetypmodcoll(derivation->target, attnum, &type, &typmod, &collation);
-		appendStringInfo(&names, "%skey%d", n > 1 ? ", " : "", n);
-		appendStringInfo(&same, "%sa.key%d %s %s::%s", n > 1 ? " AND " : "", n,
-						 rehome_equality_operator(derivation->target, attnum),
-						 quote_literal_cstr(rehome_spi_value("SELECT $1::jsonb ->> $2", "tt", key, lfirst(lc))),
-						 format_type_with_typemod(type, typmod));
+		appendStringInfo(&names, "%skey%d", k > 0 ? ", " : "", k + 1);
+		appendStringInfo(&same, "%sa.key%d %s %s::%s", k > 0 ? " AND " : "", k + 1, column->equal,
+						 quote_literal_cstr(rehome_spi_value("SELECT $1::jsonb ->> $2", "tt", key, column->name)),
+						 format_type_with_typemod(column->type, column->typmod));
 	}
 	appendStringInfoString(&sql, "SELECT pg_catalog.jsonb_build_object(");
 	foreach(lc, map->key)

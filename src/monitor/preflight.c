@@ -323,11 +323,8 @@ check_target(List *findings, RehomeSlice *slice, RehomeTableMap *map)
 	foreach(lc, map->columns)
 	{
 		RehomeColumnMap *column = lfirst(lc);
-		bool		in_key = false;
-		ListCell   *lc2;
+		bool		in_key = rehome_name_listed(map->key, column->name);
 
-		foreach(lc2, map->key)
-			in_key = in_key || strcmp(lfirst(lc2), column->name) == 0;
 		if (column->kind != REHOME_SKIP)
 			continue;
 		if (in_key || rehome_spi("SELECT 1 FROM pg_attribute WHERE attrelid = $1 AND attname = $2::name"

@@ -135,6 +135,53 @@ begin_pace(List *maps, Oid target)
 }
 
 /*
+ * rehome_verdict_equal tells whether both sides have the same.
+ */
+bool
+rehome_verdict_equal(const RehomeVerdict *verdict)
+{
+	return verdict->source_rows - verdict->quarantined == verdict->target_rows - verdict->kept &&
+		verdict->missing == 0 && verdict->extra == 0 && verdict->differing == 0;
+}
+
+/*
+ * rehome_verdict_put puts the row of one table, whose comparison began at
+ * that time.  verdict is NULL when it was not compared, which note tells why;
+ * else note may be NULL.
+ */
+void
+rehome_verdict_put(ReturnSetInfo *rsinfo, RehomeSlice *slice, Oid target, const RehomeVerdict *verdict,
+				   const char *snapshot, TimestampTz began, const char *note)
+{
+	Datum		values[12];
+	bool		nulls[12];
+
+	memset(nulls, verdict == NULL, sizeof(nulls));
+	values[0] = DirectFunctionCall1(namein, CStringGetDatum(slice->name));
+	values[1] = ObjectIdGetDatum(target);
+	values[7] = BoolGetDatum(verdict != NULL && rehome_verdict_equal(verdict));
+	values[11] = note == NULL ? (Datum) 0 : CStringGetTextDatum(note);
+	nulls[0] = nulls[1] = nulls[7] = false;
+	nulls[11] = note == NULL;
+	if (verdict != NULL)
+	{
+		Interval   *elapsed = palloc0(sizeof(Interval));
+
+		elapsed->time = GetCurrentTimestamp() - began;
+		values[2] = Int64GetDatum(verdict->source_rows);
+		values[3] = Int64GetDatum(verdict->target_rows);
+		values[4] = Int64GetDatum(verdict->missing);
+		values[5] = Int64GetDatum(verdict->extra);
+		values[6] = Int64GetDatum(verdict->differing);
+		nulls[4] = nulls[5] = nulls[6] = verdict->counted_only;
+		values[8] = CStringGetTextDatum(snapshot);
+		values[9] = IntervalPGetDatum(elapsed);
+		values[10] = Int64GetDatum(verdict->quarantined);
+	}
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/*
  * verify_slice compares all tables of a slice and puts a row each.
  */
 static void
@@ -168,23 +215,13 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 		RehomeScope which = *scope;
 		RehomeVerdict verdict;
 		char	   *note = NULL;
-		Interval   *elapsed = palloc0(sizeof(Interval));
-		Datum		values[12];
-		bool		nulls[12] = {false};
-		bool		ok;
 
 		if (OidIsValid(target) && map->target != target)
 			continue;
 		ntables++;
 		if (map->paused)
 		{
-			memset(nulls, true, sizeof(nulls));
-			values[0] = DirectFunctionCall1(namein, CStringGetDatum(slice->name));
-			values[1] = ObjectIdGetDatum(map->target);
-			values[7] = BoolGetDatum(false);
-			values[11] = CStringGetTextDatum(psprintf("paused: %s", map->reason));
-			nulls[0] = nulls[1] = nulls[7] = nulls[11] = false;
-			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+			rehome_verdict_put(rsinfo, slice, map->target, NULL, snapshot, began, psprintf("paused: %s", map->reason));
 			failed++;
 			continue;
 		}
@@ -208,9 +245,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 		/* a count alone cannot tell rows that are to stay from others */
 		if (verdict.counted_only && map->on_delete == 'i')
 			verdict.kept = Max(verdict.target_rows - (verdict.source_rows - verdict.quarantined), 0);
-		ok = verdict.source_rows - verdict.quarantined == verdict.target_rows - verdict.kept && verdict.missing == 0 &&
-			verdict.extra == 0 && verdict.differing == 0;
-		if (!ok)
+		if (!rehome_verdict_equal(&verdict))
 			failed++;
 		else if (!verdict.counted_only && rehome_scope_is_whole(scope) && slice->state == REHOME_SYNCING)
 			/* whatever made them, the rows are what the rules make */
@@ -232,22 +267,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 				rehome_touched_forget(map);
 		}
 		wrong += verdict.missing + verdict.extra + verdict.differing;
-		elapsed->time = GetCurrentTimestamp() - began;
-		values[0] = DirectFunctionCall1(namein, CStringGetDatum(slice->name));
-		values[1] = ObjectIdGetDatum(map->target);
-		values[2] = Int64GetDatum(verdict.source_rows);
-		values[3] = Int64GetDatum(verdict.target_rows);
-		values[4] = Int64GetDatum(verdict.missing);
-		values[5] = Int64GetDatum(verdict.extra);
-		values[6] = Int64GetDatum(verdict.differing);
-		nulls[4] = nulls[5] = nulls[6] = verdict.counted_only;
-		values[7] = BoolGetDatum(ok);
-		values[8] = CStringGetTextDatum(snapshot);
-		values[9] = IntervalPGetDatum(elapsed);
-		values[10] = Int64GetDatum(verdict.quarantined);
-		nulls[11] = note == NULL;
-		values[11] = note == NULL ? (Datum) 0 : CStringGetTextDatum(note);
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		rehome_verdict_put(rsinfo, slice, map->target, &verdict, snapshot, began, note);
 	}
 	if (slice->state == REHOME_SYNCING && rehome_scope_is_whole(scope))
 		rehome_verify_derived(slice, target, snapshot, rsinfo, &ntables, &failed);

@@ -10,6 +10,7 @@
 
 #include "catalog/migration.h"
 #include "mapping/mapping.h"
+#include "nodes/execnodes.h"
 #include "remote/connection.h"
 
 typedef enum RehomeVerifyMode
@@ -48,6 +49,10 @@ typedef struct RehomeVerdict
 	int64		keys;			/* that were compared, of touched ones */
 } RehomeVerdict;
 
+extern bool rehome_verdict_equal(const RehomeVerdict *verdict);
+extern void rehome_verdict_put(ReturnSetInfo *rsinfo, RehomeSlice *slice, Oid target,
+							   const RehomeVerdict *verdict, const char *snapshot,
+							   TimestampTz began, const char *note);
 extern RehomeConn *rehome_verify_freeze(RehomeSlice *slice, List *maps, char **snapshot);
 extern void rehome_compare(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 						   RehomeVerifyMode mode, const RehomeScope *scope,

@@ -8,7 +8,7 @@ use warnings;
 
 use Exporter 'import';
 
-our @EXPORT = qw(data_pgbench data_wide data_tables data_rows data_legacy data_partitions run_pgbench);
+our @EXPORT = qw(data_pgbench data_wide data_tables data_rows data_legacy legacy_table data_partitions run_pgbench);
 
 # pgbench's tables at the scale of this run, with their foreign keys, and a key on
 # pgbench_history, which comes without one.
@@ -94,6 +94,24 @@ sub data_rows
 	return;
 }
 
+# The table of data_legacy, empty.
+sub legacy_table
+{
+	return q{
+	CREATE TABLE legacy (
+		id bigint PRIMARY KEY,
+		name text NOT NULL,
+		email text NOT NULL,
+		status text NOT NULL,
+		created bigint NOT NULL,
+		changed bigint,
+		price text NOT NULL,
+		active text NOT NULL,
+		phone text,
+		country text,
+		note text)};
+}
+
 # A table of a legacy schema: nearly everything is text. With bad, every so many
 # rows have a status that no rule knows.
 sub data_legacy
@@ -103,19 +121,7 @@ sub data_legacy
 	$status = "CASE WHEN i % $bad = 0 THEN '?' ELSE $status END" if $bad;
 	$server->create_database($dbname);
 	$server->do(
-		$dbname, q{
-		CREATE TABLE legacy (
-			id bigint PRIMARY KEY,
-			name text NOT NULL,
-			email text NOT NULL,
-			status text NOT NULL,
-			created bigint NOT NULL,
-			changed bigint,
-			price text NOT NULL,
-			active text NOT NULL,
-			phone text,
-			country text,
-			note text)},
+		$dbname, legacy_table(),
 		qq{INSERT INTO legacy
 		   SELECT i, '  Customer ' || i || ' ', 'User' || i || '\@Example.COM', $status, 1000000000 + i * 37,
 		          CASE WHEN i % 4 > 0 THEN 1000000000000 + i * 41123 END,

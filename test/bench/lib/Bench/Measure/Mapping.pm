@@ -10,20 +10,6 @@ use Bench::Rehome;
 # One row in so many is bad.
 my $bad = 100;
 
-my $plain = q{
-	CREATE TABLE legacy (
-		id bigint PRIMARY KEY,
-		name text NOT NULL,
-		email text NOT NULL,
-		status text NOT NULL,
-		created bigint NOT NULL,
-		changed bigint,
-		price text NOT NULL,
-		active text NOT NULL,
-		phone text,
-		country text,
-		note text)};
-
 my $mapped = q{
 	CREATE TABLE legacy (
 		id bigint PRIMARY KEY,
@@ -105,7 +91,7 @@ sub mapping
 	data_legacy($bench, $bench->source, 'legacy', $rows);
 	if ($bench->wanted('copy-mapped'))
 	{
-		push @contenders, contender($bench, name => 'plain', dbname => 'legacy', refused => 0, table => $plain, rows => 'TABLE legacy',
+		push @contenders, contender($bench, name => 'plain', dbname => 'legacy', refused => 0, table => legacy_table(), rows => 'TABLE legacy',
 			rules => [q{SELECT rehome.add_table('m', 'remote.legacy', 'public.legacy')}]);
 	}
 	if ($bench->wanted('copy-quarantine'))
