@@ -333,6 +333,7 @@ rehome_copy_worker_main(Datum arg)
 
 	PG_TRY();
 	{
+		SetCurrentStatementStartTimestamp();
 		StartTransactionCommand();
 		MemoryContextSwitchTo(context);
 		rehome_call_begin(&call, NULL);

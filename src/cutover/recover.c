@@ -68,7 +68,10 @@ rehome_give_back(RehomeConn *conn, RehomeSlice *slice, List *maps, char **tail)
 
 /*
  * rehome_source_authority returns who the source thinks has authority:
- * "source", "target", or NULL when it does not know the slice.
+ * "source", "target", or NULL when it does not know the slice.  A COMMIT may
+ * still be on its way there from a session of ours that has ended here; the
+ * row lock waits for what becomes of that transaction, which the source ends
+ * itself when it hears no more (rehome.freeze_timeout).
  */
 char *
 rehome_source_authority(RehomeConn *conn, RehomeSlice *slice)

@@ -135,6 +135,7 @@ rehome_launcher_main(Datum arg)
 		List	   *databases;
 		ListCell   *lc;
 
+		SetCurrentStatementStartTimestamp();
 		StartTransactionCommand();
 		MemoryContextSwitchTo(context);
 		databases = wanted_databases();
@@ -165,6 +166,7 @@ rehome_starter_main(Datum arg)
 	MemoryContext context = rehome_worker_attach(DatumGetObjectId(arg));
 	RehomeCall	call;
 
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	MemoryContextSwitchTo(context);
 	if (OidIsValid(get_extension_oid("pg_rehome", true)))

@@ -88,6 +88,7 @@ one_round(RehomeWorkerState *worker, int slice_id, MemoryContext round)
 	RehomeHandler handler = NULL;
 	long		pause = -1;
 
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	MemoryContextSwitchTo(round);
 	rehome_call_begin(&call, NULL);

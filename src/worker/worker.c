@@ -141,6 +141,7 @@ rehome_worker_report(int slice_id, MemoryContext context)
 	FlushErrorState();
 	RESUME_INTERRUPTS();
 
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	MemoryContextSwitchTo(context);
 	rehome_call_begin(&call, NULL);
