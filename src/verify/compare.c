@@ -201,48 +201,30 @@ differing_buckets(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 {
 	Oid			owner = slice->migration->owner;
 	RehomeBuckets *buckets = rehome_buckets_choose(conn, owner, mapping);
-	RehomeRows *here;
-	RehomeRows *there;
-	char	  **counts = palloc0(sizeof(char *) * REHOME_BUCKETS);
-	char	  **sums = palloc0(sizeof(char *) * REHOME_BUCKETS);
-	bool		any = false;
-	StringInfoData sql;
+	RehomeBucketSums *here;
+	RehomeBucketSums *there;
+	StringInfoData from;
+	int			ndiffering = 0;
 
-	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT %s, count(*), %s FROM ", rehome_bucket_of(buckets, "source.", true),
-					 rehome_hash_sum(mapping, columns, "source.", true));
-	append_source(&sql, mapping, condition(part, mapping, "source.", true, NULL));
-	appendStringInfoString(&sql, " GROUP BY 1");
-	rehome_conn_send(conn, sql.data);
-	here = rehome_spi_as(owner, true,
-						 psprintf("SELECT %s, count(*), %s FROM %s AS t%s GROUP BY 1",
-								  rehome_bucket_of(buckets, "t.", false), rehome_hash_sum(mapping, columns, "t.", false),
-								  live_rows(mapping), where(condition(part, mapping, "t.", false, NULL))));
-	there = rehome_conn_receive(conn);
-
-	for (int i = 0; i < here->n; i++)
+	initStringInfo(&from);
+	append_source(&from, mapping, condition(part, mapping, "source.", true, NULL));
+	rehome_conn_send(conn, rehome_buckets_query(buckets, columns, "source.", from.data));
+	here = rehome_hash_rows(buckets, owner, columns, "t.",
+							psprintf("%s AS t%s", live_rows(mapping), where(condition(part, mapping, "t.", false, NULL))));
+	there = rehome_buckets_take(buckets, columns, rehome_conn_receive(conn));
+	for (int b = 0; b <= REHOME_BUCKETS; b++)
 	{
-		int			b = rehome_int(here->value[i][0]);
+		size_t		at = (size_t) b * here->nchains;
 
-		counts[b] = here->value[i][1];
-		sums[b] = here->value[i][2];
-		buckets->differing[b] = true;
-		verdict->target_rows += rehome_int64(counts[b]);
+		verdict->target_rows += here->rows[b];
+		verdict->source_rows += there->rows[b];
+		buckets->differing[b] = here->rows[b] != there->rows[b] ||
+			memcmp(&here->sums[at], &there->sums[at], sizeof(uint64) * here->nchains) != 0;
+		ndiffering += buckets->differing[b];
 	}
-	for (int i = 0; i < there->n; i++)
-	{
-		int			b = rehome_int(there->value[i][0]);
-
-		verdict->source_rows += rehome_int64(there->value[i][1]);
-		if (b == REHOME_OUTSIDE)
-			buckets->outside = true;
-		else
-			buckets->differing[b] = sums[b] == NULL || strcmp(counts[b], there->value[i][1]) != 0 ||
-				strcmp(sums[b], there->value[i][2]) != 0;
-	}
-	for (int b = 0; b < REHOME_BUCKETS && !any; b++)
-		any = buckets->differing[b];
-	return any || buckets->outside ? buckets : NULL;
+	elog(DEBUG1, "%s: %d %s differ", rehome_relation_name(mapping->map->target), ndiffering,
+		 buckets->by_range ? "ranges of keys" : "buckets");
+	return ndiffering > 0 ? buckets : NULL;
 }
 
 /*

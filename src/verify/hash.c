@@ -3,8 +3,8 @@
  * hash.c
  *	  SQL that hashes rows, and the buckets their hashes are summed up in.
  *
- * Both sides run the same expressions, so what they call must give the same
- * everywhere: the extended hash functions of PostgreSQL 11 and later, fed with
+ * The source runs these expressions and this side does the same without SQL
+ * (row_hash.c), so what is called must give the same everywhere: the extended hash functions of PostgreSQL 11 and later, fed with
  * values that are the same or with text that is.
  *
  * A row's hash is a chain: each column is hashed with the hash of those before
@@ -19,8 +19,8 @@
  * sides, and enums appear as labels.
  *
  * Buckets are ranges of the key where that is a single integer, and the keys
- * are not too sparse: as keys are unique, no range can have more rows than
- * numbers, and the rows of those that differ are found by index.  For other
+ * of both sides are not too sparse: as keys are unique, no range can have more
+ * rows than numbers, and the rows of those that differ are found by index.  For other
  * keys they are made by hash, which needs no bounds, and so neither order nor
  * collation.
  *
@@ -45,12 +45,6 @@
 #define HASH_VERSION 110000
 /* Sources from here on print floats as we do. */
 #define FLOAT_VERSION 120000
-
-/*
- * Columns in one chain.  A parser takes stack for each level of an expression,
- * so wide tables have several, each with the key.
- */
-#define CHAIN_COLUMNS 40
 
 /* A range of so many numbers is never too large. */
 #define RANGE_NUMBERS 4096
@@ -157,26 +151,32 @@ type_hash(RehomeMappedColumn *column)
 
 /*
  * add_column returns the hash of a column, which the side calls name, on top
- * of a chain.  It is null only if the column is, and must not be.
+ * of a chain.  It is null only if the column is, and must not be.  type is
+ * what the side has for it, if known: integer needs no cast, as equal integers
+ * have equal hashes.
  */
 static char *
-add_column(RehomeMappedColumn *column, const char *name, const char *chain)
+add_column(RehomeMappedColumn *column, const char *name, Oid type, const char *chain)
 {
 	const TypeHash *how = type_hash(column);
+	const char *function;
+	const char *cast;
 	char	   *hash;
 
 	/* what is null has no text, and no other text begins like that */
 	if (how == NULL)
 		return psprintf("hashtextextended(concat(%s IS NULL, %s) COLLATE \"C\", %s)", name, name, chain);
+	function = type == INT4OID && how->type == INT4OID ? "hashint4extended" : how->function;
+	cast = type == INT4OID && how->type == INT4OID ? "" : how->cast;
 	if (column->notnull)
 	{
-		hash = psprintf("%s(%s%s, %s)", how->function, name, how->cast, chain);
+		hash = psprintf("%s(%s%s, %s)", function, name, cast, chain);
 		if (how->function2 == NULL)
 			return hash;
 		/* there, what the second function is given can be null by itself */
 		return psprintf("%s(coalesce(%s%s, %s), %s)", how->function2, name, how->cast2, how->null2, hash);
 	}
-	hash = psprintf("%s(coalesce(%s%s, %s), %s)", how->function, name, how->cast, how->null, chain);
+	hash = psprintf("%s(coalesce(%s%s, %s), %s)", function, name, cast, how->null, chain);
 	if (how->function2 != NULL)
 		hash = psprintf("%s(coalesce(%s%s, %s), %s)", how->function2, name, how->cast2, how->null2, hash);
 	return psprintf("(%s # CASE WHEN %s IS NULL THEN 1::int8 ELSE 0::int8 END)", hash, name);
@@ -185,10 +185,11 @@ add_column(RehomeMappedColumn *column, const char *name, const char *chain)
 /*
  * chain_of returns the hash of the columns.  Those that must not be null are
  * not looked at for that; if one is, it shows in the hash, and all are hashed
- * by their text.
+ * by their text.  types is what the side has, by attnum - 1 at the source, or
+ * NULL where that is not known.
  */
 static char *
-chain_of(RehomeMapping *mapping, List *columns, const char *prefix, bool source)
+chain_of(RehomeMapping *mapping, List *columns, const char *prefix, bool source, const Oid *types)
 {
 	StringInfoData all;
 	char	   *chain = pstrdup("1");
@@ -197,9 +198,10 @@ chain_of(RehomeMapping *mapping, List *columns, const char *prefix, bool source)
 	initStringInfo(&all);
 	foreach(lc, columns)
 	{
-		const char *name = rehome_hash_column(mapping, lfirst(lc), prefix, source);
+		RehomeMappedColumn *column = lfirst(lc);
+		const char *name = rehome_hash_column(mapping, column, prefix, source);
 
-		chain = add_column(lfirst(lc), name, chain);
+		chain = add_column(column, name, types ? types[column->plain - 1] : InvalidOid, chain);
 		appendStringInfo(&all, "%s%s", all.len ? ", " : "", name);
 	}
 	return psprintf("coalesce(%s, hashtextextended(ROW(%s)::text COLLATE \"C\", 1))", chain, all.data);
@@ -212,32 +214,30 @@ chain_of(RehomeMapping *mapping, List *columns, const char *prefix, bool source)
 char *
 rehome_hash_key(RehomeMapping *mapping, const char *prefix, bool source, int seed)
 {
-	return psprintf("hashint8extended(%s, %d)", chain_of(mapping, key_columns(mapping), prefix, source), seed);
+	return psprintf("hashint8extended(%s, %d)", chain_of(mapping, key_columns(mapping), prefix, source, NULL), seed);
 }
 
 /*
- * rehome_hash_sum returns the aggregate, a text, of the rows' hashes over the
- * key and the columns.
+ * rehome_hash_order returns the key's columns and then the other ones, which
+ * is the order they are hashed in.
  */
-char *
-rehome_hash_sum(RehomeMapping *mapping, List *columns, const char *prefix, bool source)
+List *
+rehome_hash_order(RehomeMapping *mapping, List *columns)
 {
-	List	   *others = list_difference_ptr(columns, key_columns(mapping));
-	StringInfoData sql;
-	int			from = 0;
+	List	   *key = key_columns(mapping);
 
-	initStringInfo(&sql);
-	do
-	{
-		List	   *chain = key_columns(mapping);
+	return list_concat(key, list_difference_ptr(columns, key));
+}
 
-		for (int i = from; i < Min(from + CHAIN_COLUMNS, list_length(others)); i++)
-			chain = lappend(chain, list_nth(others, i));
-		appendStringInfo(&sql, "%ssum(%s)::text", from > 0 ? " || ' ' || " : "",
-						 chain_of(mapping, chain, prefix, source));
-		from += CHAIN_COLUMNS;
-	} while (from < list_length(others));
-	return sql.data;
+/*
+ * rehome_hash_chains returns how many chains the columns make.
+ */
+int
+rehome_hash_chains(RehomeMapping *mapping, List *columns)
+{
+	int			others = list_length(rehome_hash_order(mapping, columns)) - mapping->nkey;
+
+	return Max((others + REHOME_CHAIN_COLUMNS - 1) / REHOME_CHAIN_COLUMNS, 1);
 }
 
 static bool
@@ -247,21 +247,31 @@ is_integer(Oid type)
 }
 
 /*
- * source_key_type returns the type that the source itself has for the first
- * column of the key, whatever the foreign table says.
+ * source_types returns the types that the source itself has for the columns
+ * that are copied as they are, whatever the foreign table says; by attnum - 1.
  */
-static Oid
-source_key_type(RehomeConn *conn, RehomeMapping *mapping)
+static Oid *
+source_types(RehomeConn *conn, RehomeMapping *mapping)
 {
+	Oid		   *of_column = palloc0(sizeof(Oid) * mapping->source_desc->natts);
 	StringInfoData sql;
 	Oid		   *types;
 	int		   *typmods;
+	int			n = 0;
 
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT %s FROM ", rehome_hash_column(mapping, mapping->key[0], "source.", true));
+	for (int c = 0; c < mapping->ncolumns; c++)
+		if (mapping->columns[c].plain != 0)
+			appendStringInfo(&sql, "%s%s", n++ > 0 ? ", " : "SELECT ",
+							 rehome_hash_column(mapping, &mapping->columns[c], "source.", true));
+	appendStringInfoString(&sql, " FROM ");
 	rehome_remote_from(&sql, rehome_remote_table(mapping->map->source), NULL, false);
-	rehome_conn_describe(conn, sql.data, 1, &types, &typmods);
-	return types[0];
+	rehome_conn_describe(conn, sql.data, n, &types, &typmods);
+	n = 0;
+	for (int c = 0; c < mapping->ncolumns; c++)
+		if (mapping->columns[c].plain != 0)
+			of_column[mapping->columns[c].plain - 1] = types[n++];
+	return of_column;
 }
 
 /*
@@ -282,6 +292,19 @@ estimated_rows(Oid relid)
 }
 
 /*
+ * add_ends widens low and high to the ends of one side; an empty one has none.
+ */
+static void
+add_ends(RehomeRows *ends, bool *any, int64 *low, int64 *high)
+{
+	if (ends->value[0][0] == NULL)
+		return;
+	*low = *any ? Min(*low, rehome_int64(ends->value[0][0])) : rehome_int64(ends->value[0][0]);
+	*high = *any ? Max(*high, rehome_int64(ends->value[0][1])) : rehome_int64(ends->value[0][1]);
+	*any = true;
+}
+
+/*
  * rehome_buckets_choose decides how the rows of a table that can be hashed are
  * put in buckets.  The target is looked at under the active snapshot, as
  * owner.
@@ -290,46 +313,139 @@ RehomeBuckets *
 rehome_buckets_choose(RehomeConn *conn, Oid owner, RehomeMapping *mapping)
 {
 	RehomeBuckets *buckets = palloc0(sizeof(RehomeBuckets));
-	const char *key = quote_identifier(mapping->key[0]->name);
+	RehomeMappedColumn *key = mapping->key[0];
+	const char *name = quote_identifier(key->name);
+	const char *there = rehome_hash_column(mapping, key, "source.", true);
 	double		rows = estimated_rows(mapping->map->target);
-	RehomeRows *ends;
-	uint64		last;
+	StringInfoData sql;
+	bool		any = false;
+	int64		low;
+	int64		high;
 
 	buckets->mapping = mapping;
+	buckets->source_types = source_types(conn, mapping);
 	if ((rows >= 0 && rows < RANGE_ROWS) || mapping->nkey != 1 ||
-		!is_integer(getBaseType(mapping->key[0]->type)) || !is_integer(source_key_type(conn, mapping)))
+		!is_integer(getBaseType(key->type)) || !is_integer(buckets->source_types[key->plain - 1]))
 		return buckets;
-	ends = rehome_spi_as(owner, true, psprintf("SELECT min(%s), max(%s) FROM %s", key, key,
-											   rehome_relation_name(mapping->map->target)));
-	if (ends->value[0][0] == NULL)
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT min(%s), max(%s) FROM ", there, there);
+	rehome_remote_from(&sql, rehome_remote_table(mapping->map->source), NULL, false);
+	add_ends(rehome_conn_query(conn, sql.data, ""), &any, &low, &high);
+	add_ends(rehome_spi_as(owner, true, psprintf("SELECT min(%s), max(%s) FROM %s", name, name,
+												 rehome_relation_name(mapping->map->target))),
+			 &any, &low, &high);
+	if (!any)
 		return buckets;			/* without rows */
-	buckets->low = rehome_int64(ends->value[0][0]);
-	buckets->high = rehome_int64(ends->value[0][1]);
-	last = (uint64) buckets->high - (uint64) buckets->low;
-	while (last >> buckets->shift >= REHOME_BUCKETS)
+	while ((uint64) (high >> buckets->shift) - (uint64) (low >> buckets->shift) >= REHOME_BUCKETS)
 		buckets->shift++;
+	buckets->first = low >> buckets->shift;
+	buckets->last = high >> buckets->shift;
 	buckets->by_range = ldexp(1, buckets->shift) <=
 		Max(RANGE_NUMBERS, RANGE_SPARSE * rows / REHOME_BUCKETS);
 	return buckets;
 }
 
 /*
- * rehome_bucket_of returns the expression of a row's bucket.
+ * bucket_of returns the expression of a row's bucket: the range's number,
+ * not counted from the first, where buckets are ranges.
+ */
+static char *
+bucket_of(RehomeBuckets *buckets, const char *prefix, bool source)
+{
+	RehomeMapping *mapping = buckets->mapping;
+
+	if (buckets->by_range)
+		return psprintf("%s >> %d", rehome_hash_column(mapping, mapping->key[0], prefix, source), buckets->shift);
+	return psprintf("(%s & %d)", chain_of(mapping, key_columns(mapping), prefix, source,
+										  source ? buckets->source_types : NULL), REHOME_BUCKETS - 1);
+}
+
+/*
+ * rehome_bucket_of_key returns the bucket of a key that is one of those the
+ * ranges were made for.
+ */
+int
+rehome_bucket_of_key(RehomeBuckets *buckets, int64 key)
+{
+	int64		range = key >> buckets->shift;
+
+	if (range < buckets->first || range > buckets->last)
+		elog(ERROR, "key " INT64_FORMAT " is in no range", key);
+	return (int) (range - buckets->first);
+}
+
+/*
+ * rehome_buckets_query returns the SQL that sums up the source's rows, for
+ * rehome_buckets_take().  from is a FROM clause and what follows it, in which
+ * the table's columns have prefix.
+ *
+ * The subquery is to be planned by itself, which OFFSET sees to: a planner
+ * cannot know how many buckets an expression makes, takes each row for one,
+ * and would not sum up in parallel.  (Only as a constant is an OFFSET of zero
+ * no obstacle to that.)
  */
 char *
-rehome_bucket_of(RehomeBuckets *buckets, const char *prefix, bool source)
+rehome_buckets_query(RehomeBuckets *buckets, List *columns, const char *prefix, const char *from)
 {
-	const char *key = rehome_hash_column(buckets->mapping, buckets->mapping->key[0], prefix, source);
-	char	   *range;
+	RehomeMapping *mapping = buckets->mapping;
+	List	   *others = list_copy_tail(rehome_hash_order(mapping, columns), mapping->nkey);
+	int			nchains = rehome_hash_chains(mapping, columns);
+	StringInfoData sums;
+	StringInfoData hashes;
 
-	if (!buckets->by_range)
-		return psprintf("(%s & %d)", chain_of(buckets->mapping, key_columns(buckets->mapping), prefix, source),
-						REHOME_BUCKETS - 1);
-	range = psprintf("((%s::int8 - '" INT64_FORMAT "'::int8) >> %d)", key, buckets->low, buckets->shift);
-	if (!source)
-		return range;			/* low and high are the target's */
-	return psprintf("CASE WHEN %s BETWEEN '" INT64_FORMAT "'::int8 AND '" INT64_FORMAT "'::int8 THEN %s ELSE %d END",
-					key, buckets->low, buckets->high, range, REHOME_OUTSIDE);
+	initStringInfo(&sums);
+	initStringInfo(&hashes);
+	for (int i = 0; i < nchains; i++)
+	{
+		List	   *chain = key_columns(mapping);
+
+		for (int c = i * REHOME_CHAIN_COLUMNS; c < Min((i + 1) * REHOME_CHAIN_COLUMNS, list_length(others)); c++)
+			chain = lappend(chain, list_nth(others, c));
+		appendStringInfo(&sums, ", sum(hash%d)", i);
+		appendStringInfo(&hashes, ", %s AS hash%d",
+						 chain_of(mapping, chain, prefix, true, buckets->source_types), i);
+	}
+	return psprintf("SELECT bucket, count(*)%s FROM (SELECT %s AS bucket%s FROM %s OFFSET '0'::bigint) AS hashed GROUP BY bucket",
+					sums.data, bucket_of(buckets, prefix, true), hashes.data, from);
+}
+
+/*
+ * low_bits returns an integer of any length modulo 2^64.
+ */
+static uint64
+low_bits(const char *text)
+{
+	bool		negative = *text == '-';
+	uint64		value = 0;
+
+	for (text += negative; *text != '\0'; text++)
+		value = value * 10 + (*text - '0');
+	return negative ? -value : value;
+}
+
+/*
+ * rehome_buckets_take returns the sums that are the result of
+ * rehome_buckets_query().
+ */
+RehomeBucketSums *
+rehome_buckets_take(RehomeBuckets *buckets, List *columns, RehomeRows *rows)
+{
+	RehomeBucketSums *sums = rehome_bucket_sums_new(buckets, columns);
+
+	for (int i = 0; i < rows->n; i++)
+	{
+		char	  **value = rows->value[i];
+		int			b = REHOME_NULL_BUCKET;
+
+		if (value[0] != NULL && buckets->by_range)
+			b = rehome_bucket_of_key(buckets, (int64) ((uint64) rehome_int64(value[0]) << buckets->shift));
+		else if (value[0] != NULL)
+			b = rehome_int(value[0]);
+		sums->rows[b] = rehome_int64(value[1]);
+		for (int chain = 0; chain < sums->nchains; chain++)
+			sums->sums[b * sums->nchains + chain] = low_bits(value[2 + chain]);
+	}
+	return sums;
 }
 
 /*
@@ -353,15 +469,13 @@ ranges_condition(RehomeBuckets *buckets, const char *key)
 			to++;
 		if (++n > RANGE_LOOKUPS)
 			return NULL;
-		/* the last range may end beyond what a number can be */
 		appendStringInfo(&sql, "%s(%s >= '" INT64_FORMAT "'::int8 AND %s <= '" INT64_FORMAT "'::int8)",
-						 sql.len ? " OR " : "", key, buckets->low + ((int64) from << buckets->shift), key,
-						 buckets->low + Min((((int64) to + 1) << buckets->shift) - 1, buckets->high - buckets->low));
+						 sql.len ? " OR " : "", key, (int64) ((uint64) (buckets->first + from) << buckets->shift), key,
+						 (int64) ((uint64) (buckets->first + to) << buckets->shift) + (((int64) 1 << buckets->shift) - 1));
 		from = to;
 	}
-	if (buckets->outside)
-		appendStringInfo(&sql, "%s%s < '" INT64_FORMAT "'::int8 OR %s > '" INT64_FORMAT "'::int8 OR %s IS NULL",
-						 sql.len ? " OR " : "", key, buckets->low, key, buckets->high, key);
+	if (buckets->differing[REHOME_NULL_BUCKET])
+		appendStringInfo(&sql, "%s%s IS NULL", sql.len ? " OR " : "", key);
 	return psprintf("(%s)", sql.data);
 }
 
@@ -381,8 +495,7 @@ rehome_buckets_condition(RehomeBuckets *buckets, const char *prefix, bool source
 	initStringInfo(&list);
 	for (int b = 0; b < REHOME_BUCKETS; b++)
 		if (buckets->differing[b])
-			appendStringInfo(&list, "%s%d", list.len ? "," : "", b);
-	if (buckets->outside)
-		appendStringInfo(&list, "%s%d", list.len ? "," : "", REHOME_OUTSIDE);
-	return psprintf("%s = ANY ('{%s}'::int8[])", rehome_bucket_of(buckets, prefix, source), list.data);
+			appendStringInfo(&list, "%s" INT64_FORMAT, list.len ? "," : "", buckets->by_range ? buckets->first + b : b);
+	return psprintf("((%s)::int8 = ANY ('{%s}'::int8[])%s)", bucket_of(buckets, prefix, source), list.data,
+					buckets->differing[REHOME_NULL_BUCKET] ? psprintf(" OR %s IS NULL", key) : "");
 }
