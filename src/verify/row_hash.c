@@ -3,8 +3,8 @@
  * row_hash.c
  *	  Hashing the rows of this side, without SQL.
  *
- * This does to each row what the SQL of hash.c has the other side do, with
- * the same functions of PostgreSQL, in half the time: a query's rows are
+ * This does to each row what the SQL of hash.c has the other side do, in half
+ * the time: a query's rows are
  * taken as they come, hashed and summed up by bucket.  Sums are those of the
  * other side modulo 2^64, as hashes are 64 bits wide.
  *
@@ -46,16 +46,23 @@ typedef struct HashReceiver
 	MemoryContext row;			/* reset for each row */
 } HashReceiver;
 
+/*
+ * hash_int64 is hashint8extended(), without a call: both halves count, in a
+ * way that gives equal integers of any type the same.
+ */
 static inline uint64
 hash_int64(int64 value, uint64 seed)
 {
-	return DatumGetUInt64(DirectFunctionCall2(hashint8extended, Int64GetDatum(value), UInt64GetDatum(seed)));
+	uint32		low = (uint32) value;
+	uint32		high = (uint32) ((uint64) value >> 32);
+
+	return hash_bytes_uint32_extended(low ^ (value >= 0 ? high : ~high), seed);
 }
 
 static inline uint64
 hash_bytes_of(const void *bytes, int length, uint64 seed)
 {
-	return DatumGetUInt64(hash_any_extended((const unsigned char *) bytes, length, seed));
+	return hash_bytes_extended((const unsigned char *) bytes, length, seed);
 }
 
 /*
@@ -124,10 +131,10 @@ hash_column(Column *column, Datum value, bool isnull, uint64 chain)
 				Timestamp	at = isnull ? SetEpochTimestamp() : DatumGetTimestamp(value);
 				TimeADT		time = 0;
 
-				hash = DatumGetUInt64(DirectFunctionCall2(timestamp_hash_extended, TimestampGetDatum(at), UInt64GetDatum(chain)));
+				hash = hash_int64(at, chain);
 				if (!isnull && !TIMESTAMP_NOT_FINITE(at))
 					time = DatumGetTimeADT(DirectFunctionCall1(timestamp_time, TimestampGetDatum(at)));
-				hash = DatumGetUInt64(DirectFunctionCall2(time_hash_extended, TimeADTGetDatum(time), UInt64GetDatum(hash)));
+				hash = hash_int64(time, hash);
 				break;
 			}
 		default:
