@@ -21,10 +21,11 @@
 
 /*
  * run_sql executes one statement and copies its result into the memory
- * context that was current when rehome_spi() was called.
+ * context that was current when rehome_spi() was called.  Unless plan is
+ * NULL, it is where the statement's plan is kept once it was made.
  */
 static RehomeRows *
-run_sql(const char *sql, bool read_only, const char *signature, va_list args)
+run_sql(SPIPlanPtr *plan, const char *sql, bool read_only, const char *signature, va_list args)
 {
 	int			nargs = (int) strlen(signature);
 	Oid			types[MAX_PARAMS];
@@ -72,7 +73,16 @@ run_sql(const char *sql, bool read_only, const char *signature, va_list args)
 		}
 	}
 
-	rc = SPI_execute_with_args(sql, nargs, types, values, nulls, read_only, 0);
+	if (plan == NULL)
+		rc = SPI_execute_with_args(sql, nargs, types, values, nulls, read_only, 0);
+	else
+	{
+		if (*plan == NULL)
+			*plan = SPI_prepare(sql, nargs, types);
+		if (*plan == NULL)
+			elog(ERROR, "SPI failed on \"%s\": %s", sql, SPI_result_code_string(SPI_result));
+		rc = SPI_execute_plan(*plan, values, nulls, read_only, 0);
+	}
 	MemoryContextSwitchTo(context);	/* SPI leaves us in its own */
 	if (rc < 0)
 		elog(ERROR, "SPI failed on \"%s\": %s", sql, SPI_result_code_string(rc));
@@ -105,7 +115,23 @@ rehome_spi(const char *sql, const char *signature,...)
 	RehomeRows *rows;
 
 	va_start(args, signature);
-	rows = run_sql(sql, false, signature, args);
+	rows = run_sql(NULL, sql, false, signature, args);
+	va_end(args);
+	return rows;
+}
+
+/*
+ * rehome_spi_planned runs one statement that will be run again: *plan, NULL at
+ * first, keeps its plan, and ends with the frame.
+ */
+RehomeRows *
+rehome_spi_planned(SPIPlanPtr *plan, const char *sql, const char *signature,...)
+{
+	va_list		args;
+	RehomeRows *rows;
+
+	va_start(args, signature);
+	rows = run_sql(plan, sql, false, signature, args);
 	va_end(args);
 	return rows;
 }
@@ -121,7 +147,7 @@ rehome_spi_read(const char *sql, const char *signature,...)
 	RehomeRows *rows;
 
 	va_start(args, signature);
-	rows = run_sql(sql, true, signature, args);
+	rows = run_sql(NULL, sql, true, signature, args);
 	va_end(args);
 	return rows;
 }
@@ -154,7 +180,7 @@ rehome_spi_value(const char *sql, const char *signature,...)
 	RehomeRows *rows;
 
 	va_start(args, signature);
-	rows = run_sql(sql, false, signature, args);
+	rows = run_sql(NULL, sql, false, signature, args);
 	va_end(args);
 	if (rows->n != 1)
 		elog(ERROR, "expected one row from \"%s\", got %d", sql, rows->n);

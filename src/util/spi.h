@@ -23,6 +23,7 @@ typedef struct RehomeRows
 } RehomeRows;
 
 extern RehomeRows *rehome_spi(const char *sql, const char *signature,...);
+extern RehomeRows *rehome_spi_planned(SPIPlanPtr *plan, const char *sql, const char *signature,...);
 extern RehomeRows *rehome_spi_read(const char *sql, const char *signature,...);
 extern RehomeRows *rehome_spi_as(Oid role, bool read_only, const char *sql);
 extern char *rehome_spi_value(const char *sql, const char *signature,...);

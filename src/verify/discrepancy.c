@@ -85,13 +85,13 @@ remember(RehomeDiscrepancies *run, const char *kind, const char *key, const char
 {
 	RehomeRows *rows;
 
-	rows = rehome_spi("SELECT id, resolved_at IS NOT NULL FROM rehome.discrepancy"
+	rows = rehome_spi_planned(&run->find, "SELECT id, resolved_at IS NOT NULL FROM rehome.discrepancy"
 					  " WHERE migration = $1::name AND slice = $2::name AND target = $3 AND kind = $4"
 					  " AND hashtextextended(key::text, 0) = hashtextextended($5::jsonb::text, 0) AND key = $5::jsonb"
 					  " AND columns IS NOT DISTINCT FROM $6::name[] ORDER BY id DESC LIMIT 1", "ttottt",
 					  run->slice->migration->name, run->slice->name, run->target, kind, key, columns);
 	if (rows->n > 0)
-		rehome_spi("WITH again AS ("
+		rehome_spi_planned(&run->again, "WITH again AS ("
 				   " UPDATE rehome.discrepancy SET last_seen = clock_timestamp(), times = times + 1,"
 				   " source_row = $2::jsonb, target_row = $3::jsonb, snapshot = $4, resolved_at = NULL,"
 				   " reopened_at = CASE WHEN $5 THEN clock_timestamp() ELSE reopened_at END WHERE id = $1 RETURNING id)"
@@ -100,7 +100,7 @@ remember(RehomeDiscrepancies *run, const char *kind, const char *key, const char
 				   rehome_int64(rows->value[0][0]), source_row, target_row, run->snapshot,
 				   rehome_bool(rows->value[0][1]), rehome_actor());
 	else if (insert)
-		rehome_spi("WITH new AS ("
+		rehome_spi_planned(&run->new, "WITH new AS ("
 				   " INSERT INTO rehome.discrepancy (migration, slice, target, kind, key, columns, source_row, target_row, snapshot)"
 				   " VALUES ($1::name, $2::name, $3, $4, $5::jsonb, $6::name[], $7::jsonb, $8::jsonb, $9) RETURNING id)"
 				   " INSERT INTO rehome.discrepancy_history (discrepancy, who, what, detail)"

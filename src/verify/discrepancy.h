@@ -20,6 +20,9 @@ typedef struct RehomeDiscrepancies
 	char	   *began;
 	HTAB	   *open;			/* hashes of kind and key of those that were open */
 	bool		partial;		/* not all rows are looked at: none is closed */
+	SPIPlanPtr	find;			/* plans of remember() */
+	SPIPlanPtr	again;
+	SPIPlanPtr	new;
 	int64		recorded;
 	int64		unrecorded;		/* more than rehome.max_discrepancies */
 } RehomeDiscrepancies;
