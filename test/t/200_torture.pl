@@ -169,12 +169,18 @@ sub cancel
 # ---------------------------------------------------------------------------
 # A round: what is chosen for it, and what has to hold after it.
 
-# Whatever was interrupted is ended by the worker alone.
+# Whatever was interrupted is ended by the worker alone. It cannot know of a
+# COMMIT that is still on its way to the source: peace is what it finds after
+# the last has arrived, and the row it changes is free.
 sub wait_for_peace
 {
 	my ($round) = @_;
-	my $well = wait_until($node{target}, q{
-		SELECT state IN ('syncing', 'cut_over') AND error IS NULL AND worker IS NOT NULL AND staleness < interval '5 s'
+	sleep 0.01 while $proxy->late;
+	$pair->sql_source('SELECT FROM rehome_source.slice FOR UPDATE');
+	my $since = $pair->sql_target('SELECT clock_timestamp()');
+	my $well = wait_until($node{target}, qq{
+		SELECT state IN ('syncing', 'cut_over') AND error IS NULL AND worker IS NOT NULL
+		   AND clock_timestamp() - staleness > '$since' AND staleness < interval '5 s'
 		  FROM rehome.status WHERE migration = 'm'});
 	check("round $round: the slice is at peace again", $well ? () : $pair->sql_target(q{SELECT s::text FROM rehome.status s}));
 	return;

@@ -20,7 +20,8 @@
 #                unheard   after it has arrived, before its answer comes
 #                late MS   before; and the COMMIT arrives so much later, when nobody
 #                          waits for it any more
-#              and it is pass again; sprung() tells how often that was
+#              and it is pass again; sprung() tells how often that was, late() how
+#              many COMMITs are still to arrive
 #
 # What has come and was not forwarded yet is kept, up to a bound, beyond which the
 # sender has to wait; a cut loses it.
@@ -70,6 +71,9 @@ sub set
 }
 
 sub sprung { return $_[0]{process}->ask('sprung', 60) }
+
+# How many COMMITs are still to arrive.
+sub late { return $_[0]{process}->ask('late', 60) }
 
 sub finish { return $_[0]{process}->finish }
 
@@ -121,6 +125,7 @@ sub _obey
 {
 	my ($net, $line) = @_;
 	return $net->{sprung} if $line eq 'sprung';
+	return scalar @{ $net->{late} } if $line eq 'late';
 	return "no mode \"$line\"" unless $line =~ /^(?:(pass|stall|mute|cut|orphan)|(slow) (\d+)|(trap) (lost|unheard|late)(?: (\d+))?)$/;
 	@{$net}{qw(mode delay trap)} = ($1 // $2 // $4, ($3 // $6 // 0) / 1000, $5 // '');
 	_reset(splice @{ $net->{orphans} });
