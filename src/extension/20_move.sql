@@ -67,6 +67,11 @@ CREATE FUNCTION rehome.guard() RETURNS trigger LANGUAGE c
     AS 'MODULE_PATHNAME', 'rehome_guard';
 COMMENT ON FUNCTION rehome.guard() IS 'refuses writes to a target while its source has authority';
 
+CREATE PROCEDURE rehome.verify_tables(migration name, slice name DEFAULT NULL, mode text DEFAULT 'hash')
+    LANGUAGE c AS 'MODULE_PATHNAME', 'rehome_verify_tables';
+COMMENT ON PROCEDURE rehome.verify_tables(name, name, text) IS
+    'verify table by table, each in a transaction of its own, going on from what was verified before';
+
 CREATE FUNCTION rehome.capture() RETURNS trigger LANGUAGE c
     AS 'MODULE_PATHNAME', 'rehome_capture';
 COMMENT ON FUNCTION rehome.capture() IS 'logs the keys of rows written after cutover';

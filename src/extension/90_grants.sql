@@ -68,6 +68,7 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON PROCEDURE
     rehome.start(name, name),
     rehome.copy(name, name),
+    rehome.verify_tables(name, name, text),
     rehome.sync(name, name),
     rehome.recover(name)
     TO rehome_operator;

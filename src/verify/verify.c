@@ -145,9 +145,31 @@ rehome_verdict_equal(const RehomeVerdict *verdict)
 }
 
 /*
+ * tell_verdict says what came out where there is no result to put it in.
+ */
+static void
+tell_verdict(Oid target, const RehomeVerdict *verdict, const char *note)
+{
+	char	   *name = rehome_relation_name(target);
+	const char *sep = note != NULL ? "; " : "";
+
+	note = note != NULL ? note : "";
+	if (verdict == NULL)
+		ereport(WARNING, errmsg("%s was not compared: %s", name, note));
+	else if (rehome_verdict_equal(verdict))
+		ereport(NOTICE, errmsg("%s is equal%s%s", name, sep, note));
+	else if (verdict->counted_only)
+		ereport(WARNING, errmsg("%s has " INT64_FORMAT " rows and the source " INT64_FORMAT "%s%s", name,
+								verdict->target_rows, verdict->source_rows, sep, note));
+	else
+		ereport(WARNING, errmsg("%s differs: " INT64_FORMAT " rows missing, " INT64_FORMAT " extra, " INT64_FORMAT " differing%s%s",
+								name, verdict->missing, verdict->extra, verdict->differing, sep, note));
+}
+
+/*
  * rehome_verdict_put puts the row of one table, whose comparison began at
  * that time.  verdict is NULL when it was not compared, which note tells why;
- * else note may be NULL.
+ * else note may be NULL.  rsinfo is NULL in a procedure, which says it.
  */
 void
 rehome_verdict_put(ReturnSetInfo *rsinfo, RehomeSlice *slice, Oid target, const RehomeVerdict *verdict,
@@ -156,6 +178,11 @@ rehome_verdict_put(ReturnSetInfo *rsinfo, RehomeSlice *slice, Oid target, const 
 	Datum		values[12];
 	bool		nulls[12];
 
+	if (rsinfo == NULL)
+	{
+		tell_verdict(target, verdict, note);
+		return;
+	}
 	memset(nulls, verdict == NULL, sizeof(nulls));
 	values[0] = DirectFunctionCall1(namein, CStringGetDatum(slice->name));
 	values[1] = ObjectIdGetDatum(target);
@@ -197,6 +224,8 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 	bool		whole = !OidIsValid(target) && rehome_scope_is_whole(scope);
 	int64		wrong = 0;
 	int64		rows = 0;
+	MemoryContext context = CurrentMemoryContext;
+	MemoryContext table = AllocSetContextCreate(context, "pg_rehome table compared", ALLOCSET_DEFAULT_SIZES);
 	ListCell   *lc;
 
 	rehome_slice_work_lock(slice);
@@ -226,6 +255,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 			continue;
 		}
 		rehome_pace_table(conn, map->target);
+		MemoryContextSwitchTo(table);
 		mapping = rehome_mapping_compile(map, slice->migration->owner);
 		if (scope->touched)
 		{
@@ -268,6 +298,8 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 		}
 		wrong += verdict.missing + verdict.extra + verdict.differing;
 		rehome_verdict_put(rsinfo, slice, map->target, &verdict, snapshot, began, note);
+		MemoryContextSwitchTo(context);
+		MemoryContextReset(table);
 	}
 	if (slice->state == REHOME_SYNCING && rehome_scope_is_whole(scope))
 		rehome_verify_derived(slice, target, snapshot, rsinfo, &ntables, &failed);
@@ -373,4 +405,74 @@ rehome_verify(PG_FUNCTION_ARGS)
 	}
 	rehome_call_end(&call);
 	return (Datum) 0;
+}
+
+/*
+ * targets_of lists the targets of a slice, those of its table maps first, as
+ * OIDs.
+ */
+static List *
+targets_of(RehomeSlice *slice)
+{
+	RehomeRows *rows = rehome_spi("SELECT target::oid FROM (SELECT target, 1 AS part, id FROM rehome.table_map WHERE slice_id = $1"
+								  " UNION ALL SELECT target, 2, min(id) FROM rehome.derivation d WHERE slice_id = $1"
+								  "  AND NOT EXISTS (SELECT FROM rehome.table_map t WHERE t.slice_id = $1 AND t.target = d.target)"
+								  "  GROUP BY target) AS t ORDER BY part, id", "i", slice->id);
+	List	   *targets = NIL;
+
+	for (int i = 0; i < rows->n; i++)
+		targets = lappend_oid(targets, (Oid) rehome_int64(rows->value[i][0]));
+	return targets;
+}
+
+PG_FUNCTION_INFO_V1(rehome_verify_tables);
+
+/*
+ * rehome_verify_tables(migration name, slice name, mode text): table by table,
+ * each in a transaction of its own, and incrementally where that is possible;
+ * so it can be broken off and called again.
+ */
+Datum
+rehome_verify_tables(PG_FUNCTION_ARGS)
+{
+	RehomeCall	call;
+	RehomeMigration *migration;
+	RehomeVerifyMode mode;
+	RehomeScope scope = {0};
+	MemoryContext context;
+	ListCell   *lc;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(2))
+		ereport(ERROR,
+				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				errmsg("migration and mode must be given"));
+	mode = parse_mode(text_to_cstring(PG_GETARG_TEXT_PP(2)));
+	rehome_call_begin(&call, fcinfo);
+	rehome_call_require_nonatomic(&call, "rehome.verify_tables()");
+	scope.call = &call;
+	scope.touched = mode != REHOME_VERIFY_COUNT;
+	context = AllocSetContextCreate(call.context, "pg_rehome verify_tables", ALLOCSET_DEFAULT_SIZES);
+	migration = rehome_migration_get(NameStr(*PG_GETARG_NAME(0)));
+	foreach(lc, rehome_slices_get(migration, PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1))))
+	{
+		RehomeSlice *slice = lfirst(lc);
+		ListCell   *target;
+
+		foreach(target, targets_of(slice))
+		{
+			RehomeSlice *now;
+
+			MemoryContextSwitchTo(context);
+			now = rehome_slice_by_id(slice->id);
+			if (now == NULL)
+				ereport(ERROR,
+						errcode(ERRCODE_UNDEFINED_OBJECT),
+						errmsg("slice \"%s\" has been dropped meanwhile", slice->name));
+			verify_slice(&call, now, lfirst_oid(target), mode, &scope, NULL);
+			MemoryContextReset(context);
+			rehome_call_commit(&call);
+		}
+	}
+	rehome_call_end(&call);
+	PG_RETURN_VOID();
 }

@@ -27,7 +27,7 @@ SELECT views_are('rehome', ARRAY['status', 'progress', 'state_transition', 'disc
 SELECT tables_are('rehome_change', ARRAY[]::name[]);
 SELECT functions_are('rehome', ARRAY[
     'create_migration', 'add_slice', 'add_table', 'add_schema', 'map_column', 'drop_migration',
-    'plan', 'preflight', 'start', 'copy', 'sync', 'pause', 'resume', 'verify',
+    'plan', 'preflight', 'start', 'copy', 'sync', 'pause', 'resume', 'verify', 'verify_tables',
     'cutover', 'rollback', 'complete', 'cancel', 'recover',
     'mapping_document', 'mapping_document_markdown', 'export_migration', 'import_migration', 'definition_hash',
     'lint_mapping', 'suggest_mapping', 'lineage',
@@ -45,7 +45,7 @@ SELECT functions_are('rehome_change', ARRAY[]::name[]);
 
 -- What takes steps that commit is a procedure, the rest are functions.
 SELECT set_eq($$SELECT proname::text FROM pg_proc WHERE pronamespace = 'rehome'::regnamespace AND prokind = 'p'$$,
-              ARRAY['start', 'copy', 'sync', 'cutover', 'rollback', 'complete', 'cancel', 'recover'],
+              ARRAY['start', 'copy', 'sync', 'verify_tables', 'cutover', 'rollback', 'complete', 'cancel', 'recover'],
               'the procedures');
 SELECT set_eq($$SELECT proname::text FROM pg_proc WHERE pronamespace = 'rehome'::regnamespace
                  AND prorettype = 'trigger'::regtype$$,

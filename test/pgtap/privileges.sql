@@ -23,7 +23,7 @@ INSERT INTO least VALUES
     ('export_migration', 'rehome_reader'), ('definition_hash', 'rehome_reader'), ('import_migration', 'rehome_admin'),
     ('lint_mapping', 'rehome_operator'), ('lineage', 'rehome_operator'), ('suggest_mapping', 'rehome_operator'),
     ('preflight', 'rehome_operator'), ('pause', 'rehome_operator'), ('resume', 'rehome_operator'),
-    ('verify', 'rehome_operator'), ('start', 'rehome_operator'), ('copy', 'rehome_operator'),
+    ('verify', 'rehome_operator'), ('verify_tables', 'rehome_operator'), ('start', 'rehome_operator'), ('copy', 'rehome_operator'),
     ('sync', 'rehome_operator'), ('recover', 'rehome_operator'),
     ('create_migration', 'rehome_admin'), ('add_slice', 'rehome_admin'), ('add_table', 'rehome_admin'),
     ('add_schema', 'rehome_admin'), ('map_column', 'rehome_admin'), ('drop_migration', 'rehome_admin'),

@@ -53,6 +53,30 @@ sub told
 sub incremental { my ($table) = @_; return told($table, incremental => 'true') }
 sub full { my ($table, $mode) = @_; return told($table, mode => q{'} . ($mode // 'hash') . q{'}) }
 
+# --- table by table: what is broken off is gone on with ----------------------
+
+my $lock = $pair->source->background_psql('inc');
+$lock->query_safe('BEGIN; LOCK TABLE visit IN ACCESS EXCLUSIVE MODE');
+my $call = start_psql($pair->target, q{CALL rehome.verify_tables('m')}, dbname => 'inc', name => 'tables');
+ok(wait_until($pair->target, q{SELECT EXISTS (SELECT FROM rehome.full_pass WHERE table_map_id = (SELECT id FROM rehome.table_map WHERE target = 'item'::regclass))}, undef, 'inc'),
+	'the first table is through');
+ok(wait_until($pair->source, q{SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'visit'::regclass)}, undef, 'inc'), 'the second cannot be read');
+target(q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = 'tables'});
+is(finish_psql($call)->{sqlstate}, '57014', 'broken off');
+$lock->query_safe('ROLLBACK');
+$lock->quit;
+my ($status, undef, $said) = $pair->target->psql('inc', q{CALL rehome.verify_tables('m')});
+is($status, 0, 'and called again');
+is($said =~ s/ since 2.*//gr =~ s/^psql:<stdin>:1: //gmr, <<'END' =~ s/\n\z//r, '... it looks at all rows of the others only');
+NOTICE:  public.item is equal; 0 rows touched
+NOTICE:  public.visit is equal; all rows: no verification of all rows is on record
+NOTICE:  public.shifted is equal; all rows: the key is computed
+NOTICE:  public.named is equal; all rows: the rule of column v looks at more than the row
+END
+is((sqlstate_of($pair->target, q{BEGIN; CALL rehome.verify_tables('m')}, 'inc'))[0], '25001', 'not in a transaction block');
+is((sqlstate_of($pair->target, q{CALL rehome.verify_tables('m', mode => 'looks')}, 'inc'))[0], '22023', 'in no other mode');
+target(q{DELETE FROM rehome.full_pass});
+
 is(incremental('item'), '0 0 0 all rows: no verification of all rows is on record', 'the first one looks at all rows');
 is(incremental('item'), '0 0 0 0 rows touched', 'the next one has nothing to look at');
 is(full('visit'), '0 0 0 all', 'so it is after one that was asked to look at all rows');
