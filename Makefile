@@ -16,7 +16,7 @@ OBJS = \
 	src/apply/apply.o src/apply/forward.o src/apply/inverse.o src/apply/retry.o src/apply/reverse.o src/apply/touched.o \
 	src/derive/compare_derived.o src/derive/define_derived.o src/derive/derive.o src/derive/identity.o src/derive/install.o src/derive/landing.o \
 	src/verify/compare.o src/verify/discrepancy.o src/verify/hash.o src/verify/pace.o src/verify/row_hash.o src/verify/scope.o src/verify/verify.o \
-	src/trust/check.o src/trust/criterion.o src/trust/discrepancy.o src/trust/gate.o src/trust/query.o src/trust/schedule.o src/trust/sides.o src/trust/structure.o src/trust/suggest.o src/trust/trust.o \
+	src/trust/check.o src/trust/criterion.o src/trust/discrepancy.o src/trust/gate.o src/trust/query.o src/trust/redact.o src/trust/schedule.o src/trust/sides.o src/trust/structure.o src/trust/suggest.o src/trust/trust.o \
 	src/cutover/cutover.o src/cutover/finish.o src/cutover/freeze.o src/cutover/recover.o src/cutover/rollback.o src/cutover/sequence.o \
 	src/monitor/plan.o src/monitor/preflight.o src/monitor/round_trip.o \
 	src/worker/handlers.o src/worker/launcher.o src/worker/sync.o src/worker/worker.o \
@@ -24,7 +24,7 @@ OBJS = \
 
 # The install script: one file a topic, in this order.
 SQL_PARTS = $(addprefix src/extension/, \
-	00_schema.sql 10_define.sql 12_rules.sql 14_document.sql 16_derive.sql 20_move.sql 30_views.sql 42_drift.sql 44_trust.sql 45_check.sql 46_criterion.sql 47_suggest.sql 48_structure.sql 90_grants.sql)
+	00_schema.sql 10_define.sql 12_rules.sql 14_document.sql 16_derive.sql 20_move.sql 30_views.sql 42_drift.sql 44_trust.sql 45_check.sql 46_criterion.sql 47_suggest.sql 48_structure.sql 49_redact.sql 90_grants.sql)
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
 
 # SQL that C sends somewhere: compiled in as string constants.
@@ -33,7 +33,7 @@ REMOTE_SQL_H = $(REMOTE_SQL:.sql=.sql.h)
 
 EXTRA_CLEAN = $(EXTENSION)--$(EXTVERSION).sql $(REMOTE_SQL_H) tmp_check tmp_check_iso output_iso results
 
-REGRESS = define document guc lineage lint suggest views state oneoff source rules trust checks structure derive
+REGRESS = define document guc lineage lint suggest views state oneoff source rules trust checks structure redact derive
 REGRESS_OPTS = --temp-instance=tmp_check --temp-config=test/regress.conf
 ISOLATION = define_start guard_writers late_commit late_commit_back lock_timeout old_snapshot pause_batch same_target
 ISOLATION_OPTS = --temp-instance=tmp_check_iso --temp-config=test/regress.conf --inputdir=test/isolation

@@ -135,10 +135,13 @@ rehome_record_drift(PG_FUNCTION_ARGS)
 			   " SELECT m.name, s.name, 'target', $2, $5, t.target,"
 			   "  CASE WHEN $2 <> 'truncate' THEN (SELECT jsonb_object_agg(k, coalesce($3::jsonb, $4::jsonb) -> k::text)"
 			   "    FROM unnest(t.key) AS k) END,"
-			   "  $3::jsonb, $4::jsonb, session_user, nullif(current_setting('application_name'), ''),"
+			   "  CASE WHEN r.columns IS NULL THEN $3::jsonb ELSE rehome.blanked($3::jsonb, r.columns) END,"
+			   "  CASE WHEN r.columns IS NULL THEN $4::jsonb ELSE rehome.blanked($4::jsonb, r.columns) END, session_user, nullif(current_setting('application_name'), ''),"
 			   "  inet_client_addr(), CASE t.drift_policy WHEN 'repair' THEN 'repair' ELSE 'record' END"
 			   " FROM rehome.table_map t JOIN rehome.slice s ON s.id = t.slice_id"
-			   " JOIN rehome.migration m ON m.id = s.migration_id WHERE t.id = $1",
+			   " JOIN rehome.migration m ON m.id = s.migration_id,"
+			   " LATERAL (SELECT array_agg(\"column\"::text) AS columns FROM rehome.redaction WHERE target = t.target) AS r"
+			   " WHERE t.id = $1",
 			   "itttt", map, event_kind(trigger), old_row, new_row,
 			   rehome_relation_name(RelationGetRelid(trigger->tg_relation)));
 	rehome_call_end(&call);

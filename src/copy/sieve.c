@@ -196,11 +196,14 @@ RehomeSieve *
 rehome_sieve_begin(RehomeSlice *slice, RehomeMapping *mapping, RehomeTaker *taker, bool look_only)
 {
 	RehomeSieve *sieve = palloc0(sizeof(RehomeSieve));
+	List	   *redacted = rehome_redacted_columns(mapping->map->target);
 
 	sieve->slice = slice;
 	sieve->mapping = mapping;
 	sieve->taker = taker;
 	sieve->look_only = look_only;
+	if (redacted != NIL)
+		sieve->redacted = rehome_name_array(rehome_mapping_reads(mapping, redacted));
 	sieve->known = load_known(sieve);
 	sieve->key = rehome_projector_key(mapping);
 	sieve->scratch = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome sieve", ALLOCSET_SMALL_SIZES);
@@ -370,7 +373,7 @@ refuse(Batch *batch, int row)
 	append_member(buf, "source_row", row_json(sieve->mapping->source_desc, values, nulls), true);
 	append_member(buf, "rule", error->column_name ? error->column_name : error->constraint_name, false);
 	append_member(buf, "sqlstate", unpack_sql_state(error->sqlerrcode), false);
-	append_member(buf, "message", error->message, false);
+	append_member(buf, "message", sieve->redacted ? REHOME_REDACTED_MESSAGE : error->message, false);
 	append_member(buf, "source_key", source_key, true);
 	appendStringInfoChar(buf, '}');
 	entry = hash_search(sieve->known, hashed, HASH_ENTER, &found);
@@ -396,15 +399,16 @@ store_refused(Batch *batch)
 	appendStringInfoChar(&batch->refused, ']');
 	rehome_become(&as, rehome_catalog_owner());
 	rehome_spi("INSERT INTO rehome.quarantine (migration, slice, target, key, source_row, rule, sqlstate, message, source_key)"
-			   " SELECT DISTINCT ON (r->'source_key') $1::name, $2::name, $3, nullif(r->'key', 'null'), r->'source_row', r->>'rule',"
+			   " SELECT DISTINCT ON (r->'source_key') $1::name, $2::name, $3, nullif(r->'key', 'null'),"
+			   " CASE WHEN $5 IS NULL THEN r->'source_row' ELSE rehome.blanked(r->'source_row', $5::text[]) END, r->>'rule',"
 			   " r->>'sqlstate', r->>'message', r->'source_key'"
 			   " FROM jsonb_array_elements($4::jsonb) WITH ORDINALITY AS u(r, n) ORDER BY r->'source_key', n DESC"
 			   " ON CONFLICT (target, source_key, migration) DO UPDATE SET slice = excluded.slice, key = excluded.key,"
 			   " source_row = excluded.source_row, rule = excluded.rule, sqlstate = excluded.sqlstate,"
 			   " message = excluded.message, last_seen = clock_timestamp(),"
 			   " accepted = quarantine.accepted AND quarantine.source_row = excluded.source_row",
-			   "ttot", sieve->slice->migration->name, sieve->slice->name, sieve->mapping->map->target,
-			   batch->refused.data);
+			   "ttott", sieve->slice->migration->name, sieve->slice->name, sieve->mapping->map->target,
+			   batch->refused.data, sieve->redacted);
 	rehome_become_self(&as);
 }
 

@@ -31,10 +31,14 @@ typedef struct RehomeSieve
 	HTAB	   *known;			/* source keys in quarantine */
 	RehomeProjector *key;		/* for the target's key of a refused row */
 	MemoryContext scratch;		/* for one row's bookkeeping */
+	char	   *redacted;		/* source columns that are not to be on record, or NULL */
 	bool		look_only;		/* verification: nothing is written */
 	int64		explained;		/* rows left out that are in quarantine */
 	int64		refused;		/* rows left out that are not */
 } RehomeSieve;
+
+/* What is said of a refusal whose message might quote what is redacted. */
+#define REHOME_REDACTED_MESSAGE "withheld: columns of the table are redacted"
 
 extern RehomeSieve *rehome_sieve_begin(RehomeSlice *slice, RehomeMapping *mapping,
 									   RehomeTaker *taker, bool look_only);

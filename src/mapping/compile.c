@@ -420,6 +420,32 @@ rehome_mapping_source_columns(RehomeMapping *mapping)
 }
 
 /*
+ * rehome_mapping_reads returns the names (char *) of the source columns that
+ * target columns, given by name, are made from; but for those of the key.
+ */
+List *
+rehome_mapping_reads(RehomeMapping *mapping, List *targets)
+{
+	Bitmapset  *reads = NULL;
+	List	   *names = NIL;
+	bool		whole_row;
+
+	for (int c = 0; c < mapping->ncolumns; c++)
+		if (rehome_name_listed(targets, mapping->columns[c].name))
+			pull_varattnos((Node *) mapping->columns[c].expr, 1, &reads);
+	whole_row = bms_is_member(InvalidAttrNumber - FirstLowInvalidHeapAttributeNumber, reads);
+	for (int i = 0; i < mapping->source_desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(mapping->source_desc, i);
+
+		if (!att->attisdropped && !rehome_name_listed(mapping->map->source_key, NameStr(att->attname)) &&
+			(whole_row || bms_is_member(att->attnum - FirstLowInvalidHeapAttributeNumber, reads)))
+			names = lappend(names, pstrdup(NameStr(att->attname)));
+	}
+	return names;
+}
+
+/*
  * rehome_mapping_source_key returns, in the order of the source's key, the
  * target columns (char *) that its columns are copied to as they are; NIL when
  * one is computed.

@@ -68,6 +68,7 @@ typedef struct RehomeProjector
 
 extern RehomeMapping *rehome_mapping_compile(RehomeTableMap *map, Oid owner);
 extern List *rehome_mapping_source_columns(RehomeMapping *mapping);
+extern List *rehome_mapping_reads(RehomeMapping *mapping, List *targets);
 extern List *rehome_mapping_source_key(RehomeMapping *mapping);
 extern Node *rehome_expression_parse(const char *text, Relation rel, const char *alias);
 extern Node *rehome_expression_parse_value(const char *text, Relation rel, const char *alias,

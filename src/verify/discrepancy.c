@@ -56,11 +56,14 @@ rehome_discrepancies_begin(RehomeSlice *slice, Oid target, const char *snapshot)
 {
 	HASHCTL		ctl = {.keysize = sizeof(uint64),.entrysize = sizeof(uint64),.hcxt = CurrentMemoryContext};
 	RehomeDiscrepancies *run = palloc0(sizeof(RehomeDiscrepancies));
+	List	   *redacted = rehome_redacted_columns(target);
 	RehomeRows *rows;
 
 	run->slice = slice;
 	run->target = target;
 	run->snapshot = snapshot;
+	if (redacted != NIL)
+		run->redacted = rehome_name_array(redacted);
 	run->began = rehome_spi_value("SELECT clock_timestamp()", "");
 	run->open = hash_create("pg_rehome open discrepancies", 256, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	rows = rehome_spi("SELECT kind, key FROM rehome.discrepancy"
@@ -111,6 +114,17 @@ remember(RehomeDiscrepancies *run, const char *kind, const char *key, const char
 }
 
 /*
+ * blanked returns a row without what is not to be on record.
+ */
+static const char *
+blanked(RehomeDiscrepancies *run, const char *row)
+{
+	if (run->redacted == NULL || row == NULL)
+		return row;
+	return rehome_spi_value("SELECT rehome.blanked($1::jsonb, $2::text[])", "tt", row, run->redacted);
+}
+
+/*
  * rehome_discrepancy_seen records one difference: kind, and the text of its
  * key and rows as jsonb, a row being NULL where there is none.
  */
@@ -124,7 +138,7 @@ rehome_discrepancy_seen(RehomeDiscrepancies *run, const char *kind, const char *
 
 	if (insert)
 		run->recorded++;
-	if (!(insert || known) || !remember(run, kind, key, columns, source_row, target_row, insert))
+	if (!(insert || known) || !remember(run, kind, key, columns, blanked(run, source_row), blanked(run, target_row), insert))
 		run->unrecorded++;
 }
 
@@ -193,6 +207,7 @@ rehome_acceptances_apply(RehomeMigration *migration, Oid target, int strict)
 	RehomeRows *rules;
 	StringInfoData ids;
 	StringInfoData names;
+	char	   *redacted = rehome_name_array(rehome_redacted_columns(target));
 
 	initStringInfo(&ids);
 	initStringInfo(&names);
@@ -205,12 +220,12 @@ rehome_acceptances_apply(RehomeMigration *migration, Oid target, int strict)
 		RehomeRows *rows;
 
 		/* an empty list is evaluated too: a wrong predicate is to be told */
-		list = rehome_spi_value("SELECT coalesce(jsonb_agg(jsonb_build_object('rehome id', d.id, 'rehome s', d.source_row, 'rehome t', d.target_row)), '[]')"
+		list = rehome_spi_value("SELECT coalesce(jsonb_agg(jsonb_build_object('rehome id', d.id, 'rehome s', d.source_row - $5::text[], 'rehome t', d.target_row - $5::text[])), '[]')"
 								" FROM rehome.discrepancy d"
 								" WHERE d.migration = $1::name AND d.target = $2 AND d.resolved_at IS NULL"
 								" AND d.kind <> 'unrecorded' AND d.id <> ALL ($3::bigint[])"
-								" AND ($4 IS NULL OR (d.kind = 'differing' AND d.columns <@ $4::name[]))", "tott",
-								migration->name, target, psprintf("{%s}", ids.data), rule[3]);
+								" AND ($4 IS NULL OR (d.kind = 'differing' AND d.columns <@ $4::name[]))", "tottt",
+								migration->name, target, psprintf("{%s}", ids.data), rule[3], redacted);
 		rows = covered(migration, target, rule, list, rehome_int(rule[0]) == strict);
 		for (int n = 0; rows != NULL && n < rows->n; n++)
 		{

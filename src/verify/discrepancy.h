@@ -19,6 +19,7 @@ typedef struct RehomeDiscrepancies
 	const char *snapshot;
 	char	   *began;
 	HTAB	   *open;			/* hashes of kind and key of those that were open */
+	char	   *redacted;		/* columns that are not to be on record, or NULL */
 	bool		partial;		/* not all rows are looked at: none is closed */
 	SPIPlanPtr	find;			/* plans of remember() */
 	SPIPlanPtr	again;

@@ -19,7 +19,7 @@ SELECT set_eq($$SELECT nspname::text FROM pg_namespace WHERE nspname LIKE 'rehom
               ARRAY['rehome', 'rehome_change'], 'two schemas');
 SELECT tables_are('rehome', ARRAY['migration', 'slice', 'table_map', 'column_map', 'chunk', 'saved_object', 'full_pass',
                                   'event', 'discrepancy', 'quarantine', 'drift',
-                                  'acceptance', 'discrepancy_history', 'check_definition', 'check_result',
+                                  'acceptance', 'redaction', 'discrepancy_history', 'check_definition', 'check_result',
                                   'query_definition', 'query_result', 'criterion', 'check_suggestion',
                                   'derivation', 'derivation_input', 'derivation_pending']);
 SELECT views_are('rehome', ARRAY['status', 'progress', 'state_transition', 'discrepancy_trend',
@@ -33,7 +33,7 @@ SELECT functions_are('rehome', ARRAY[
     'lint_mapping', 'suggest_mapping', 'lineage',
     'set_drift_policy', 'repair_drift', 'accept_drift', 'pause_table', 'resume_table',
     'guard', 'capture', 'record_drift', 'database_identity', 'state_transitions',
-    'add_rule', 'set_table_rule', 'recopy', 'retry', 'accept_quarantine', 'rules_hash',
+    'add_rule', 'set_table_rule', 'recopy', 'retry', 'accept_quarantine', 'rules_hash', 'blanked', 'redact', 'unredact',
     'rule_refuse', 'rule_valid', 'rule_range', 'rule_blank_to_null', 'rule_control', 'rule_html', 'rule_entities',
     'rule_json', 'rule_zero_date', 'rule_epoch', 'rule_unsigned', 'rule_number', 'rule_lookup',
     'land_table', 'add_derived', 'drop_derived', 'refresh_derived', 'note_input', 'write_back', 'survivor', 'rule_first',
@@ -64,7 +64,7 @@ SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE pronamespace =
                    AND proname LIKE 'rule\_%' AND (provolatile = 'v' OR proparallel <> 's')$$, 'rules can be evaluated anywhere, again and again');
 -- The first two arguments have the same names and meaning everywhere.
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE pronamespace = 'rehome'::regnamespace
-                   AND proname NOT IN ('import_migration', 'lineage') -- the name is in the definition; the table tells
+                   AND proname NOT IN ('import_migration', 'lineage', 'blanked') -- the name is in the definition; the table tells
                    AND pronargs > 0 AND prokind <> 'a' AND proname NOT LIKE 'rule%' AND (proargnames[1] <> 'migration' OR proargtypes[0] <> 'name'::regtype)$$,
                 'the first argument is the migration');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE pronamespace = 'rehome'::regnamespace

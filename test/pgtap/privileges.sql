@@ -32,7 +32,7 @@ INSERT INTO least VALUES
     ('scorecard', 'rehome_reader'), ('run_checks', 'rehome_operator'), ('report_check', 'rehome_operator'), ('run_queries', 'rehome_operator'), ('structure', 'rehome_operator'),
     ('add_check', 'rehome_admin'), ('drop_check', 'rehome_admin'), ('add_query', 'rehome_admin'), ('drop_query', 'rehome_admin'),
     ('set_criterion', 'rehome_admin'), ('drop_criterion', 'rehome_admin'), ('suggest_checks', 'rehome_admin'), ('set_schedule', 'rehome_admin'), ('adopt_checks', 'rehome_admin'),
-    ('add_rule', 'rehome_admin'), ('set_table_rule', 'rehome_admin'), ('recopy', 'rehome_admin'), ('rules_hash', 'rehome_reader'),
+    ('add_rule', 'rehome_admin'), ('set_table_rule', 'rehome_admin'), ('recopy', 'rehome_admin'), ('rules_hash', 'rehome_reader'), ('blanked', 'rehome_reader'), ('redact', 'rehome_admin'), ('unredact', 'rehome_admin'),
     ('accept_quarantine', 'rehome_admin'), ('retry', 'rehome_operator'),
     ('pause_table', 'rehome_operator'), ('resume_table', 'rehome_operator'),
     ('set_drift_policy', 'rehome_admin'), ('repair_drift', 'rehome_admin'), ('accept_drift', 'rehome_admin'),

@@ -12,7 +12,7 @@ my $pair = new_pair(
 	tcp         => 1,
 	target_conf => "rehome.naptime = 50ms\nrehome.retry_max = 300ms\nrehome.copy_workers = 1");
 my ($source, $target) = ($pair->source, $pair->target);
-$pair->sql_source(q{ALTER ROLE rehome_src PASSWORD 'secret'});
+$pair->sql_source(q{SET password_encryption = 'scram-sha-256'; ALTER ROLE rehome_src PASSWORD 'secret'});
 $pair->sql_target(q{ALTER USER MAPPING FOR CURRENT_USER SERVER src OPTIONS (SET password 'secret')});
 
 sub as_role
@@ -33,6 +33,7 @@ $pair->sql_target(q{
 # said, who may not is refused before.
 my %call = (
 	reader => {
+		blanked         => q{SELECT rehome.blanked('{}', '{a}')},
 		plan             => q{SELECT * FROM rehome.plan('nope')},
 		rules_hash       => q{SELECT rehome.rules_hash(0)},
 		rule_html        => q{SELECT rehome.rule_html('<b>')},
@@ -62,7 +63,7 @@ my %call = (
 		structure       => q{SELECT * FROM rehome.structure('nope')},
 		refresh_derived => q{SELECT * FROM rehome.refresh_derived('nope')},
 		classify        => q{SELECT rehome.classify('nope', '{1}', 'sync lag')},
-		(map { $_ => "CALL rehome.$_('nope')" } qw(start copy sync recover)),
+		(map { $_ => "CALL rehome.$_('nope')" } qw(start copy sync verify_tables recover)),
 	},
 	admin => {
 		create_migration => q{SELECT rehome.create_migration('nope', 'no_server', 'reason')},
@@ -80,6 +81,8 @@ my %call = (
 		accept_drift      => q{SELECT rehome.accept_drift('nope')},
 		resolve           => q{SELECT rehome.resolve('nope', '{1}', 'decision')},
 		accept            => q{SELECT rehome.accept('nope', 'pg_class', 'reason')},
+		redact            => q{SELECT rehome.redact('nope', 'pg_class', '{oid}')},
+		unredact          => q{SELECT rehome.unredact('nope', 'pg_class', '{oid}')},
 		revoke_acceptance => q{SELECT rehome.revoke_acceptance('nope', 1)},
 		land_table        => q{SELECT rehome.land_table('nope', 'pg_class', 'l')},
 		add_derived       => q{SELECT rehome.add_derived('nope', 'd', 'pg_class', 'SELECT 1')},

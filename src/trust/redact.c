@@ -1,0 +1,187 @@
+/*-------------------------------------------------------------------------
+ *
+ * redact.c
+ *	  Columns whose values are not to be on record.
+ *
+ * Differences, drift and refused rows are recorded whole, by people's names
+ * and card numbers if need be, in tables that more people may read than the
+ * rows themselves, and that are dumped.  So a column can be redacted: where
+ * its value would be written down stands "[redacted]".  That is done when a
+ * row is recorded (verify/discrepancy.c, capture/drift.c, copy/sieve.c), not
+ * when it is shown: what is not there cannot leak.
+ *
+ * A row in quarantine has the columns of the source; of these all are blanked
+ * that a redacted column is made from.  The message of a refusal may quote any
+ * value, and is withheld.
+ *
+ * The key stays.  By it rows are repaired, retried, accepted and looked at
+ * again; nothing else is read from these tables, but by the predicate of an
+ * acceptance, for which a redacted column is null.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "copy/sieve.h"
+#include "derive/derive.h"
+#include "mapping/mapping.h"
+#include "trust/trust.h"
+#include "util/name.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "verify/discrepancy.h"
+
+/* What redact and unredact are called with. */
+typedef struct Request
+{
+	RehomeMigration *migration;
+	Oid			target;
+	char	   *columns;		/* a name[], as text */
+	RehomeSlice *slice;			/* of the target */
+	RehomeTableMap *map;		/* or NULL, of a table that is derived only */
+} Request;
+
+static void
+get_request(FunctionCallInfo fcinfo, RehomeCall *call, Request *request)
+{
+	int			slice_id;
+
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				errmsg("the target must be given"));
+	request->target = PG_GETARG_OID(1);
+	request->columns = rehome_trust_array(fcinfo, 2, "the columns");
+	rehome_call_begin(call, fcinfo);
+	request->migration = rehome_migration_argument(fcinfo);
+	rehome_require_owner(call, request->migration);
+	request->map = NULL;
+	slice_id = rehome_derived_slice(request->migration, request->target);
+	if (slice_id == 0)
+	{
+		request->map = rehome_table_map_of(request->migration, request->target);
+		slice_id = request->map->slice_id;
+	}
+	request->slice = rehome_slice_by_id(slice_id);
+}
+
+/*
+ * require_redactable raises unless all columns are there, and none is of the
+ * key.
+ */
+static void
+require_redactable(Request *request)
+{
+	List	   *key = NIL;
+	RehomeProblems problems;
+	ListCell   *lc;
+
+	if (request->map != NULL)
+		key = request->map->key;
+	foreach(lc, rehome_derivations_get(request->slice))
+	{
+		RehomeDerivation *derivation = lfirst(lc);
+
+		if (derivation->target == request->target && derivation->whole)
+			key = derivation->key;
+	}
+	rehome_problems_init(&problems);
+	foreach(lc, rehome_name_list(request->columns))
+	{
+		const char *column = lfirst(lc);
+
+		if (get_attnum(request->target, column) <= 0)
+			rehome_problem(&problems, ERRCODE_UNDEFINED_COLUMN, NULL, "\"%s\" is not a column of it.", column);
+		else if (rehome_name_listed(key, column))
+			rehome_problem(&problems, ERRCODE_FEATURE_NOT_SUPPORTED, "Redact other columns, or give the table a key that may be seen.",
+						   "\"%s\" is in the key, by which rows are repaired, retried and accepted.", column);
+	}
+	rehome_problems_raise(&problems, "columns of %s cannot be redacted", rehome_relation_name(request->target));
+}
+
+/*
+ * blank takes what is redacted out of what is on record already.  Returns the
+ * number of records that were changed.
+ */
+static uint64
+blank(Request *request)
+{
+	char	   *redacted = rehome_name_array(rehome_redacted_columns(request->target));
+	uint64		n;
+
+	n = rehome_spi("UPDATE rehome.discrepancy SET source_row = rehome.blanked(source_row, $3::text[]),"
+				   " target_row = rehome.blanked(target_row, $3::text[])"
+				   " WHERE migration = $1::name AND target = $2 AND kind <> 'unrecorded'"
+				   " AND (source_row <> rehome.blanked(source_row, $3::text[]) OR target_row <> rehome.blanked(target_row, $3::text[]))",
+				   "tot", request->migration->name, request->target, redacted)->processed;
+	n += rehome_spi("UPDATE rehome.drift SET old_row = rehome.blanked(old_row, $3::text[]),"
+					" new_row = rehome.blanked(new_row, $3::text[])"
+					" WHERE migration = $1::name AND target = $2"
+					" AND (old_row <> rehome.blanked(old_row, $3::text[]) OR new_row <> rehome.blanked(new_row, $3::text[]))",
+					"tot", request->migration->name, request->target, redacted)->processed;
+	if (request->map != NULL)
+	{
+		RehomeMapping *mapping = rehome_mapping_compile(request->map, request->migration->owner);
+
+		n += rehome_spi("UPDATE rehome.quarantine SET source_row = rehome.blanked(source_row, $3::text[]), message = $4"
+						" WHERE migration = $1::name AND target = $2"
+						" AND (message <> $4 OR source_row <> rehome.blanked(source_row, $3::text[]))",
+						"tott", request->migration->name, request->target,
+						rehome_name_array(rehome_mapping_reads(mapping, rehome_redacted_columns(request->target))), REHOME_REDACTED_MESSAGE)->processed;
+	}
+	return n;
+}
+
+PG_FUNCTION_INFO_V1(rehome_redact);
+
+/*
+ * rehome_redact(migration name, target regclass, columns name[])
+ */
+Datum
+rehome_redact(PG_FUNCTION_ARGS)
+{
+	RehomeCall	call;
+	Request		request;
+
+	get_request(fcinfo, &call, &request);
+	require_redactable(&request);
+	/* nobody records rows meanwhile who does not know of it */
+	rehome_slice_work_lock(request.slice);
+	rehome_spi("INSERT INTO rehome.redaction (migration_id, target, \"column\")"
+			   " SELECT DISTINCT $1, $2, c FROM unnest($3::name[]) AS c ON CONFLICT DO NOTHING", "iot",
+			   request.migration->id, request.target, request.columns);
+	ereport(NOTICE,
+			errmsg("%s: " UINT64_FORMAT " records were blanked", rehome_relation_name(request.target), blank(&request)));
+	rehome_event(request.migration->name, request.slice->name, "redacted",
+				 psprintf("columns of %s are redacted: %s", rehome_relation_name(request.target), request.columns), NULL);
+	rehome_call_end(&call);
+	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(rehome_unredact);
+
+/*
+ * rehome_unredact(migration name, target regclass, columns name[])
+ */
+Datum
+rehome_unredact(PG_FUNCTION_ARGS)
+{
+	RehomeCall	call;
+	Request		request;
+	char	   *unknown;
+
+	get_request(fcinfo, &call, &request);
+	unknown = rehome_spi_value("SELECT string_agg(quote_ident(c), ', ' ORDER BY c) FROM unnest($3::name[]) AS c"
+							   " WHERE NOT EXISTS (SELECT FROM rehome.redaction r WHERE r.migration_id = $1 AND r.target = $2 AND r.\"column\" = c)",
+							   "iot", request.migration->id, request.target, request.columns);
+	if (unknown != NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_OBJECT),
+				errmsg("columns of %s are not redacted: %s", rehome_relation_name(request.target), unknown));
+	rehome_spi("DELETE FROM rehome.redaction WHERE migration_id = $1 AND target = $2 AND \"column\" = ANY ($3::name[])",
+			   "iot", request.migration->id, request.target, request.columns);
+	rehome_event(request.migration->name, request.slice->name, "redacted",
+				 psprintf("columns of %s are redacted no more: %s", rehome_relation_name(request.target), request.columns), NULL);
+	rehome_call_end(&call);
+	PG_RETURN_VOID();
+}
