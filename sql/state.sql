@@ -270,7 +270,9 @@ SELECT tgname FROM pg_trigger WHERE tgrelid = 'new.t'::regclass AND NOT tgisinte
 SELECT count(*) FROM pg_class WHERE relnamespace = 'rehome_change'::regnamespace;
 -- Every step was logged, by the name of the call.
 SELECT slice, kind, regexp_replace(message, '[0-9:,.]{3,}( s)?', '...', 'g') AS message
-  FROM rehome.event WHERE migration = 'm' AND kind <> 'error' ORDER BY id;
+  FROM rehome.event WHERE migration = 'm' AND kind NOT IN ('error', 'drift') ORDER BY id;
+-- What was refused is on record.
+SELECT side, object, target, detail->>'count' AS count, resolution FROM rehome.drift WHERE migration = 'm' ORDER BY id;
 SELECT count(*), bool_and((detail->>'freeze')::interval BETWEEN '0' AND '10 s') AS freeze
   FROM rehome.event WHERE migration = 'm' AND kind IN ('cutover', 'rollback');
 SELECT rehome.drop_migration('m');

@@ -673,7 +673,11 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked
 	memset(batch, 0, sizeof(*batch));
 	maps = rehome_maps_running(maps);
 	if (!slice->lazy_position && slice->state == REHOME_SYNCING)
+	{
+		if (!locked)			/* nobody is to wait for it */
+			rehome_refused_at_target(slice, maps);
 		maps = rehome_target_inspect(slice, maps);
+	}
 	poll = rehome_conn_query_prepared(conn, poll_query(slice, maps), "tilttbt",
 									  slice->migration->token, slice->id,
 									  rehome_position_xmax(slice->position),

@@ -565,16 +565,24 @@ merge(RehomeConn *conn, List *returns)
 /*
  * rehome_reverse_position returns the target snapshot the source has reached,
  * and locks the row that says so; NULL when the source has authority (again).
+ * With maps to ask about, it notes which writes to their tables the source has
+ * refused since.
  */
 char *
-rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice)
+rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice, List *ask)
 {
-	RehomeRows *rows = rehome_conn_query(conn,
-										 "SELECT reverse_position, authority, holder FROM rehome_source.slice"
-										 " WHERE token = $1 AND slice = $2::int FOR UPDATE",
-										 "ti", slice->migration->token, slice->id);
-	char	   *self = rehome_spi_value("SELECT rehome.database_identity()", "");
+	List	   *ids = NIL;
+	ListCell   *lc;
+	RehomeRows *rows;
+	char	   *self;
 
+	foreach(lc, ask)
+		ids = lappend(ids, psprintf("%d", ((RehomeTableMap *) lfirst(lc))->id));
+	rows = rehome_conn_query(conn, "SELECT reverse_position, authority, holder,"
+							 " CASE WHEN $3::int[] <> '{}' THEN rehome_source.refused($1, $3::int[]) END FROM rehome_source.slice"
+							 " WHERE token = $1 AND slice = $2::int FOR UPDATE",
+							 "tit", slice->migration->token, slice->id, rehome_name_array(ids));
+	self = rehome_spi_value("SELECT rehome.database_identity()", "");
 	if (rows->n == 0 || rows->value[0][0] == NULL)
 		ereport(ERROR,
 				errcode(ERRCODE_REHOME_POSITION_LOST),
@@ -591,6 +599,8 @@ rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice)
 						  rows->value[0][2] ? rows->value[0][2] : "?", self),
 				errhint("Go on with the original. If it is lost, and this copy has everything it had, at the source: UPDATE rehome_source.slice SET holder = %s WHERE token = %s AND slice = %d;",
 						quote_literal_cstr(self), quote_literal_cstr(slice->migration->token), slice->id));
+	if (rows->value[0][3] != NULL)
+		rehome_refused_note(slice, ask, "source", rows->value[0][3]);
 	return rows->value[0][0];
 }
 
@@ -633,7 +643,7 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	rehome_conn_begin(conn, "");
 	rehome_conn_exec(conn, psprintf("SET LOCAL lock_timeout = %d; SET LOCAL statement_timeout = %d",
 									rehome_lock_timeout, keep_open ? rehome_freeze_timeout : 0));
-	since = rehome_reverse_position(conn, slice);
+	since = rehome_reverse_position(conn, slice, slice->lazy_position ? NIL : maps);
 	if (since == NULL)
 	{
 		PopActiveSnapshot();

@@ -369,11 +369,11 @@ rehome_set_drift_policy(PG_FUNCTION_ARGS)
 }
 
 /*
- * settle changes the open drift of a migration, or of one target; set says
- * how.  Returns how much it was.
+ * settle changes the open writes of a migration, or of one target, those that
+ * which (SQL) selects; set says how.  Returns how many there were.
  */
 static int64
-settle(FunctionCallInfo fcinfo, const char *set)
+settle(FunctionCallInfo fcinfo, const char *set, const char *which)
 {
 	RehomeCall	call;
 	RehomeMigration *migration;
@@ -385,8 +385,8 @@ settle(FunctionCallInfo fcinfo, const char *set)
 	if (OidIsValid(target))
 		(void) rehome_table_map_of(migration, target);
 	n = (int64) rehome_spi(psprintf("UPDATE rehome.drift SET %s WHERE migration = $1::name"
-									" AND ($2 = 0::oid OR target = $2) AND resolved_at IS NULL"
-									" AND side = 'target' AND policy IS NOT NULL", set),
+									" AND ($2 = 0::oid OR target = $2) AND resolved_at IS NULL AND (%s)",
+									set, which),
 						   "to", migration->name, target)->processed;
 	rehome_call_end(&call);
 	return n;
@@ -400,16 +400,18 @@ PG_FUNCTION_INFO_V1(rehome_repair_drift);
 Datum
 rehome_repair_drift(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64(settle(fcinfo, "policy = 'repair'"));
+	PG_RETURN_INT64(settle(fcinfo, "policy = 'repair'", "side = 'target' AND policy IS NOT NULL"));
 }
 
 PG_FUNCTION_INFO_V1(rehome_accept_drift);
 
 /*
- * rehome_accept_drift(migration name, target regclass): it stays as it is.
+ * rehome_accept_drift(migration name, target regclass): it stays as it is; and
+ * of what was refused somebody knows.
  */
 Datum
 rehome_accept_drift(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64(settle(fcinfo, "resolved_at = clock_timestamp(), resolution = 'accepted'"));
+	PG_RETURN_INT64(settle(fcinfo, "resolved_at = clock_timestamp(), resolution = 'accepted'",
+							"side = 'target' AND policy IS NOT NULL OR kind = 'refused'"));
 }

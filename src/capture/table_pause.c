@@ -236,7 +236,7 @@ rehome_resume_table(PG_FUNCTION_ARGS)
 		rehome_spi("UPDATE rehome.table_map SET paused = false, reason = NULL WHERE id = $1", "i", map->id);
 		rehome_spi("UPDATE rehome.slice SET source_print = '', target_print = '' WHERE id = $1", "i", slice->id);
 		rehome_spi("UPDATE rehome.drift SET resolved_at = clock_timestamp(), resolution = 'resumed'"
-				   " WHERE migration = $1::name AND slice = $2::name AND target = $3 AND resolved_at IS NULL AND policy IS NULL",
+				   " WHERE migration = $1::name AND slice = $2::name AND target = $3 AND resolved_at IS NULL AND policy IS NULL AND kind <> 'refused'",
 				   "tto", slice->migration->name, slice->name, map->target);
 		rehome_event(slice->migration->name, slice->name, "resumed",
 					 psprintf("table %s", rehome_relation_name(map->target)), NULL);

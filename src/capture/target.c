@@ -17,7 +17,8 @@
  * place, which record them (drift.c): what lets them pass is catalog state
  * too.
  *
- * The change tables are made and owned by the extension's owner.
+ * The change tables, and the sequences with which the guard counts what it
+ * refuses, are made and owned by the extension's owner.
  *
  *-------------------------------------------------------------------------
  */
@@ -143,6 +144,18 @@ make_change_table(RehomeTableMap *map)
 	rehome_spi(psprintf("CREATE TABLE %s (xid bigint NOT NULL, op \"char\" NOT NULL, %s)",
 						name, rehome_target_key_columns(map)), "");
 	rehome_spi(psprintf("CREATE INDEX ON %s (xid)", name), "");
+}
+
+/*
+ * make_counter creates the sequence that counts what a map's guard refuses.
+ */
+static void
+make_counter(RehomeTableMap *map)
+{
+	char	   *name = psprintf("rehome_change.refused_%d", map->id);
+
+	if (rehome_spi("SELECT 1 WHERE to_regclass($1) IS NOT NULL", "t", name)->n == 0)
+		rehome_spi(psprintf("CREATE SEQUENCE %s", name), "");
 }
 
 /*
@@ -301,13 +314,14 @@ rehome_targets_lock(List *maps, LOCKMODE mode)
 static void
 install(RehomeSlice *slice, List *maps, bool guarded, bool capturing)
 {
-	char	   *guard = psprintf("guard(%s)", quote_literal_cstr(slice->migration->name));
+	char	   *migration = quote_literal_cstr(slice->migration->name);
 	ListCell   *lc;
 
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
 		bool		partitioned = get_rel_relkind(map->target) == RELKIND_PARTITIONED_TABLE;
+		char	   *guard = map->id == 0 ? psprintf("guard(%s)", migration) : psprintf("guard(%s, %d)", migration, map->id);
 		char	   *capture = psprintf("capture(%s)", trigger_args(map));
 		char	   *record = psprintf("record_drift(%d)", map->id);
 		bool		recording = map->drift_policy != REHOME_DRIFT_REJECT;
@@ -325,6 +339,8 @@ install(RehomeSlice *slice, List *maps, bool guarded, bool capturing)
 		List	   *tree = find_all_inheritors(map->target, NoLock, NULL);
 		ListCell   *lc2;
 
+		if (map->id != 0)		/* not a derived table */
+			make_counter(map);
 		if (capturing)
 			make_change_table(map);
 		make_triggers(map->target, rows, wanted, lengthof(wanted));
@@ -528,5 +544,6 @@ rehome_target_remove(List *maps)
 			}
 		rehome_spi(psprintf("DROP TABLE IF EXISTS %s",
 							quote_qualified_identifier("rehome_change", rehome_target_change_table(map))), "");
+		rehome_spi(psprintf("DROP SEQUENCE IF EXISTS rehome_change.refused_%d", map->id), "");
 	}
 }

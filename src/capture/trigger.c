@@ -21,6 +21,7 @@
 #include "access/xact.h"
 #include "capture/capture.h"
 #include "catalog/namespace.h"
+#include "commands/sequence.h"
 #include "commands/trigger.h"
 #include "compat.h"
 #include "executor/executor.h"
@@ -28,6 +29,8 @@
 #include "parser/parse_relation.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -104,7 +107,37 @@ pass_on(TriggerData *trigger)
 PG_FUNCTION_INFO_V1(rehome_guard);
 
 /*
- * rehome_guard() RETURNS trigger; argument: the migration's name.
+ * note_refusal counts a write that the guard refuses, with a sequence, which
+ * the abort that follows does not take back, and tells the log who it was.
+ */
+static void
+note_refusal(TriggerData *trigger)
+{
+	LOCAL_FCINFO(no_arguments, 0);
+	Datum		client;
+
+	if (trigger->tg_trigger->tgnargs > 1)
+	{
+		Oid			counter = get_relname_relid(psprintf("refused_%s", trigger->tg_trigger->tgargs[1]),
+												get_namespace_oid("rehome_change", false));
+
+		if (OidIsValid(counter))
+			(void) nextval_internal(counter, false);
+	}
+	InitFunctionCallInfoData(*no_arguments, NULL, 0, InvalidOid, NULL, NULL);
+	client = inet_client_addr(no_arguments);
+	ereport(LOG_SERVER_ONLY,
+			errmsg("pg_rehome refuses a write to table \"%s.%s\": role \"%s\", application \"%s\", client %s",
+				   get_namespace_name(RelationGetNamespace(trigger->tg_relation)),
+				   RelationGetRelationName(trigger->tg_relation),
+				   GetUserNameFromId(GetSessionUserId(), false), application_name ? application_name : "",
+				   no_arguments->isnull ? "local" : TextDatumGetCString(DirectFunctionCall1(network_host, client))),
+			errhidestmt(true));
+}
+
+/*
+ * rehome_guard() RETURNS trigger; arguments: the migration's name, and the
+ * table map's id if writes that are refused are counted.
  */
 Datum
 rehome_guard(PG_FUNCTION_ARGS)
@@ -112,12 +145,13 @@ rehome_guard(PG_FUNCTION_ARGS)
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	const char *migration;
 
-	if (!CALLED_AS_TRIGGER(fcinfo) || trigger->tg_trigger->tgnargs != 1)
+	if (!CALLED_AS_TRIGGER(fcinfo) || trigger->tg_trigger->tgnargs < 1)
 		ereport(ERROR,
 				errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				errmsg("rehome.guard() must be called as a trigger"));
 	if (own_writes_level > 0)
 		return pass_on(trigger);
+	note_refusal(trigger);
 	migration = trigger->tg_trigger->tgargs[0];
 	ereport(ERROR,
 			errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),

@@ -317,6 +317,7 @@ switch_over(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way,
 				   map->id, rehome_target_partitions(map->target));
 	}
 	rehome_target_switch(maps, false, !one_way);
+	rehome_refused_end(slice, "target", "cut over");
 	rehome_derived_switch(slice, false, !one_way);
 	rehome_spi("UPDATE rehome.slice SET one_way = $2 WHERE id = $1", "ib", slice->id, one_way);
 	rehome_slice_set_state(slice, REHOME_CUT_OVER, "cutover", "authority is with the target",

@@ -57,6 +57,7 @@ rehome_give_back(RehomeConn *conn, RehomeSlice *slice, List *maps, char **tail)
 {
 	if (rehome_reverse_batch(conn, slice, maps, NULL, true) < 0)
 		return false;
+	rehome_refused_end(slice, "source", "rolled back");
 	*tail = rehome_sequences_to_source(conn, maps);
 	rehome_slice_set_position(slice, rehome_conn_value(conn, "SELECT txid_current_snapshot()", ""), 0, 0);
 	rehome_conn_query(conn, "SELECT rehome_source.set_fence($1, $2::int, false, '')", "ti",

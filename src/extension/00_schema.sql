@@ -297,6 +297,7 @@ CREATE TABLE rehome.drift (
     xid             bigint NOT NULL DEFAULT txid_current()
 );
 CREATE INDEX drift_open_idx ON rehome.drift (migration, slice) WHERE resolved_at IS NULL;
+CREATE INDEX drift_refused_idx ON rehome.drift (target, id) WHERE kind = 'refused';
 COMMENT ON TABLE rehome.drift IS 'differences that nobody ordered';
 COMMENT ON COLUMN rehome.drift.xid IS 'the transaction that recorded it';
 COMMENT ON COLUMN rehome.drift.policy IS

@@ -196,7 +196,7 @@ reverse(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 		see_to_partitions(worker, slice);
 
 		rehome_conn_begin(worker->conn, "");
-		reached = rehome_reverse_position(worker->conn, slice);
+		reached = rehome_reverse_position(worker->conn, slice, NIL);
 		rehome_conn_commit(worker->conn);
 		if (reached != NULL)
 			rehome_reverse_prune(slice, worker->maps, reached);

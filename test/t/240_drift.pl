@@ -24,7 +24,7 @@ $pair->sql_source($schema . q{
 	INSERT INTO other SELECT i, i FROM generate_series(1, 100) AS i;
 	INSERT INTO part SELECT i, '2020-06-01'::date + i, 'p' || i FROM generate_series(1, 300) AS i;
 	INSERT INTO shifted SELECT i, 's' || i FROM generate_series(1, 50) AS i;});
-$pair->sql_target($schema . 'CREATE ROLE clerk LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO clerk');
+$pair->sql_target($schema . q{CREATE VIEW written AS SELECT * FROM rehome.drift WHERE kind <> 'refused'; CREATE ROLE clerk LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO clerk});
 $pair->grant_source('public');
 $pair->import_foreign_schema('public', 'src', qw(item other part shifted));
 $pair->sql_target(q{
@@ -57,19 +57,38 @@ is((sqlstate_of($pair->target, q{UPDATE item SET price = 0 WHERE id = 1}, 'drift
 is((sqlstate_of($pair->target, q{SELECT rehome.set_drift_policy('d', 'ignore')}, 'drift'))[0], '22023', 'no such policy');
 is((sqlstate_of($pair->target, q{SELECT rehome.set_drift_policy('d', NULL)}, 'drift'))[0], '22004', 'nor none');
 is((sqlstate_of($pair->target, q{SELECT rehome.set_drift_policy('d', 'record', 'pg_class')}, 'drift'))[0], '42704', 'nor of a table that is not mapped');
-is(target(q{SELECT count(*) FROM rehome.drift}), '0', 'nothing has drifted');
+is(target(q{SELECT count(*) FROM written}), '0', 'nothing has drifted');
+
+# What is refused is on record: a row a table, whose count grows.
+sub refusals
+{
+	my ($side, $expected, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $query = "SELECT coalesce(string_agg(concat_ws(' ', object, target, detail ->> 'count', resolution), ', ' ORDER BY id), 'none') FROM rehome.drift WHERE kind = 'refused' AND side = '$side'";
+	wait_until($pair->target, "SELECT ($query) = '$expected'", undef, 'drift');
+	is(target($query), $expected, $name);
+	return;
+}
+refusals('target', 'public.item item 1', 'a write that was refused is on record');
+is((sqlstate_of($pair->target, "SET application_name = 'old job'; $_", 'drift', extra_params => [ '-U', 'clerk' ]))[0], '25006', "refused: $_")
+  for 'DELETE FROM item', 'TRUNCATE item', 'BEGIN; SAVEPOINT s; UPDATE item SET price = 0';
+refusals('target', 'public.item item 4', 'one row a table, whose count grows');
+is(target(q{SELECT drift FROM rehome.status}), '1', 'it is open');
+is(target(q{SELECT count(*) FROM rehome.event WHERE kind = 'drift' AND message LIKE 'writes to public.item are refused at the target: 1 so far%'}), '1', 'an event says when it began');
+is(target(q{SELECT value, detail FROM rehome.scorecard('d') WHERE metric = 'writes_refused'}), '4|4 of public.item at the target', 'it is measured');
+like(PostgreSQL::Test::Utils::slurp_file($pair->target->logfile), qr/pg_rehome refuses a write to table "public\.item": role "clerk", application "old job", client \S+/, 'the log tells whose it was');
 
 target(q{SELECT rehome.set_drift_policy('d', 'record', 'item')});
 is((sqlstate_of($pair->target, q{UPDATE other SET v = 0}, 'drift'))[0], '25006', 'other tables are guarded as before');
 as_clerk(q{SET application_name = 'night job'; UPDATE item SET price = 1.50 WHERE id = 7});
-is(target(q{SELECT side, kind, object, target, key, old_row ->> 'price', new_row ->> 'price', role, application, policy, resolved_at IS NULL FROM rehome.drift}),
+is(target(q{SELECT side, kind, object, target, key, old_row ->> 'price', new_row ->> 'price', role, application, policy, resolved_at IS NULL FROM written}),
 	'target|update|public.item|item|{"id": 7}|7.70|1.50|clerk|night job|record|t', 'who has written what');
 as_clerk(q{INSERT INTO item VALUES (900, 'new', 9, NULL); DELETE FROM item WHERE id = 8; UPDATE item SET id = 901 WHERE id = 9});
-is(target(q{SELECT string_agg(concat_ws(' ', kind, key, old_row ->> 'id', new_row ->> 'id'), ', ' ORDER BY id) FROM rehome.drift WHERE id > 1}),
+is(target(q{SELECT string_agg(concat_ws(' ', kind, key, old_row ->> 'id', new_row ->> 'id'), ', ' ORDER BY id) FROM written WHERE id > (SELECT min(id) FROM written)}),
 	'insert {"id": 900} 900, delete {"id": 8} 8, update {"id": 9} 9 901', 'insert, delete, and an update of the key');
 $pair->sql_source(q{UPDATE item SET note = 'from the source' WHERE id = 20; UPDATE other SET v = -1 WHERE id = 20});
 caught_up();
-is(target(q{SELECT (SELECT note FROM item WHERE id = 20), (SELECT v FROM other WHERE id = 20), (SELECT count(*) FROM rehome.drift)}),
+is(target(q{SELECT (SELECT note FROM item WHERE id = 20), (SELECT v FROM other WHERE id = 20), (SELECT count(*) FROM written)}),
 	'from the source|-1|4', 'batches go on, and are no drift');
 is(target(q{SELECT price FROM item WHERE id = 7}), '1.50', 'recorded is not repaired');
 is(target(q{SELECT target, missing, extra, differing, ok FROM rehome.verify('d') WHERE NOT ok}), 'item|2|2|1|f', 'verification sees it');
@@ -83,11 +102,11 @@ like(refused(q{CALL rehome.cutover('d')}), qr/4 writes to public\.item that nobo
 
 # A write that is rolled back is none.
 as_clerk(q{BEGIN; UPDATE item SET price = 3 WHERE id = 30; ROLLBACK});
-is(target(q{SELECT count(*) FROM rehome.drift}), '4', 'what is rolled back is not recorded');
+is(target(q{SELECT count(*) FROM written}), '4', 'what is rolled back is not recorded');
 
 is(target(q{SELECT rehome.repair_drift('d')}), '4', 'repair is ordered');
 caught_up();
-is(target(q{SELECT count(*) FILTER (WHERE resolution = 'repaired' AND resolved_at IS NOT NULL), count(*) FROM rehome.drift}), '4|4', 'and noted');
+is(target(q{SELECT count(*) FILTER (WHERE resolution = 'repaired' AND resolved_at IS NOT NULL), count(*) FROM written}), '4|4', 'and noted');
 verified('every row is what the source has');
 same_content($pair, \@tables, 'the same on both sides after the repair');
 
@@ -97,10 +116,10 @@ as_clerk(q{
 	DELETE FROM part WHERE id < 40; UPDATE part SET day = '2021-05-05' WHERE id = 41; TRUNCATE part_2;
 	INSERT INTO shifted VALUES (5, 'nobody'); UPDATE shifted SET v = 'x' WHERE id = 1010;
 	UPDATE other SET v = 5 WHERE id = 20});
-ok(wait_until($pair->target, q{SELECT count(*) = 0 FROM rehome.drift WHERE resolved_at IS NULL}, undef, 'drift'), 'the worker repairs by itself');
+ok(wait_until($pair->target, q{SELECT count(*) = 0 FROM written WHERE resolved_at IS NULL}, undef, 'drift'), 'the worker repairs by itself');
 verified('every row is what the source has');
 same_content($pair, \@tables, 'the same on both sides after repairs by policy');
-is(target(q{SELECT string_agg(DISTINCT kind || ' ' || object, ', ' ORDER BY kind || ' ' || object) FROM rehome.drift WHERE target = 'part'::regclass}),
+is(target(q{SELECT string_agg(DISTINCT kind || ' ' || object, ', ' ORDER BY kind || ' ' || object) FROM written WHERE target = 'part'::regclass}),
 	'delete public.part_1, insert public.part_2, truncate public.part_2', 'writes to partitions are recorded with the partition');
 
 # An uncommitted write cannot slip between.
@@ -114,8 +133,8 @@ ok(wait_until($pair->target, q{SELECT v = 50 FROM other WHERE id = 50}, undef, '
 # Decided to stay: until the source says otherwise.
 target(q{SELECT rehome.set_drift_policy('d', 'record', 'other')});
 as_clerk(q{UPDATE other SET v = 5 WHERE id = 30});
-is(target(q{SELECT rehome.accept_drift('d', 'other')}), '1', 'accepted');
-is(target(q{SELECT resolution FROM rehome.drift ORDER BY id DESC LIMIT 1}), 'accepted', 'and noted');
+is(target(q{SELECT rehome.accept_drift('d', 'other')}), '2', 'accepted: what was written, and what was refused before');
+is(target(q{SELECT resolution FROM written ORDER BY id DESC LIMIT 1}), 'accepted', 'and noted');
 is(target(q{SELECT differing FROM rehome.verify('d') WHERE target = 'other'::regclass}), '1', 'verification says so all the same');
 $pair->sql_source(q{UPDATE other SET v = 6 WHERE id = 30});
 caught_up();
@@ -123,9 +142,9 @@ verified('the source has the last word');
 
 # The policy outlives a cutover and a rollback.
 target(q{CALL rehome.cutover('d')});
-my $before = target(q{SELECT count(*) FROM rehome.drift});
+my $before = target(q{SELECT count(*) FROM written});
 as_clerk(q{UPDATE item SET price = 4 WHERE id = 4; TRUNCATE other; INSERT INTO other VALUES (1, 2)});
-is(target(q{SELECT count(*) FROM rehome.drift}), $before, 'writes to a target with authority are no drift');
+is(target(q{SELECT count(*) FROM written}), $before, 'writes to a target with authority are no drift');
 target(q{CALL rehome.rollback('d')});
 is($pair->sql_source(q{SELECT price FROM item WHERE id = 4}), '4.00', 'they are brought back');
 as_clerk(q{UPDATE item SET price = 5 WHERE id = 4});
@@ -163,7 +182,7 @@ sub resumed
 	verified("$name: the same again");
 	return;
 }
-sub drift { return target(q{SELECT concat_ws('|', side, kind, object, detail ->> 'what', resolution) FROM rehome.drift WHERE policy IS NULL ORDER BY id DESC LIMIT 1}) }
+sub drift { return target(q{SELECT concat_ws('|', side, kind, object, detail ->> 'what', resolution) FROM written WHERE policy IS NULL ORDER BY id DESC LIMIT 1}) }
 
 $pair->sql_source(q{ALTER TABLE item ADD COLUMN colour text; UPDATE item SET colour = 'red', price = 11 WHERE id = 11});
 caught_up();
@@ -178,7 +197,7 @@ is(target(q{SELECT tables_paused FROM rehome.status}), '0', 'nothing is paused')
 $pair->sql_source(q{ALTER TABLE item RENAME note TO remark; UPDATE item SET remark = 'under another name' WHERE id = 12; DELETE FROM item WHERE id = 13});
 only_paused('item', 'at the source column note was renamed to remark', 'renamed');
 is(drift(), 'source|column renamed|public.item.note|column note was renamed to remark', 'it is open');
-like(target(q{SELECT detail ->> 'hint' FROM rehome.drift ORDER BY id DESC LIMIT 1}), qr/SET column_name 'remark'.*rehome\.resume_table\('d', 'public\.item'\)/, 'with what to do');
+like(target(q{SELECT detail ->> 'hint' FROM written ORDER BY id DESC LIMIT 1}), qr/SET column_name 'remark'.*rehome\.resume_table\('d', 'public\.item'\)/, 'with what to do');
 like(refused(q{SELECT rehome.resume_table('d', 'item')}), qr/does not have what target public\.item is made of.*Column note does not exist any more/s, 'it cannot go on like this');
 my $kept = $pair->sql_source(q{SELECT query_to_xml(format('SELECT count(*) FROM %s', c.oid::regclass), false, true, '')::text ~ '>[1-9]'
 	FROM pg_class c JOIN pg_trigger t ON t.tgrelid = 'item'::regclass AND t.tgname LIKE 'rehome_fence%' AND t.tgname NOT LIKE '%truncate'
@@ -258,8 +277,41 @@ is(target(q{SELECT count(*) FROM part WHERE v IN ('while paused', 'new partition
 
 target(q{CALL rehome.cutover('d')});
 is(target(q{SELECT state, tables_paused, drift FROM rehome.status}), 'cut_over|0|0', 'and all of it can be cut over');
+
+# --- the old home ------------------------------------------------------------
+
+is(target(q{SELECT count(*) FILTER (WHERE resolution = 'cut over'), count(*) FILTER (WHERE resolved_at IS NULL) FROM rehome.drift WHERE kind = 'refused' AND target IN ('item'::regclass, 'part'::regclass)}),
+	'3|0', 'what was refused here is over');
+$pair->sql_source(q{CREATE ROLE teller LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO teller});
+sub old_home
+{
+	my ($sql) = @_;
+	return (sqlstate_of($pair->source, "SET application_name = 'till'; $sql", 'drift', extra_params => [ '-U', 'teller' ]))[0];
+}
+is(old_home($_), '25006', "the old home refuses: $_")
+  for 'UPDATE item SET price = 0', 'INSERT INTO item VALUES (7777)', 'TRUNCATE item', q{UPDATE part SET v = '' WHERE id = 100}, 'TRUNCATE part_2', 'UPDATE other SET v = 0 WHERE false';
+refusals('source', 'public.item item 3, public.other other 1, public.part part 2', 'and that is on record');
+like(PostgreSQL::Test::Utils::slurp_file($pair->source->logfile), qr/pg_rehome refuses a write to table "public\.part_2": role "teller", application "till", client \S+/, 'its log tells whose it was');
+is(target(q{SELECT drift FROM rehome.status}), '3', 'these are open');
+
+# A crash makes sequences skip values; that is no write.
+$pair->source->stop('immediate');
+$pair->source->start;
+ok(wait_until($pair->target, q{SELECT bool_and((detail ->> 'counter')::int > 30) FROM rehome.drift WHERE kind = 'refused' AND side = 'source'}, undef, 'drift'), 'the sequences have skipped values');
+refusals('source', 'public.item item 3, public.other other 1, public.part part 2', 'which nobody takes for writes');
+is(old_home('DELETE FROM item'), '25006', 'one more');
+refusals('source', 'public.item item 4, public.other other 1, public.part part 2', 'is one more');
+
+is(target(q{SELECT rehome.accept_drift('d')}), '3', 'somebody has seen to it');
+is(target(q{SELECT drift FROM rehome.status}), '0', 'nothing is open');
+is(old_home('DELETE FROM item'), '25006', 'the next');
+refusals('source', 'public.item item 4 accepted, public.other other 1 accepted, public.part part 2 accepted, public.item item 1', 'has a row of its own');
 target(q{CALL rehome.rollback('d'); });
+is(target(q{SELECT resolution FROM rehome.drift ORDER BY id DESC LIMIT 1}), 'rolled back', 'which ends with the authority of the target');
+is(old_home('UPDATE item SET price = price'), '00000', 'the source is written again');
 target(q{CALL rehome.cancel('d')});
+is($pair->sql_source(q{SELECT to_regnamespace('rehome_source') IS NULL}), 't', 'nothing is left at the source');
+is(target(q{SELECT count(*) FROM pg_class WHERE relnamespace = 'rehome_change'::regnamespace}), '0', 'no sequence is left here');
 is(target(q{SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'rehome%'}), '0', 'no trigger is left');
 
 done_testing();

@@ -203,7 +203,9 @@ END
 $enable_always$;
 
 -- Opens or closes the fence.  The state is the body of the function, not a
--- row: a transaction with an old snapshot would read an old row.
+-- row: a transaction with an old snapshot would read an old row.  What it
+-- refuses it counts with a sequence of the table, which the abort that follows
+-- does not take back, and tells the log who it was.
 CREATE OR REPLACE FUNCTION rehome_source.set_fence(token text, slice int, closed boolean, home text)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $set_fence$
 DECLARE
@@ -217,6 +219,9 @@ BEGIN
         refuse := format($refuse$
     IF session_user <> %1$L OR NOT EXISTS (SELECT FROM rehome_source.applying a
         WHERE a.xid = txid_current() AND a.token = %2$L AND a.slice = %3$s) THEN
+        PERFORM nextval(to_regclass(format('rehome_source.%%I', 'refused' || substr(replace(TG_NAME, '_truncate', ''), 13))));
+        RAISE LOG 'pg_rehome refuses a write to table "%%.%%": role "%%", application "%%", client %%', TG_TABLE_SCHEMA, TG_TABLE_NAME,
+            session_user, current_setting('application_name'), coalesce(host(inet_client_addr()), 'local');
         RAISE EXCEPTION USING ERRCODE = 'read_only_sql_transaction',
             MESSAGE = format('table "%%s.%%s" has moved and cannot be written here', TG_TABLE_SCHEMA, TG_TABLE_NAME),
             HINT = %4$L;
@@ -249,7 +254,20 @@ $fence$, refuse));
 END
 $set_fence$;
 
--- Change table, capture and fence triggers of one table map.
+-- How many writes the fence has refused, by table map.
+-- After a crash a sequence may have skipped up to 32 values.  That there was
+-- one is told by epoch: statistics begin anew with it.
+CREATE OR REPLACE FUNCTION rehome_source.refused(token text, maps int[])
+RETURNS jsonb LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $refused$
+    SELECT jsonb_build_object('epoch', pg_stat_get_bgwriter_stat_reset_time(),
+                              'counts', coalesce(jsonb_object_agg(m.id, v.n) FILTER (WHERE v.n IS NOT NULL), '{}'))
+      FROM unnest(maps) AS m(id),
+           LATERAL (SELECT pg_sequence_last_value(to_regclass(
+                        format('rehome_source.%I', format('refused_%s_%s', token, m.id)))) AS n) AS v
+$refused$;
+
+-- Change table, capture and fence triggers of one table map, and the sequence
+-- that counts what the fence refuses.
 -- A change row is one of 'i', 'u', 'd' with a key, or 't' without; an update
 -- that changes the key is a 'u' of the new and a 'd' of the old one, so that
 -- only keys with a 'd' can be without a row.
@@ -332,6 +350,7 @@ BEGIN
 
     EXECUTE format('CREATE TABLE %s (xid bigint NOT NULL DEFAULT txid_current(), op "char" NOT NULL, %s)', change, columns);
     EXECUTE format('CREATE INDEX ON %s (xid)', change);
+    EXECUTE format('CREATE SEQUENCE rehome_source.%I', format('refused_%s_%s', token, map));
 
     IF per_row THEN
         body := format($body$
@@ -441,6 +460,7 @@ BEGIN
     EXECUTE format('DROP FUNCTION IF EXISTS rehome_source.%I() CASCADE', format('capture_%s_%s', token, map));
     EXECUTE format('DROP TABLE IF EXISTS rehome_source.%I', format('change_%s_%s', token, map));
     EXECUTE format('DROP TABLE IF EXISTS rehome_source.%I', format('stage_%s_%s', token, map));
+    EXECUTE format('DROP SEQUENCE IF EXISTS rehome_source.%I', format('refused_%s_%s', token, map));
 END
 $drop_capture$;
 

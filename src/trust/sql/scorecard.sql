@@ -47,6 +47,11 @@ WITH s AS (
     UNION ALL
     SELECT 8, 'pending', sum(pending), max(position_at), 'rows' FROM s
     UNION ALL
+    SELECT 8, 'writes_refused', coalesce(sum((d.detail->>'count')::bigint), 0), clock_timestamp(),
+           string_agg(format('%s of %s at the %s', d.detail->>'count', d.object, d.side), '; ' ORDER BY d.id)
+      FROM rehome.drift d JOIN s ON s.migration = d.migration AND s.slice = d.slice
+     WHERE d.kind = 'refused' AND d.resolved_at IS NULL
+    UNION ALL
     SELECT 9, 'checks_failing', count(*) FILTER (WHERE status <> 'passed'),
            CASE WHEN count(*) > 0 THEN coalesce(min(at), clock_timestamp()) END,
            string_agg(format('%s: %s%s', "check", status, ', ' || message), '; ' ORDER BY "check") FILTER (WHERE status <> 'passed')
