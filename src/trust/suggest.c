@@ -376,13 +376,39 @@ suggest_foreign(Subject *subject, Subject *parent, const char *name, const char 
 }
 
 /*
- * suggest_queries makes queries of those that cost the source most.
+ * tell_skipped says which of the source's queries nothing was made of.
+ * *skipped lists the first of n, a line each.
+ */
+static void
+tell_skipped(RehomeMigration *migration, const char *kind, int64 n, const char *skipped)
+{
+	if (strcmp(kind, "hidden") == 0)
+		ereport(NOTICE,
+				errmsg(INT64_FORMAT " statements in pg_stat_statements of the source were skipped: the connecting role may not read their text", n),
+				errhint("GRANT pg_read_all_stats to it there."));
+	else if (strcmp(kind, "parameters") == 0)
+		ereport(NOTICE,
+				errmsg(INT64_FORMAT " queries of the source were skipped: their values are parameters", n),
+				errdetail_internal("%s", skipped),
+				errhint("With values put in: SELECT rehome.add_query(%s, '<name>', '<query>');",
+						quote_literal_cstr(migration->name)));
+	else
+		ereport(NOTICE,
+				errmsg(INT64_FORMAT " queries of the source were skipped: they took less of its time", n));
+}
+
+/*
+ * suggest_queries makes queries of those that cost the source most, and tells
+ * of those it cannot make any of.
  */
 static void
 suggest_queries(RehomeConn *conn, Subject *subject)
 {
+	RehomeMigration *migration = subject->slice->migration;
+	StringInfoData skipped;
 	RehomeRows *rows;
 	RehomeRemoteError error;
+	int64		left = 0;
 
 	rows = rehome_conn_exec(conn, "SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"
 							" WHERE e.extname = 'pg_stat_statements'");
@@ -397,15 +423,32 @@ suggest_queries(RehomeConn *conn, Subject *subject)
 				errmsg("the source's queries could not be read: %s", error.message));
 		return;
 	}
+	initStringInfo(&skipped);
 	for (int i = 0; i < rows->n; i++)
 	{
 		char	  **v = rows->value[i];
-		char	   *name = psprintf("query %08x", (uint32) rehome_int64(rehome_spi_value("SELECT hashtext($1)::bigint & 4294967295", "t", v[0])));
+		bool		last = i == rows->n - 1 || strcmp(rows->value[i + 1][0], v[0]) != 0;
 
-		rehome_spi("INSERT INTO rehome.check_suggestion (migration_id, slice_id, kind, name, source_sql, target_sql, reason)"
-				   " VALUES ($1, $2, 'query', $3::name, $4, $4, $5) ON CONFLICT (migration_id, name) DO NOTHING", "iittt",
-				   subject->slice->migration->id, subject->slice->id, name, v[0],
-				   psprintf("%s ms in %s calls at the source", v[2], v[1]));
+		if (i == 0 || strcmp(rows->value[i - 1][0], v[0]) != 0)
+		{
+			left = rehome_int64(v[4]);
+			resetStringInfo(&skipped);
+		}
+		if (strcmp(v[0], "whole") == 0)
+		{
+			char	   *name = psprintf("query %08x", (uint32) rehome_int64(rehome_spi_value("SELECT hashtext($1)::bigint & 4294967295", "t", v[1])));
+
+			rehome_spi("INSERT INTO rehome.check_suggestion (migration_id, slice_id, kind, name, source_sql, target_sql, reason)"
+					   " VALUES ($1, $2, 'query', $3::name, $4, $4, $5) ON CONFLICT (migration_id, name) DO NOTHING", "iittt",
+					   migration->id, subject->slice->id, name, v[1],
+					   psprintf("%s ms in %s calls at the source", v[3], v[2]));
+			left--;
+		}
+		else
+			appendStringInfo(&skipped, "%s%s ms in %s calls: %s", skipped.len ? "\n" : "", v[3], v[2],
+							 rehome_spi_value("SELECT left(btrim(regexp_replace($1, '\\s+', ' ', 'g')), 200)", "t", v[1]));
+		if (last && left > 0)
+			tell_skipped(migration, v[0], left, skipped.data);
 	}
 }
 
@@ -431,8 +474,12 @@ read_rules(RehomeConn *conn, List *subjects)
 	return rehome_conn_query(conn, sql_source_rules, "tt", rehome_name_array(schemas), rehome_name_array(tables));
 }
 
-static void
-suggest_slice(RehomeSlice *slice)
+/*
+ * suggest_slice writes down what a slice's tables call for; with queries, also
+ * those of its source.  True when it has asked for these.
+ */
+static bool
+suggest_slice(RehomeSlice *slice, bool queries)
 {
 	List	   *subjects = NIL;
 	RehomeConn *conn = NULL;
@@ -442,7 +489,7 @@ suggest_slice(RehomeSlice *slice)
 	foreach(lc, rehome_table_maps_require(slice))
 		subjects = lappend(subjects, make_subject(slice, lfirst(lc)));
 	if (subjects == NIL)
-		return;
+		return false;
 	if (slice->migration->live)
 	{
 		conn = rehome_conn_open(slice->migration->serverid, slice->migration->owner,
@@ -469,12 +516,13 @@ suggest_slice(RehomeSlice *slice)
 		suggest_states(lfirst(lc));
 		suggest_times(lfirst(lc));
 	}
-	if (conn != NULL)
-	{
+	if (conn == NULL)
+		return false;
+	if (queries)
 		suggest_queries(conn, linitial(subjects));
-		rehome_conn_commit(conn);
-		rehome_conn_close(conn);
-	}
+	rehome_conn_commit(conn);
+	rehome_conn_close(conn);
+	return queries;
 }
 
 PG_FUNCTION_INFO_V1(rehome_suggest_checks);
@@ -489,6 +537,7 @@ rehome_suggest_checks(PG_FUNCTION_ARGS)
 	RehomeSink	sink;
 	RehomeMigration *migration;
 	RehomeRows *rows;
+	bool		asked = false;	/* one source, one list of queries */
 	ListCell   *lc;
 
 	rehome_sink_begin(&sink, fcinfo);
@@ -496,7 +545,7 @@ rehome_suggest_checks(PG_FUNCTION_ARGS)
 	migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(&call, migration);
 	foreach(lc, rehome_slices_get(migration, NULL))
-		suggest_slice(lfirst(lc));
+		asked = suggest_slice(lfirst(lc), !asked) || asked;
 	rows = rehome_spi("SELECT kind, name, layer, source_sql, target_sql, key, reason, adopted_at IS NOT NULL"
 					  " FROM rehome.check_suggestion WHERE migration_id = $1 ORDER BY kind, name", "i", migration->id);
 	for (int i = 0; i < rows->n; i++)

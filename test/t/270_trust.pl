@@ -76,7 +76,17 @@ sub define
 define('round(total)');
 
 # Suggestions.
-my $suggested = $pair->sql_target(q{SELECT kind, name FROM rehome.suggest_checks('chinook')});
+my (undef, $suggested, $notices) = $pair->target->psql('chinook', q{SELECT kind, name FROM rehome.suggest_checks('chinook')});
+my ($skipped) = $notices =~ /NOTICE:  (\d+) queries of the source were skipped: their values are parameters/;
+cmp_ok($skipped // 0, '>=', 4, 'queries without their values are skipped, and counted');
+like($notices, qr/^(?:DETAIL:  )?\d+ ms in \d+ calls: .*\$1/m, 'the most expensive of them are shown');
+is(scalar(() = $notices =~ /ms in \d+ calls/g), $skipped < 5 ? $skipped : 5, 'no more than five');
+like($notices, qr/^HINT:  With values put in: SELECT rehome\.add_query\('chinook'/m, 'with what to do');
+unlike($notices, qr/may not read/, 'all could be read');
+$pair->sql_source('REVOKE pg_read_all_stats FROM rehome_src');
+(undef, undef, $notices) = $pair->target->psql('chinook', q{SELECT kind, name FROM rehome.suggest_checks('chinook')});
+like($notices, qr/NOTICE:  \d+ statements in pg_stat_statements of the source were skipped: the connecting role may not read their text/, 'what may not be read is told');
+$pair->sql_source('GRANT pg_read_all_stats TO rehome_src');
 like($suggested, qr/^check\|public\.invoice: totals by month$/m, 'totals by month are suggested');
 like($suggested, qr/^check\|public\.invoice: first and last$/m, 'and how far times reach');
 like($suggested, qr/^check\|public\.invoice: by billing_country$/m, 'how often a value occurs');
