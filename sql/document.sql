@@ -103,6 +103,51 @@ SELECT rehome.import_migration(jsonb_set(jsonb_set(jsonb_set(:'rich', '{slices,0
     '{slices,0,tables,0,columns,2,kind}', '"skip"'), '{slices,0,tables,0,columns,8,kind}', '"copy"'));
 :code
 SELECT rehome.import_migration(:'definition');
+-- Checks, queries, criteria, schedules and drift policies go with it, and the
+-- rules have the hash they had.
+SET search_path = new, public;
+SELECT rehome.add_check('m', 'totals', 'business', 'SELECT sum(cents) / 100.0 AS t FROM old.person', 'SELECT sum(euros) AS t FROM people',
+                        key => '{t}', tolerance => '{"t": "1%"}', valid_for => NULL, description => 'what is owed');
+RESET search_path;
+SELECT rehome.add_check('m', 'codes', 'application', NULL, 'SELECT id FROM new.code WHERE v IS NULL', slice => 'codes', valid_for => '3 days 04:00');
+SELECT rehome.add_check('m', 'billing', 'integration');
+SELECT rehome.add_query('m', 'people', 'SELECT count(*) FROM old.person', 'SELECT count(*) FROM new.people', factor => 1.5, noise => 0.1);
+SELECT rehome.set_schedule('m', '1 hour', checks => '{totals}') + rehome.set_schedule('m', '90 seconds', queries => '{people}') AS scheduled;
+SELECT rehome.set_criterion('m', 'correctness', '>=', 99.990, max_age => '1 day');
+SELECT rehome.set_criterion('m', 'check.codes', '=', 1, blocking => false, owner => 'ann');
+SELECT jsonb_set(rehome.export_migration('m'), '{slices,0,tables,0,drift_policy}', '"record"') AS stated \gset
+SELECT jsonb_pretty(:'stated'::jsonb - 'slices');
+SELECT rehome.drop_migration('m');
+SELECT rehome.import_migration(:'stated');
+SELECT rehome.export_migration('m') = :'stated' AS same, rehome.definition_hash('m') = :'hash' AS same_hash;
+SELECT target, drift_policy FROM rehome.table_map ORDER BY id;
+SELECT name, every, due_at <= clock_timestamp() AS due FROM rehome.check_definition UNION ALL
+SELECT name, every, due_at <= clock_timestamp() FROM rehome.query_definition ORDER BY 1;
+SELECT rehome.drop_migration('m');
+-- Temporary tables come last, whatever the definition says.
+SELECT rehome.import_migration(jsonb_set(:'stated', '{checks,0,search_path}', '"pg_temp, new"'));
+SELECT search_path FROM rehome.check_definition WHERE name = 'totals';
+SELECT rehome.drop_migration('m');
+-- Everything that is wrong with them; first with their form.
+SELECT rehome.import_migration(:'definition'::jsonb || '{"checks": [{"name": "c", "layer": "gossip", "key": [1], "tolerance": 5, "surprise": 1}], "queries": {},
+    "criteria": [{"metric": "pending", "comparator": "~", "threshold": "1", "blocking": true}, {"metric": "pending", "comparator": "<", "threshold": 1, "blocking": 7}]}');
+:code
+SELECT rehome.import_migration(jsonb_set(:'stated', '{slices,0,tables,0,drift_policy}', '"ignore"'));
+:code
+SELECT rehome.import_migration(:'definition'::jsonb || '{"checks": [
+      {"slice": "nowhere", "name": "lost", "layer": "business", "target_sql": "SELECT 1", "search_path": "public"},
+      {"slice": "main", "name": "writes", "layer": "business", "target_sql": "DELETE FROM new.code", "search_path": "public"},
+      {"slice": "main", "name": "vague", "layer": "business", "source_sql": "SELECT 1 AS a", "target_sql": "SELECT 1 AS a", "tolerance": {"a": "some"}, "search_path": "public"},
+      {"slice": "main", "name": "eager", "layer": "business", "target_sql": "SELECT 1", "search_path": "public", "every": "1 millisecond"},
+      {"slice": "main", "name": "reported", "layer": "integration", "search_path": "public", "every": "1 day"},
+      {"slice": "main", "name": "old", "layer": "business", "target_sql": "SELECT 1", "search_path": "public", "valid_for": "a while"},
+      {"slice": "main", "name": "astray", "layer": "business", "target_sql": "SELECT 1", "search_path": "a b"}],
+    "queries": [{"slice": "main", "name": "q", "source_sql": "SELECT 1", "target_sql": "SELECT 1", "search_path": "public", "factor": 0.5, "noise": 0},
+      {"slice": "main", "name": "r", "source_sql": "SELECT 1", "target_sql": "SELECT 1", "search_path": "public", "factor": 2, "noise": 0},
+      {"slice": "main", "name": "r", "source_sql": "SELECT 1", "target_sql": "SELECT 1", "search_path": "public", "factor": 2, "noise": 0}],
+    "criteria": [{"metric": "luck", "comparator": ">", "threshold": 1, "blocking": true}]}');
+:code
+SELECT rehome.import_migration(:'stated');
 -- Another name, other schemas, another server.
 ALTER SCHEMA new RENAME TO newer;
 ALTER SCHEMA far RENAME TO farther;
@@ -116,6 +161,10 @@ SELECT rehome.import_migration(:'definition', migration => 'other', server => 'a
 :code
 SELECT rehome.import_migration(:'definition', migration => 'other', schemas => '{"new": "newer", "far": "farther"}');
 SELECT migration, slice, state, tables FROM rehome.status;
+-- Names of checks are looked up in the schema's new name first.
+SELECT rehome.drop_migration('other');
+SELECT rehome.import_migration(:'stated', migration => 'other', schemas => '{"new": "newer", "far": "farther"}');
+SELECT name, search_path FROM rehome.check_definition ORDER BY id;
 SELECT rehome.drop_migration('other');
 ALTER SCHEMA newer RENAME TO new;
 ALTER SCHEMA farther RENAME TO far;

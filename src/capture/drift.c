@@ -292,6 +292,20 @@ wanted_maps(RehomeSlice *slice, Oid target)
 }
 
 /*
+ * put_up has the targets of maps, which are locked, treat writes as their
+ * policies say.
+ */
+static void
+put_up(RehomeSlice *slice, List *maps)
+{
+	ListCell   *lc;
+
+	rehome_target_guard(slice, maps);
+	foreach(lc, maps)
+		rehome_target_guard_switch(lfirst(lc), slice->state == REHOME_SYNCING);
+}
+
+/*
  * set_policy gives maps of a slice a drift policy.  Writers wait for the
  * triggers to be exchanged, so each of them meets one policy or the other.
  */
@@ -328,10 +342,29 @@ set_policy(RehomeSlice *slice, Oid target, RehomeDriftPolicy policy)
 					 psprintf("drift policy of %s: %s", rehome_relation_name(map->target),
 							  rehome_drift_policy_name(policy)), NULL);
 	}
-	rehome_target_guard(slice, maps);
-	foreach(lc, maps)
-		rehome_target_guard_switch(lfirst(lc), slice->state == REHOME_SYNCING);
+	put_up(slice, maps);
 	rehome_slice_maps_changed(slice);
+}
+
+/*
+ * rehome_drift_begin puts the policies in force that were given before there
+ * was anything to drift.  The slice has just come to be in sync.
+ */
+void
+rehome_drift_begin(RehomeSlice *slice)
+{
+	List	   *maps = NIL;
+	ListCell   *lc;
+
+	if (!slice->migration->live)
+		return;
+	foreach(lc, rehome_table_maps_require(slice))
+		if (((RehomeTableMap *) lfirst(lc))->drift_policy != REHOME_DRIFT_REJECT)
+			maps = lappend(maps, lfirst(lc));
+	if (maps == NIL)
+		return;
+	rehome_targets_lock(maps, ShareRowExclusiveLock);
+	put_up(slice, maps);
 }
 
 PG_FUNCTION_INFO_V1(rehome_set_drift_policy);

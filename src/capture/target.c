@@ -324,7 +324,9 @@ install(RehomeSlice *slice, List *maps, bool guarded, bool capturing)
 		char	   *guard = map->id == 0 ? psprintf("guard(%s)", migration) : psprintf("guard(%s, %d)", migration, map->id);
 		char	   *capture = psprintf("capture(%s)", trigger_args(map));
 		char	   *record = psprintf("record_drift(%d)", map->id);
-		bool		recording = map->drift_policy != REHOME_DRIFT_REJECT;
+		/* until the copy is done, everything is refused */
+		bool		recording = map->drift_policy != REHOME_DRIFT_REJECT &&
+			(slice->state == REHOME_SYNCING || slice->state == REHOME_CUT_OVER);
 		TriggerDefinition rows[] = {
 			{"rehome_guard", "BEFORE INSERT OR UPDATE OR DELETE", partitioned ? "ROW" : "STATEMENT", guard, guarded && !recording},
 			{"rehome_capture", "AFTER INSERT OR UPDATE OR DELETE", "ROW", capture, !guarded},

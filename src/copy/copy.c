@@ -117,6 +117,7 @@ report_done(RehomeSlice *slice, TimestampTz began)
 						   rehome_rules_detail(slice,
 											   psprintf("{\"rows\": %s, \"bytes\": %s, \"seconds\": %.3f}",
 														sums->value[0][0], sums->value[0][1], seconds)));
+	rehome_drift_begin(slice);
 	ereport(NOTICE,
 			errmsg("slice \"%s\": copied %s rows of %s tables in %.1f s", slice->name,
 				   sums->value[0][0], sums->value[0][2], seconds));

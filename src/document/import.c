@@ -12,6 +12,9 @@
  * A rule's expression is what will be evaluated.  The kind, parameters and
  * validation that it was once made of are kept with it as they are.
  *
+ * Checks, queries, criteria and drift policies are what the functions that
+ * state them make of them.  A drift policy is in force once the copy is done.
+ *
  * Columns that the definition does not name are left out: nothing is mapped
  * because its name happens to be the same.
  *
@@ -28,6 +31,7 @@
 #include "miscadmin.h"
 #include "nodes/value.h"
 #include "parser/parse_func.h"
+#include "trust/trust.h"
 #include "util/attempt.h"
 #include "util/name.h"
 #include "util/problems.h"
@@ -41,7 +45,7 @@
 enum
 {
 	TABLE_SOURCE, TABLE_SOURCE_SCHEMA, TABLE_SOURCE_TABLE, TABLE_TARGET, TABLE_KEY, TABLE_FILTER, TABLE_COLUMNS,
-	TABLE_ON_ERROR, TABLE_ON_DELETE, TABLE_DELETE_COLUMN, TABLE_DELETE_ARCHIVE
+	TABLE_ON_ERROR, TABLE_ON_DELETE, TABLE_DELETE_COLUMN, TABLE_DELETE_ARCHIVE, TABLE_DRIFT_POLICY
 };
 
 static const char *const table_sql =
@@ -49,7 +53,7 @@ static const char *const table_sql =
 	" t #>> '{source,schema}', t #>> '{source,table}', t ->> 'target',"
 	" (SELECT array_agg(k ORDER BY n) FROM jsonb_array_elements_text(t -> 'key') WITH ORDINALITY AS e(k, n)),"
 	" t ->> 'filter', t -> 'columns', coalesce(t ->> 'on_error', 'fail'), coalesce(t ->> 'on_delete', 'delete'),"
-	" t ->> 'delete_column', t ->> 'delete_archive'"
+	" t ->> 'delete_column', t ->> 'delete_archive', coalesce(t ->> 'drift_policy', 'reject')"
 	" FROM jsonb_array_elements($1::jsonb #> ARRAY['slices', $2, 'tables']) WITH ORDINALITY AS e(t, n) ORDER BY n";
 
 /* Columns of column_sql. */
@@ -77,7 +81,46 @@ static const char *const derived_sql =
 	" d ->> 'query', d ->> 'search_path', d ->> 'write_back', d ->> 'note', d -> 'affected'"
 	" FROM jsonb_array_elements($1::jsonb #> ARRAY['slices', $2, 'derived']) WITH ORDINALITY AS e(d, n) ORDER BY n";
 
-/* An import in progress; the last are the table, the column, or the derivation in hand. */
+/* Columns of check_sql. */
+enum
+{
+	CHECK_SLICE, CHECK_NAME, CHECK_LAYER, CHECK_SOURCE_SQL, CHECK_TARGET_SQL, CHECK_KEY, CHECK_TOLERANCE,
+	CHECK_SEARCH_PATH, CHECK_VALID_FOR, CHECK_DESCRIPTION, CHECK_EVERY
+};
+
+static const char *const check_sql =
+	"SELECT c ->> 'slice', c ->> 'name', c ->> 'layer', c ->> 'source_sql', c ->> 'target_sql',"
+	" (SELECT array_agg(k ORDER BY n) FROM jsonb_array_elements_text(c -> 'key') WITH ORDINALITY AS e(k, n)),"
+	" coalesce(c -> 'tolerance', '{}'), c ->> 'search_path', c ->> 'valid_for', c ->> 'description', c ->> 'every'"
+	" FROM jsonb_array_elements($1::jsonb -> 'checks') WITH ORDINALITY AS e(c, n) ORDER BY n";
+
+/* Columns of query_sql. */
+enum
+{
+	QUERY_SLICE, QUERY_NAME, QUERY_SOURCE_SQL, QUERY_TARGET_SQL, QUERY_SEARCH_PATH, QUERY_FACTOR, QUERY_NOISE,
+	QUERY_EVERY
+};
+
+static const char *const query_sql =
+	"SELECT q ->> 'slice', q ->> 'name', q ->> 'source_sql', q ->> 'target_sql', q ->> 'search_path',"
+	" q ->> 'factor', q ->> 'noise', q ->> 'every'"
+	" FROM jsonb_array_elements($1::jsonb -> 'queries') WITH ORDINALITY AS e(q, n) ORDER BY n";
+
+/* Columns of criterion_sql. */
+enum
+{
+	CRITERION_METRIC, CRITERION_COMPARATOR, CRITERION_THRESHOLD, CRITERION_BLOCKING, CRITERION_OWNER,
+	CRITERION_MAX_AGE
+};
+
+static const char *const criterion_sql =
+	"SELECT k ->> 'metric', k ->> 'comparator', k ->> 'threshold', (k ->> 'blocking')::boolean, k ->> 'owner', k ->> 'max_age'"
+	" FROM jsonb_array_elements($1::jsonb -> 'criteria') WITH ORDINALITY AS e(k, n) ORDER BY n";
+
+/*
+ * An import in progress; the last are the table, the column, the derivation,
+ * or the check, query or criterion in hand.
+ */
 typedef struct Import
 {
 	RehomeCall	call;
@@ -91,6 +134,7 @@ typedef struct Import
 	char	  **table;
 	int			map_id;
 	char	  **column;
+	char	  **stated;
 } Import;
 
 /*
@@ -210,11 +254,12 @@ define_table(void *arg)
 										 import->table[TABLE_KEY] ? rehome_name_list(import->table[TABLE_KEY]) : NIL,
 										 import->table[TABLE_FILTER], stated,
 										 import->table[TABLE_SOURCE] == NULL);
-	rehome_spi("UPDATE rehome.table_map SET on_error = $2, on_delete = $3, delete_column = $4::name, delete_archive = $5::regclass"
-			   " WHERE id = $1", "itttt", import->map_id, import->table[TABLE_ON_ERROR], import->table[TABLE_ON_DELETE],
+	rehome_spi("UPDATE rehome.table_map SET on_error = $2, on_delete = $3, delete_column = $4::name, delete_archive = $5::regclass,"
+			   " drift_policy = $6 WHERE id = $1", "ittttt", import->map_id, import->table[TABLE_ON_ERROR], import->table[TABLE_ON_DELETE],
 			   import->table[TABLE_DELETE_COLUMN],
 			   import->table[TABLE_DELETE_ARCHIVE] == NULL ? NULL :
-			   psprintf("%u", find_relation(import, import->table[TABLE_DELETE_ARCHIVE])));
+			   psprintf("%u", find_relation(import, import->table[TABLE_DELETE_ARCHIVE])),
+			   import->table[TABLE_DRIFT_POLICY]);
 }
 
 /*
@@ -265,6 +310,43 @@ find_function(Import *import, char *name, Oid relid)
 }
 
 /*
+ * path_here returns a search_path of the definition with the names that
+ * schemas have here, and pg_temp last.  What is read on both sides looks for
+ * a schema's own name, too, after the one it has here.
+ */
+static char *
+path_here(Import *import, const char *stated, bool both)
+{
+	StringInfoData path;
+	List	   *names;
+	ListCell   *lc;
+
+	if (!SplitIdentifierString(pstrdup(stated), ',', &names))
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("malformed search_path \"%s\"", stated));
+	initStringInfo(&path);
+	foreach(lc, names)
+	{
+		const char *name = lfirst(lc);
+		bool		renamed = false;
+
+		if (name[0] == '\0' || strcmp(name, "pg_temp") == 0)
+			continue;
+		for (int i = 0; i < import->schemas->n && !renamed; i++)
+			if (strcmp(import->schemas->value[i][0], name) == 0)
+			{
+				appendStringInfo(&path, "%s, ", quote_identifier(import->schemas->value[i][1]));
+				renamed = true;
+			}
+		if (!renamed || both)
+			appendStringInfo(&path, "%s, ", quote_identifier(name));
+	}
+	appendStringInfoString(&path, "pg_temp");
+	return path.data;
+}
+
+/*
  * define_derived defines the derivation in hand; for attempt.  Its queries
  * are taken as they are; schemas that have other names are replaced in the
  * path they are read with.
@@ -284,12 +366,7 @@ define_derived(void *arg)
 	d.columns = rehome_name_list(v[DERIVED_COLUMNS]);
 	d.query = v[DERIVED_QUERY];
 	d.stated.owner = import->migration->owner;
-	d.stated.search_path = v[DERIVED_SEARCH_PATH];
-	for (int i = 0; i < import->schemas->n; i++)
-		d.stated.search_path = rehome_spi_value("SELECT string_agg(CASE btrim(p, ' ') WHEN quote_ident($2) THEN quote_ident($3)"
-												" ELSE btrim(p, ' ') END, ', ' ORDER BY n)"
-												" FROM string_to_table($1, ',') WITH ORDINALITY AS t(p, n)", "ttt",
-												d.stated.search_path, import->schemas->value[i][0], import->schemas->value[i][1]);
+	d.stated.search_path = path_here(import, v[DERIVED_SEARCH_PATH], false);
 	inputs = rehome_spi("SELECT key, value FROM jsonb_each_text($1::jsonb)", "t", v[DERIVED_AFFECTED]);
 	for (int i = 0; i < inputs->n; i++)
 		affected = rehome_spi_value("SELECT $1::jsonb || jsonb_build_object($2, $3)", "ttt", affected,
@@ -338,6 +415,90 @@ import_slice(Import *import, const char *definition, int n, const char *name)
 		(void) attempt(import, define_derived, import->derived[DERIVED_NAME]);
 	}
 	return tables->n;
+}
+
+/*
+ * define_check defines the check in hand; for attempt.
+ */
+static void
+define_check(void *arg)
+{
+	Import	   *import = arg;
+	char	  **v = import->stated;
+	RehomeCheckStated check = {0};
+
+	check.slice = v[CHECK_SLICE];
+	check.name = v[CHECK_NAME];
+	check.layer = v[CHECK_LAYER];
+	check.sql[0] = v[CHECK_SOURCE_SQL];
+	check.sql[1] = v[CHECK_TARGET_SQL];
+	check.key = v[CHECK_KEY];
+	check.tolerance = v[CHECK_TOLERANCE];
+	check.search_path = path_here(import, v[CHECK_SEARCH_PATH], true);
+	check.valid_for = v[CHECK_VALID_FOR];
+	check.description = v[CHECK_DESCRIPTION];
+	rehome_define_check(import->migration, &check);
+	if (v[CHECK_EVERY] != NULL)
+		rehome_define_schedule(import->migration, true, check.name, v[CHECK_EVERY]);
+}
+
+/*
+ * define_query defines the query in hand; for attempt.
+ */
+static void
+define_query(void *arg)
+{
+	Import	   *import = arg;
+	char	  **v = import->stated;
+	RehomeQueryStated query = {0};
+
+	query.slice = v[QUERY_SLICE];
+	query.name = v[QUERY_NAME];
+	query.sql[0] = v[QUERY_SOURCE_SQL];
+	query.sql[1] = v[QUERY_TARGET_SQL];
+	query.search_path = path_here(import, v[QUERY_SEARCH_PATH], true);
+	query.factor = rehome_float8(v[QUERY_FACTOR]);
+	query.noise = rehome_float8(v[QUERY_NOISE]);
+	rehome_define_query(import->migration, &query);
+	if (v[QUERY_EVERY] != NULL)
+		rehome_define_schedule(import->migration, false, query.name, v[QUERY_EVERY]);
+}
+
+/*
+ * define_criterion defines the criterion in hand; for attempt.
+ */
+static void
+define_criterion(void *arg)
+{
+	Import	   *import = arg;
+	char	  **v = import->stated;
+	RehomeCriterionStated criterion = {0};
+
+	criterion.metric = v[CRITERION_METRIC];
+	criterion.comparator = v[CRITERION_COMPARATOR];
+	criterion.threshold = v[CRITERION_THRESHOLD];
+	criterion.blocking = rehome_bool(v[CRITERION_BLOCKING]);
+	criterion.owner = v[CRITERION_OWNER];
+	criterion.max_age = v[CRITERION_MAX_AGE];
+	rehome_define_criterion(import->migration, &criterion);
+}
+
+/*
+ * import_stated defines what sql, one of the above, finds in the definition;
+ * criteria after the checks and queries that they are about.
+ */
+static void
+import_stated(Import *import, const char *definition, const char *sql, int name, const char *what,
+			  void (*define) (void *arg))
+{
+	RehomeRows *rows = rehome_spi(sql, "t", definition);
+
+	for (int i = 0; i < rows->n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		import->stated = rows->value[i];
+		(void) attempt(import, define, psprintf("%s %s", what, quote_identifier(import->stated[name])));
+	}
 }
 
 /*
@@ -431,6 +592,9 @@ rehome_import_migration(PG_FUNCTION_ARGS)
 	import_schemas(&import, definition);
 	for (int i = 0; i < slices->n; i++)
 		tables += import_slice(&import, definition, i, slices->value[i][0]);
+	import_stated(&import, definition, check_sql, CHECK_NAME, "check", define_check);
+	import_stated(&import, definition, query_sql, QUERY_NAME, "query", define_query);
+	import_stated(&import, definition, criterion_sql, CRITERION_METRIC, "criterion", define_criterion);
 	rehome_problems_raise(&import.problems, "migration \"%s\" cannot be imported", import.migration->name);
 	rehome_event(import.migration->name, NULL, "defined", psprintf("imported with %d tables", tables), NULL);
 	rehome_call_end(&import.call);

@@ -74,6 +74,45 @@ require_tolerance(const char *tolerance)
 	rehome_problems_raise(&problems, "these are no tolerances");
 }
 
+/*
+ * rehome_define_check stores a check, if it is one.
+ */
+void
+rehome_define_check(RehomeMigration *migration, RehomeCheckStated *check)
+{
+	RehomeSlice *slice = linitial(rehome_slices_get(migration, check->slice));
+	char	   *sql[2] = {check->sql[0], check->sql[1]};
+
+	if (!rehome_bool(rehome_spi_value("SELECT $1 IN ('business', 'integration', 'application', 'structure')", "t", check->layer)))
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("unknown layer \"%s\"", check->layer),
+				errhint("Layers are business, integration, application and structure."));
+	require_tolerance(check->tolerance);
+	for (int side = 0; side < 2; side++)
+		if (sql[side] != NULL)
+		{
+			rehome_stated_require_select(sql[side], side == 0 ? "source_sql" : "target_sql");
+			sql[side] = rehome_stated_trim(sql[side]);
+		}
+	if ((sql[0] == NULL || sql[1] == NULL) && (check->key != NULL || strcmp(check->tolerance, "{}") != 0))
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("check \"%s\" compares nothing: it needs no key and no tolerance", check->name),
+				errhint("Give both source_sql and target_sql, or leave key and tolerance out."));
+	if (rehome_spi("SELECT 1 FROM rehome.check_definition WHERE migration_id = $1 AND name = $2::name", "it",
+				   migration->id, check->name)->n > 0)
+		ereport(ERROR,
+				errcode(ERRCODE_DUPLICATE_OBJECT),
+				errmsg("check \"%s\" of migration \"%s\" already exists", check->name, migration->name),
+				errhint("SELECT rehome.drop_check(%s, %s);", quote_literal_cstr(migration->name), quote_literal_cstr(check->name)));
+	rehome_spi("INSERT INTO rehome.check_definition (migration_id, slice_id, name, layer, source_sql, target_sql, key,"
+			   " tolerance, search_path, valid_for, description)"
+			   " VALUES ($1, $2, $3::name, $4, $5, $6, $7::text[], $8::jsonb, $9, $10::interval, $11)", "iittttttttt",
+			   migration->id, slice->id, check->name, check->layer, sql[0], sql[1], check->key, check->tolerance,
+			   check->search_path, check->valid_for, check->description);
+}
+
 PG_FUNCTION_INFO_V1(rehome_add_check);
 
 /*
@@ -86,51 +125,26 @@ rehome_add_check(PG_FUNCTION_ARGS)
 {
 	RehomeCall	call;
 	RehomeMigration *migration;
-	RehomeSlice *slice;
-	char	   *name = REHOME_ARG_NAME(1);
-	char	   *layer = rehome_trust_required(fcinfo, 2, "the layer");
-	char	   *sql[2] = {REHOME_ARG_TEXT(3), REHOME_ARG_TEXT(4)};
-	char	   *key = PG_ARGISNULL(5) ? NULL : rehome_trust_array(fcinfo, 5, "a column of the key");
-	char	   *tolerance = PG_ARGISNULL(6) ? "{}" : DatumGetCString(DirectFunctionCall1(jsonb_out, PG_GETARG_DATUM(6)));
-	char	   *valid_for;
+	RehomeCheckStated check = {0};
 
-	if (name == NULL || name[0] == '\0' || PG_ARGISNULL(7))
+	check.name = REHOME_ARG_NAME(1);
+	check.layer = rehome_trust_required(fcinfo, 2, "the layer");
+	check.sql[0] = REHOME_ARG_TEXT(3);
+	check.sql[1] = REHOME_ARG_TEXT(4);
+	check.key = PG_ARGISNULL(5) ? NULL : rehome_trust_array(fcinfo, 5, "a column of the key");
+	check.tolerance = PG_ARGISNULL(6) ? "{}" : DatumGetCString(DirectFunctionCall1(jsonb_out, PG_GETARG_DATUM(6)));
+	check.slice = REHOME_ARG_NAME(7);
+	check.description = REHOME_ARG_TEXT(9);
+	if (check.name == NULL || check.name[0] == '\0' || check.slice == NULL)
 		ereport(ERROR,
 				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				errmsg("the check's name and slice must be given"));
 	rehome_call_begin(&call, fcinfo);
 	migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(&call, migration);
-	slice = linitial(rehome_slices_get(migration, NameStr(*PG_GETARG_NAME(7))));
-	valid_for = PG_ARGISNULL(8) ? NULL : DatumGetCString(DirectFunctionCall1(interval_out, PG_GETARG_DATUM(8)));
-	if (!rehome_bool(rehome_spi_value("SELECT $1 IN ('business', 'integration', 'application', 'structure')", "t", layer)))
-		ereport(ERROR,
-				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				errmsg("unknown layer \"%s\"", layer),
-				errhint("Layers are business, integration, application and structure."));
-	require_tolerance(tolerance);
-	for (int side = 0; side < 2; side++)
-		if (sql[side] != NULL)
-		{
-			rehome_stated_require_select(sql[side], side == 0 ? "source_sql" : "target_sql");
-			sql[side] = rehome_stated_trim(sql[side]);
-		}
-	if ((sql[0] == NULL || sql[1] == NULL) && (key != NULL || strcmp(tolerance, "{}") != 0))
-		ereport(ERROR,
-				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				errmsg("check \"%s\" compares nothing: it needs no key and no tolerance", name),
-				errhint("Give both source_sql and target_sql, or leave key and tolerance out."));
-	if (rehome_spi("SELECT 1 FROM rehome.check_definition WHERE migration_id = $1 AND name = $2::name", "it",
-				   migration->id, name)->n > 0)
-		ereport(ERROR,
-				errcode(ERRCODE_DUPLICATE_OBJECT),
-				errmsg("check \"%s\" of migration \"%s\" already exists", name, migration->name),
-				errhint("SELECT rehome.drop_check(%s, %s);", quote_literal_cstr(migration->name), quote_literal_cstr(name)));
-	rehome_spi("INSERT INTO rehome.check_definition (migration_id, slice_id, name, layer, source_sql, target_sql, key,"
-			   " tolerance, search_path, valid_for, description)"
-			   " VALUES ($1, $2, $3::name, $4, $5, $6, $7::text[], $8::jsonb, $9, $10::interval, $11)", "iittttttttt",
-			   migration->id, slice->id, name, layer, sql[0], sql[1], key, tolerance,
-			   rehome_stated_path(&call), valid_for, REHOME_ARG_TEXT(9));
+	check.valid_for = PG_ARGISNULL(8) ? NULL : DatumGetCString(DirectFunctionCall1(interval_out, PG_GETARG_DATUM(8)));
+	check.search_path = rehome_stated_path(&call);
+	rehome_define_check(migration, &check);
 	rehome_call_end(&call);
 	PG_RETURN_VOID();
 }

@@ -59,6 +59,63 @@ rehome_scorecard(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/*
+ * require_comparison raises unless there is something to compare with.
+ */
+static void
+require_comparison(RehomeCriterionStated *criterion)
+{
+	const char *comparator = criterion->comparator;
+	const char *threshold = criterion->threshold;
+
+	if (strspn(comparator, "<=>") != strlen(comparator) || strlen(comparator) > 2 ||
+		(strlen(comparator) == 2 && (comparator[0] == '=' || comparator[1] != '=')))
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("unknown comparator \"%s\"", comparator),
+				errhint("Comparators are <, <=, =, >= and >."));
+	if (strchr("+-0123456789", threshold[0]) == NULL || strcmp(threshold + 1, "Infinity") == 0)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("the threshold is no number: %s", threshold));
+}
+
+/*
+ * require_metric raises unless something of that name is measured.
+ */
+static void
+require_metric(RehomeMigration *migration, const char *metric)
+{
+	RehomeRows *rows = rehome_scorecard_rows(migration, NULL);
+	bool		known = false;
+
+	for (int i = 0; i < rows->n && !known; i++)
+		known = strcmp(rows->value[i][SCORE_METRIC], metric) == 0;
+	if (!known)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_OBJECT),
+				errmsg("unknown metric \"%s\"", metric),
+				errhint("SELECT metric FROM rehome.scorecard(%s);", quote_literal_cstr(migration->name)));
+}
+
+/*
+ * rehome_define_criterion stores a criterion.  The check or query that it is
+ * about need not be there (any more); another metric has to.
+ */
+void
+rehome_define_criterion(RehomeMigration *migration, RehomeCriterionStated *criterion)
+{
+	require_comparison(criterion);
+	if (strncmp(criterion->metric, "check.", 6) != 0 && strncmp(criterion->metric, "query.", 6) != 0)
+		require_metric(migration, criterion->metric);
+	rehome_spi("INSERT INTO rehome.criterion AS k (migration_id, metric, comparator, threshold, blocking, owner, max_age)"
+			   " VALUES ($1, $2, $3, $4::numeric, $5, $6, $7::interval)"
+			   " ON CONFLICT (migration_id, metric) DO UPDATE SET comparator = excluded.comparator, threshold = excluded.threshold,"
+			   " blocking = excluded.blocking, owner = excluded.owner, max_age = excluded.max_age", "itttbtt",
+			   migration->id, criterion->metric, criterion->comparator, criterion->threshold, criterion->blocking,
+			   criterion->owner, criterion->max_age);
+}
+
 PG_FUNCTION_INFO_V1(rehome_set_criterion);
 
 /*
@@ -70,47 +127,27 @@ rehome_set_criterion(PG_FUNCTION_ARGS)
 {
 	RehomeCall	call;
 	RehomeMigration *migration;
-	RehomeRows *rows;
-	char	   *metric = rehome_trust_required(fcinfo, 1, "the metric");
-	char	   *comparator = rehome_trust_required(fcinfo, 2, "the comparator");
-	char	   *threshold;
-	char	   *max_age;
-	bool		known = false;
+	RehomeCriterionStated criterion = {0};
 
+	criterion.metric = rehome_trust_required(fcinfo, 1, "the metric");
+	criterion.comparator = rehome_trust_required(fcinfo, 2, "the comparator");
 	if (PG_ARGISNULL(3) || PG_ARGISNULL(4))
 		ereport(ERROR,
 				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				errmsg("the threshold, and whether it is blocking, must be given"));
-	threshold = DatumGetCString(DirectFunctionCall1(numeric_out, PG_GETARG_DATUM(3)));
-	if (strspn(comparator, "<=>") != strlen(comparator) || strlen(comparator) > 2 ||
-		(strlen(comparator) == 2 && (comparator[0] == '=' || comparator[1] != '=')))
-		ereport(ERROR,
-				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				errmsg("unknown comparator \"%s\"", comparator),
-				errhint("Comparators are <, <=, =, >= and >."));
-	if (strchr("+-0123456789", threshold[0]) == NULL || strcmp(threshold + 1, "Infinity") == 0)
-		ereport(ERROR,
-				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				errmsg("the threshold is no number: %s", threshold));
+	criterion.threshold = DatumGetCString(DirectFunctionCall1(numeric_out, PG_GETARG_DATUM(3)));
+	criterion.blocking = PG_GETARG_BOOL(4);
+	criterion.owner = REHOME_ARG_TEXT(5);
+	require_comparison(&criterion);
 	rehome_call_begin(&call, fcinfo);
 	migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(&call, migration);
-	max_age = PG_ARGISNULL(6) ? NULL : DatumGetCString(DirectFunctionCall1(interval_out, PG_GETARG_DATUM(6)));
-	rows = rehome_scorecard_rows(migration, NULL);
-	for (int i = 0; i < rows->n && !known; i++)
-		known = strcmp(rows->value[i][0], metric) == 0;
-	if (!known)
-		ereport(ERROR,
-				errcode(ERRCODE_UNDEFINED_OBJECT),
-				errmsg("unknown metric \"%s\"", metric),
-				errhint("SELECT metric FROM rehome.scorecard(%s);", quote_literal_cstr(migration->name)));
-	rehome_spi("INSERT INTO rehome.criterion AS k (migration_id, metric, comparator, threshold, blocking, owner, max_age)"
-			   " VALUES ($1, $2, $3, $4::numeric, $5, $6, $7::interval)"
-			   " ON CONFLICT (migration_id, metric) DO UPDATE SET comparator = excluded.comparator, threshold = excluded.threshold,"
-			   " blocking = excluded.blocking, owner = excluded.owner, max_age = excluded.max_age", "itttbtt",
-			   migration->id, metric, comparator, threshold, PG_GETARG_BOOL(4), REHOME_ARG_TEXT(5), max_age);
+	criterion.max_age = PG_ARGISNULL(6) ? NULL : DatumGetCString(DirectFunctionCall1(interval_out, PG_GETARG_DATUM(6)));
+	require_metric(migration, criterion.metric);
+	rehome_define_criterion(migration, &criterion);
 	rehome_event(migration->name, NULL, "criterion",
-				 psprintf("%s %s %s%s", metric, comparator, threshold, PG_GETARG_BOOL(4) ? ", blocking" : ""), NULL);
+				 psprintf("%s %s %s%s", criterion.metric, criterion.comparator, criterion.threshold,
+						  criterion.blocking ? ", blocking" : ""), NULL);
 	rehome_call_end(&call);
 	PG_RETURN_VOID();
 }

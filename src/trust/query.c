@@ -46,6 +46,41 @@ typedef struct QueryResult
 	char	   *message;
 } QueryResult;
 
+/*
+ * require_limits raises unless factor and noise are what they may be.
+ */
+static void
+require_limits(RehomeQueryStated *query)
+{
+	if (!(query->factor >= 1) || !(query->noise >= 0))
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("factor must be at least 1 and noise at least 0"));
+}
+
+/*
+ * rehome_define_query stores a query, if it is one.
+ */
+void
+rehome_define_query(RehomeMigration *migration, RehomeQueryStated *query)
+{
+	RehomeSlice *slice = linitial(rehome_slices_get(migration, query->slice));
+
+	require_limits(query);
+	rehome_stated_require_select(query->sql[0], "source_sql");
+	rehome_stated_require_select(query->sql[1], "target_sql");
+	if (rehome_spi("SELECT 1 FROM rehome.query_definition WHERE migration_id = $1 AND name = $2::name", "it",
+				   migration->id, query->name)->n > 0)
+		ereport(ERROR,
+				errcode(ERRCODE_DUPLICATE_OBJECT),
+				errmsg("query \"%s\" of migration \"%s\" already exists", query->name, migration->name),
+				errhint("SELECT rehome.drop_query(%s, %s);", quote_literal_cstr(migration->name), quote_literal_cstr(query->name)));
+	rehome_spi("INSERT INTO rehome.query_definition (migration_id, slice_id, name, source_sql, target_sql, search_path, factor, noise)"
+			   " VALUES ($1, $2, $3::name, $4, $5, $6, $7::float8, $8::float8)", "iitttttt",
+			   migration->id, slice->id, query->name, rehome_stated_trim(query->sql[0]), rehome_stated_trim(query->sql[1]),
+			   query->search_path, psprintf("%.17g", query->factor), psprintf("%.17g", query->noise));
+}
+
 PG_FUNCTION_INFO_V1(rehome_add_query);
 
 /*
@@ -57,35 +92,24 @@ rehome_add_query(PG_FUNCTION_ARGS)
 {
 	RehomeCall	call;
 	RehomeMigration *migration;
-	RehomeSlice *slice;
-	char	   *name = REHOME_ARG_NAME(1);
-	char	   *source = rehome_trust_required(fcinfo, 2, "source_sql");
-	char	   *target = PG_ARGISNULL(3) ? source : REHOME_ARG_TEXT(3);
+	RehomeQueryStated query = {0};
 
-	if (name == NULL || name[0] == '\0' || PG_ARGISNULL(4) || PG_ARGISNULL(5) || PG_ARGISNULL(6))
+	query.name = REHOME_ARG_NAME(1);
+	query.sql[0] = rehome_trust_required(fcinfo, 2, "source_sql");
+	query.sql[1] = PG_ARGISNULL(3) ? query.sql[0] : REHOME_ARG_TEXT(3);
+	query.slice = REHOME_ARG_NAME(4);
+	if (query.name == NULL || query.name[0] == '\0' || query.slice == NULL || PG_ARGISNULL(5) || PG_ARGISNULL(6))
 		ereport(ERROR,
 				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				errmsg("the query's name, slice, factor and noise must be given"));
-	if (!(PG_GETARG_FLOAT8(5) >= 1) || !(PG_GETARG_FLOAT8(6) >= 0))
-		ereport(ERROR,
-				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				errmsg("factor must be at least 1 and noise at least 0"));
+	query.factor = PG_GETARG_FLOAT8(5);
+	query.noise = PG_GETARG_FLOAT8(6);
+	require_limits(&query);
 	rehome_call_begin(&call, fcinfo);
 	migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(&call, migration);
-	slice = linitial(rehome_slices_get(migration, NameStr(*PG_GETARG_NAME(4))));
-	rehome_stated_require_select(source, "source_sql");
-	rehome_stated_require_select(target, "target_sql");
-	if (rehome_spi("SELECT 1 FROM rehome.query_definition WHERE migration_id = $1 AND name = $2::name", "it",
-				   migration->id, name)->n > 0)
-		ereport(ERROR,
-				errcode(ERRCODE_DUPLICATE_OBJECT),
-				errmsg("query \"%s\" of migration \"%s\" already exists", name, migration->name),
-				errhint("SELECT rehome.drop_query(%s, %s);", quote_literal_cstr(migration->name), quote_literal_cstr(name)));
-	rehome_spi("INSERT INTO rehome.query_definition (migration_id, slice_id, name, source_sql, target_sql, search_path, factor, noise)"
-			   " VALUES ($1, $2, $3::name, $4, $5, $6, $7::float8, $8::float8)", "iitttttt",
-			   migration->id, slice->id, name, rehome_stated_trim(source), rehome_stated_trim(target),
-			   rehome_stated_path(&call), psprintf("%.17g", PG_GETARG_FLOAT8(5)), psprintf("%.17g", PG_GETARG_FLOAT8(6)));
+	query.search_path = rehome_stated_path(&call);
+	rehome_define_query(migration, &query);
 	rehome_call_end(&call);
 	PG_RETURN_VOID();
 }

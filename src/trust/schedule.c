@@ -54,6 +54,33 @@ unknown_names(RehomeMigration *migration, int kind, const char *names, RehomePro
 			rehome_problem(problems, ERRCODE_UNDEFINED_OBJECT, NULL, "There is no %s %s.", kinds[kind].what, rows->value[i][0]);
 }
 
+/*
+ * too_often adds that an interval is shorter than what a worker can do.
+ */
+static void
+too_often(const char *every, RehomeProblems *problems)
+{
+	if (every != NULL && !rehome_bool(rehome_spi_value("SELECT $1::interval >= '1 second'", "t", every)))
+		rehome_problem(problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL, "every is %s; it is at least a second.", every);
+}
+
+/*
+ * rehome_define_schedule says how often one check, or else query, is run.
+ */
+void
+rehome_define_schedule(RehomeMigration *migration, bool check, const char *name, const char *every)
+{
+	RehomeProblems problems;
+	int			kind = check ? 0 : 1;
+
+	rehome_problems_init(&problems);
+	too_often(every, &problems);
+	unknown_names(migration, kind, rehome_name_array(list_make1(pstrdup(name))), &problems);
+	rehome_problems_raise(&problems, "it cannot be scheduled like this");
+	rehome_spi(psprintf("UPDATE %s SET every = $3::interval, due_at = clock_timestamp() WHERE migration_id = $1 AND name = $2::name",
+						kinds[kind].table), "itt", migration->id, name, every);
+}
+
 PG_FUNCTION_INFO_V1(rehome_set_schedule);
 
 /*
@@ -77,8 +104,7 @@ rehome_set_schedule(PG_FUNCTION_ARGS)
 	migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(&call, migration);
 	rehome_problems_init(&problems);
-	if (every != NULL && !rehome_bool(rehome_spi_value("SELECT $1::interval >= '1 second'", "t", every)))
-		rehome_problem(&problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL, "every is %s; it is at least a second.", every);
+	too_often(every, &problems);
 	for (int kind = 0; kind < lengthof(kinds); kind++)
 		unknown_names(migration, kind, names[kind], &problems);
 	rehome_problems_raise(&problems, "the schedule of migration \"%s\" cannot be set like this", migration->name);

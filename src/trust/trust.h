@@ -26,6 +26,46 @@ enum
 
 extern RehomeRows *rehome_scorecard_rows(RehomeMigration *migration, const char *slice_id);
 
+/* Checks, queries and criteria as they are stated; texts as in the catalog. */
+typedef struct RehomeCheckStated
+{
+	char	   *slice;
+	char	   *name;
+	char	   *layer;
+	char	   *sql[2];			/* source, target; either may be NULL */
+	char	   *key;			/* of a text[], or NULL */
+	char	   *tolerance;		/* of a jsonb */
+	char	   *search_path;
+	char	   *valid_for;
+	char	   *description;
+} RehomeCheckStated;
+
+typedef struct RehomeQueryStated
+{
+	char	   *slice;
+	char	   *name;
+	char	   *sql[2];
+	char	   *search_path;
+	double		factor;
+	double		noise;
+} RehomeQueryStated;
+
+typedef struct RehomeCriterionStated
+{
+	char	   *metric;
+	char	   *comparator;
+	char	   *threshold;
+	bool		blocking;
+	char	   *owner;
+	char	   *max_age;
+} RehomeCriterionStated;
+
+extern void rehome_define_check(RehomeMigration *migration, RehomeCheckStated *check);
+extern void rehome_define_query(RehomeMigration *migration, RehomeQueryStated *query);
+extern void rehome_define_criterion(RehomeMigration *migration, RehomeCriterionStated *criterion);
+extern void rehome_define_schedule(RehomeMigration *migration, bool check, const char *name,
+								   const char *every);
+
 /* check.c and query.c */
 extern int	rehome_checks_run(RehomeCall *call, RehomeSink *sink, RehomeSlice *slice, const char *names);
 extern int	rehome_queries_run(RehomeCall *call, RehomeSink *sink, RehomeSlice *slice,

@@ -114,7 +114,13 @@ my $markdown = $pair->sql_target(q{SELECT rehome.mapping_document_markdown('m')}
 is(scalar(() = $markdown =~ /^### /mg), 11, 'as Markdown, a section for each table');
 like($markdown, qr/^\| `name` \| `Name` \| character varying\(20\) \| expression: `"left"\(\(?.*`.* \| the shop's signs are short \|$/m, 'with the rule and its note');
 
+$pair->sql_target(q{
+	SELECT rehome.add_check('m', 'tracks', 'business', 'SELECT count(*) FROM public.track', 'SELECT count(*) FROM shop."TblTrack"', description => 'none is lost');
+	SELECT rehome.add_query('m', 'longest', 'SELECT max(milliseconds) FROM public.track', 'SELECT max("Milliseconds") FROM shop."TblTrack"', factor => 3);
+	SELECT rehome.set_schedule('m', '1 day');
+	SELECT rehome.set_criterion('m', 'check.tracks', '=', 1, max_age => '7 days', blocking => false)});
 my $definition = $pair->sql_target(q{SELECT rehome.export_migration('m')});
+like($definition, qr/"checks": .*"queries": .*"criteria": /s, 'with checks, queries and criteria');
 my $hash       = $pair->sql_target(q{SELECT rehome.definition_hash('m')});
 $pair->target->safe_psql('postgres', 'CREATE DATABASE again TEMPLATE chinook');
 my $again = sub { return $pair->target->safe_psql('again', $_[0]) };

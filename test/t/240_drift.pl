@@ -309,9 +309,23 @@ refusals('source', 'public.item item 4 accepted, public.other other 1 accepted, 
 target(q{CALL rehome.rollback('d'); });
 is(target(q{SELECT resolution FROM rehome.drift ORDER BY id DESC LIMIT 1}), 'rolled back', 'which ends with the authority of the target');
 is(old_home('UPDATE item SET price = price'), '00000', 'the source is written again');
+target(q{SELECT rehome.set_drift_policy('d', 'record', 'other')});
+my $definition = target(q{SELECT rehome.export_migration('d')});
 target(q{CALL rehome.cancel('d')});
 is($pair->sql_source(q{SELECT to_regnamespace('rehome_source') IS NULL}), 't', 'nothing is left at the source');
 is(target(q{SELECT count(*) FROM pg_class WHERE relnamespace = 'rehome_change'::regnamespace}), '0', 'no sequence is left here');
 is(target(q{SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'rehome%'}), '0', 'no trigger is left');
+
+# A policy that is part of a definition is in force when the copy is done.
+(my $quoted = $definition) =~ s/'/''/g;
+target("SELECT rehome.drop_migration('d'); TRUNCATE item, other, part, shifted; SELECT rehome.import_migration('$quoted')");
+is(target(q{SELECT string_agg(target || ' ' || drift_policy, ', ' ORDER BY id) FROM rehome.table_map}), 'item reject, other record, part reject, shifted reject', 'imported');
+target(q{CALL rehome.start('d')});
+ok($pair->wait_for_state('d', 'syncing'), 'in sync again');
+as_clerk(q{UPDATE other SET v = 5 WHERE id = 1});
+is(target(q{SELECT kind, target, key, policy FROM written WHERE resolved_at IS NULL AND policy IS NOT NULL}), 'update|other|{"id": 1}|record', 'what is written to the one is recorded');
+is((sqlstate_of($pair->target, q{UPDATE item SET price = 0}, 'drift'))[0], '25006', 'what is written to another is refused');
+target(q{CALL rehome.cancel('d')});
+is(target(q{SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'rehome%'}), '0', 'no trigger is left once more');
 
 done_testing();

@@ -22,6 +22,8 @@ SELECT jsonb_strip_nulls(jsonb_build_object(
                                     'key', to_jsonb(t.key),
                                     'filter', t.filter,
                                     'on_error', nullif(t.on_error, 'fail'),
+                                    -- no rule of how rows are made
+                                    'drift_policy', CASE WHEN $2 IS NULL THEN nullif(t.drift_policy, 'reject') END,
                                     'on_delete', nullif(t.on_delete, 'delete'),
                                     'delete_column', t.delete_column,
                                     'delete_archive', (SELECT format('%I.%I', an.nspname, ar.relname)
@@ -75,5 +77,39 @@ SELECT jsonb_strip_nulls(jsonb_build_object(
                                 ORDER BY d.id) AS list
                        FROM rehome.derivation d WHERE d.slice_id = s.id) derived ON true
                 WHERE s.migration_id = m.id AND ($2 IS NULL OR s.name = $2::name)), '[]'))
+       || CASE WHEN $2 IS NOT NULL THEN '{}' ELSE jsonb_strip_nulls(jsonb_build_object(
+           'checks', (SELECT jsonb_agg(jsonb_build_object(
+                                 'slice', s.name,
+                                 'name', c.name,
+                                 'layer', c.layer,
+                                 'source_sql', c.source_sql,
+                                 'target_sql', c.target_sql,
+                                 'key', to_jsonb(c.key),
+                                 'tolerance', nullif(c.tolerance, '{}'),
+                                 'search_path', c.search_path,
+                                 'valid_for', c.valid_for::text,
+                                 'description', c.description,
+                                 'every', c.every::text) ORDER BY c.id)
+                        FROM rehome.check_definition c JOIN rehome.slice s ON s.id = c.slice_id
+                       WHERE c.migration_id = m.id),
+           'queries', (SELECT jsonb_agg(jsonb_build_object(
+                                 'slice', s.name,
+                                 'name', q.name,
+                                 'source_sql', q.source_sql,
+                                 'target_sql', q.target_sql,
+                                 'search_path', q.search_path,
+                                 'factor', q.factor,
+                                 'noise', q.noise,
+                                 'every', q.every::text) ORDER BY q.id)
+                         FROM rehome.query_definition q JOIN rehome.slice s ON s.id = q.slice_id
+                        WHERE q.migration_id = m.id),
+           'criteria', (SELECT jsonb_agg(jsonb_build_object(
+                                  'metric', k.metric,
+                                  'comparator', k.comparator,
+                                  'threshold', k.threshold,
+                                  'blocking', k.blocking,
+                                  'owner', k.owner,
+                                  'max_age', k.max_age::text) ORDER BY k.id)
+                          FROM rehome.criterion k WHERE k.migration_id = m.id))) END
   FROM rehome.migration m
  WHERE m.id = $1

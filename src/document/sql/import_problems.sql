@@ -5,6 +5,20 @@ WITH known(path, key, type, required) AS (
            ('definition', 'migration', 'string', true), ('definition', 'server', 'string', false),
            ('definition', 'reason', 'string', true), ('definition', 'home', 'string', false),
            ('definition', 'slices', 'array', true),
+           ('definition', 'checks', 'array', false), ('definition', 'queries', 'array', false),
+           ('definition', 'criteria', 'array', false),
+           ('check', 'slice', 'string', true), ('check', 'name', 'string', true), ('check', 'layer', 'string', true),
+           ('check', 'source_sql', 'string', false), ('check', 'target_sql', 'string', false),
+           ('check', 'key', 'array', false), ('check', 'tolerance', 'object', false),
+           ('check', 'search_path', 'string', true), ('check', 'valid_for', 'string', false),
+           ('check', 'description', 'string', false), ('check', 'every', 'string', false),
+           ('query', 'slice', 'string', true), ('query', 'name', 'string', true),
+           ('query', 'source_sql', 'string', true), ('query', 'target_sql', 'string', true),
+           ('query', 'search_path', 'string', true), ('query', 'factor', 'number', true),
+           ('query', 'noise', 'number', true), ('query', 'every', 'string', false),
+           ('criterion', 'metric', 'string', true), ('criterion', 'comparator', 'string', true),
+           ('criterion', 'threshold', 'number', true), ('criterion', 'blocking', 'boolean', true),
+           ('criterion', 'owner', 'string', false), ('criterion', 'max_age', 'string', false),
            ('slice', 'slice', 'string', true), ('slice', 'tables', 'array', true), ('slice', 'derived', 'array', false),
            ('derived', 'name', 'string', true), ('derived', 'target', 'string', true), ('derived', 'key', 'array', true),
            ('derived', 'columns', 'array', false), ('derived', 'query', 'string', true), ('derived', 'search_path', 'string', true),
@@ -20,9 +34,13 @@ WITH known(path, key, type, required) AS (
            ('column', 'source_column', 'string', false),
            ('column', 'validation', 'string', false), ('column', 'on_error', 'string', false),
            ('table', 'on_error', 'string', false), ('table', 'on_delete', 'string', false),
+           ('table', 'drift_policy', 'string', false),
            ('table', 'delete_column', 'string', false), ('table', 'delete_archive', 'string', false)
 ), choices(path, key, choice) AS (
     VALUES ('table', 'on_error', '{fail,quarantine}'::text[]), ('table', 'on_delete', '{delete,mark,archive,ignore}'),
+           ('table', 'drift_policy', '{reject,record,repair}'),
+           ('check', 'layer', '{business,integration,application,structure}'),
+           ('criterion', 'comparator', '{<,<=,"=",>=,>}'),
            ('column', 'on_error', '{fail,"null",default,quarantine}'),
            ('column', 'kind', '{copy,cast,expression,constant,default,value_map,"null",timestamp,text,number,lookup,steps,skip}')
 ), slices AS (
@@ -44,6 +62,11 @@ WITH known(path, key, type, required) AS (
       FROM slices s,
            jsonb_array_elements(CASE WHEN jsonb_typeof(s.value -> 'derived') = 'array' THEN s.value -> 'derived' END)
            WITH ORDINALITY AS d(value, n)
+), stated AS (
+    SELECT k.path, format('%s[%s]', k.list, e.n - 1) AS place, e.value
+      FROM (VALUES ('check', 'checks'), ('query', 'queries'), ('criterion', 'criteria')) AS k(path, list),
+           jsonb_array_elements(CASE WHEN jsonb_typeof($1::jsonb -> k.list) = 'array' THEN $1::jsonb -> k.list END)
+           WITH ORDINALITY AS e(value, n)
 ), objects(path, place, value) AS (
     SELECT 'definition', 'the definition', $1::jsonb
     UNION ALL SELECT 'slice', place, value FROM slices
@@ -51,6 +74,7 @@ WITH known(path, key, type, required) AS (
     UNION ALL SELECT 'source', place || '.source', value -> 'source' FROM tables WHERE jsonb_typeof(value -> 'source') = 'object'
     UNION ALL SELECT 'column', place, value FROM columns
     UNION ALL SELECT 'derived', place, value FROM derived
+    UNION ALL SELECT path, place, value FROM stated
 ), problems(place, problem) AS (
     SELECT place, format('%s is not an object.', place) FROM objects WHERE jsonb_typeof(value) <> 'object'
     UNION ALL
@@ -86,7 +110,7 @@ WITH known(path, key, type, required) AS (
        AND (o.value ->> 'kind' IN ('skip', 'default')) AND o.value ->> 'expression' IS NOT NULL
     UNION ALL
     SELECT o.place, format('"%s" of %s holds something that is not a string.', k.key, o.place)
-      FROM objects o JOIN (VALUES ('table', 'key'), ('derived', 'key'), ('derived', 'columns')) AS k(path, key) ON k.path = o.path
+      FROM objects o JOIN (VALUES ('table', 'key'), ('derived', 'key'), ('derived', 'columns'), ('check', 'key')) AS k(path, key) ON k.path = o.path
      WHERE jsonb_typeof(o.value -> k.key) = 'array'
        AND EXISTS (SELECT FROM jsonb_array_elements(o.value -> k.key) e WHERE jsonb_typeof(e) <> 'string')
     UNION ALL
@@ -97,6 +121,9 @@ WITH known(path, key, type, required) AS (
     UNION ALL
     SELECT min(c.place), format('%s has two rules for column "%s".', c.of, c.value ->> 'column')
       FROM columns c GROUP BY c.of, c.value ->> 'column' HAVING count(*) > 1
+    UNION ALL
+    SELECT min(place), format('There are two criteria for "%s".', value ->> 'metric')
+      FROM stated WHERE path = 'criterion' GROUP BY value ->> 'metric' HAVING count(*) > 1
     UNION ALL
     SELECT min(s.place), format('There are two slices "%s".', s.value ->> 'slice')
       FROM slices s GROUP BY s.value ->> 'slice' HAVING count(*) > 1
