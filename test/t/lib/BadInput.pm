@@ -182,7 +182,7 @@ BEGIN
 		IF r.relkind = 'S' AND r.nspname = 'rehome' THEN
 			CONTINUE;
 		ELSIF r.relkind = 'S' THEN
-			RETURN QUERY EXECUTE format('SELECT %L, last_value || '' '' || is_called FROM %s', 'sequence ' || r.name, r.name);
+			RETURN QUERY EXECUTE format('SELECT %L, last_value || '' '' || is_called FROM %s', 'sequence ' || regexp_replace(r.name::text, '_[0-9a-f]{8}_', '_token_'), r.name);
 		ELSIF r.name = to_regclass('rehome.slice') THEN
 			RETURN QUERY
 				SELECT 'rows of rehome.slice', md5(string_agg(concat_ws('|', id, migration_id, name, filter, state, authority, database_id, continuous, one_way, paused, coalesce(reason, '-'), coalesce(error, '-'), state_since), E'\n' ORDER BY id))
