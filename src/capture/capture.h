@@ -23,6 +23,7 @@ pg_noreturn extern void rehome_source_raise_locked(RehomeConn *conn, List *maps)
 extern void rehome_source_check_identity(RehomeConn *conn, RehomeMigration *migration);
 extern bool rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								  const char *print, List **touched);
+extern RehomeRows *rehome_source_mend(RehomeConn *conn, RehomeSlice *slice);
 extern void rehome_source_flushed(RehomeConn *conn, RehomeSlice *slice, const char *lsn,
 								  bool in_transaction);
 extern bool rehome_source_locked(RehomeConn *conn, RehomeSlice *slice, List *maps,

@@ -325,10 +325,38 @@ rehome_source_install(RehomeConn *conn, RehomeSlice *slice, List *maps)
 }
 
 /*
+ * rehome_source_mend lets the capture of a slice's tables go on where columns
+ * of the key have other names now: until then writes of these tables fail.
+ * conn is in no read only transaction.  Returns those that cannot go
+ * on, as (map, damage): they note nothing.
+ */
+RehomeRows *
+rehome_source_mend(RehomeConn *conn, RehomeSlice *slice)
+{
+	return rehome_conn_query(conn, "SELECT map, damage FROM rehome_source.mend($1, $2::int)", "ti",
+							 slice->migration->token, slice->id);
+}
+
+/*
+ * mend_beside does that while a transaction is open on the slice's connection.
+ */
+static RehomeRows *
+mend_beside(RehomeSlice *slice)
+{
+	RehomeConn *conn = rehome_slice_connect(slice, "mend");
+	RehomeRows *broken = rehome_source_mend(conn, slice);
+
+	rehome_conn_close(conn);
+	return broken;
+}
+
+/*
  * rehome_source_inspect, called when the slice's fingerprint is another than
  * the one on record, finds the tables whose own has changed.  Those where
  * capture or fence do not work any more, or whose columns are not what the
  * map reads, are paused by themselves (structure.c); during a copy it raises.
+ * Capture is mended first, at once, and whatever becomes of this transaction:
+ * the source's users wait for it.
  * When triggers have been touched, what was written meanwhile may have
  * escaped: *touched gets the maps, to be read as a whole.  True when the
  * slice's fingerprint is to be stored.
@@ -338,11 +366,13 @@ rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
 					  const char *print, List **touched)
 {
 	List	   *structures;
+	RehomeRows *broken;
 	ListCell   *lc;
 
 	*touched = NIL;
 	if (slice->source_print != NULL && strcmp(slice->source_print, print) == 0)
 		return false;
+	broken = mend_beside(slice);
 	structures = rehome_structures(conn, maps);
 	foreach(lc, maps)
 	{
@@ -350,18 +380,22 @@ rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		char	   *relation = rehome_remote_relation(rehome_remote_table(map->source));
 		RehomeRows *rows = rehome_conn_query(conn, "SELECT * FROM rehome_source.inspect($1, $2::int, $3)",
 											 "tit", slice->migration->token, map->id, relation);
+		char	   *damage = rows->value[0][1];
 
-		if (rows->value[0][1] != NULL && slice->state == REHOME_SYNCING)
+		for (int i = 0; i < broken->n; i++)
+			if (rehome_int(broken->value[i][0]) == map->id)
+				damage = broken->value[i][1];
+		if (damage != NULL && slice->state == REHOME_SYNCING)
 		{
-			rehome_map_lost(slice, map, "source", "capture lost", rows->value[0][1],
+			rehome_map_lost(slice, map, "source", "capture lost", damage,
 							"What was written since cannot be known: resuming it makes the triggers again and reads the table as a whole.");
 			continue;
 		}
-		if (rows->value[0][1] != NULL)
+		if (damage != NULL)
 			ereport(ERROR,
 					errcode(ERRCODE_REHOME_POSITION_LOST),
 					errmsg("changes of %s are not captured any more", relation),
-					errdetail("At the source %s.", rows->value[0][1]),
+					errdetail("At the source %s.", damage),
 					errhint("What was written since cannot be known: CALL rehome.cancel(%s) and begin again.",
 							quote_literal_cstr(slice->migration->name)));
 		if (slice->state == REHOME_SYNCING &&
@@ -391,11 +425,12 @@ rehome_source_renew(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
 	char	   *token = quote_literal_cstr(slice->migration->token);
 	char	   *relation = quote_literal_cstr(rehome_remote_relation(table));
 
-	run_with_locks(conn, psprintf("SELECT rehome_source.drop_capture(%s, %d, %s);"
-								  " SELECT * FROM rehome_source.create_capture(%s, %d, %d, %s, %s::name[], true)",
-								  token, map->id, relation, token, slice->id, map->id, relation,
-								  quote_literal_cstr(rehome_remote_key_array(map, table))),
-				   list_make1(map));
+	/* the key may have other operators now */
+	record_capture(map, run_with_locks(conn, psprintf("SELECT rehome_source.drop_capture(%s, %d, %s);"
+													  " SELECT * FROM rehome_source.create_capture(%s, %d, %d, %s, %s::name[], true)",
+													  token, map->id, relation, token, slice->id, map->id, relation,
+													  quote_literal_cstr(rehome_remote_key_array(map, table))),
+									   list_make1(map)));
 }
 
 /*

@@ -162,6 +162,18 @@ require_columns(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
 }
 
 /*
+ * captures_other_key tells whether the columns that are captured as the key
+ * are others than those the foreign table says.
+ */
+static bool
+captures_other_key(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
+{
+	return rehome_conn_query(conn, "SELECT FROM rehome_source.captured WHERE token = $1 AND map = $2::int AND names = $3::name[]",
+							 "tit", slice->migration->token, map->id,
+							 rehome_remote_key_array(map, rehome_remote_table(map->source)))->n == 0;
+}
+
+/*
  * mend_source sees to it that the changes of a map's source are captured.
  */
 static void
@@ -179,8 +191,9 @@ mend_source(RehomeSlice *slice, RehomeTableMap *map)
 				errhint("If it was renamed, tell the foreign table: ALTER FOREIGN TABLE %s OPTIONS (SET table_name '...');",
 						rehome_relation_name(map->source)));
 	require_columns(conn, slice, map);
+	(void) rehome_source_mend(conn, slice);
 	rows = rehome_conn_query(conn, inspect, "tit", slice->migration->token, map->id, relation);
-	if (rows->value[0][0] != NULL)
+	if (rows->value[0][0] != NULL || captures_other_key(conn, slice, map))
 	{
 		rehome_source_renew(conn, slice, map);
 		rows = rehome_conn_query(conn, inspect, "tit", slice->migration->token, map->id, relation);

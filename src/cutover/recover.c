@@ -60,6 +60,8 @@ rehome_give_back(RehomeConn *conn, RehomeSlice *slice, List *maps, char **tail)
 	rehome_refused_end(slice, "source", "rolled back");
 	*tail = rehome_sequences_to_source(conn, maps);
 	rehome_slice_set_position(slice, rehome_conn_value(conn, "SELECT txid_current_snapshot()", ""), 0, 0);
+	/* nobody has looked at the source's keys since the cutover */
+	(void) rehome_source_mend(conn, slice);
 	rehome_conn_query(conn, "SELECT rehome_source.set_fence($1, $2::int, false, '')", "ti",
 					  slice->migration->token, slice->id);
 	reread_lossy(slice);

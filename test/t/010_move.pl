@@ -295,7 +295,7 @@ is($pair->sql_source(q{SELECT string_agg(DISTINCT substring(tgname FROM '^rehome
 	'rehome_fence', 'of the triggers at the source the fence is left');
 is($pair->sql_source(q{SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class
 		WHERE relnamespace = 'rehome_source'::regnamespace AND relkind IN ('r', 'S')}),
-	'applying slice', 'and no change table, and no sequence');
+	'applying captured slice', 'and no change table, and no sequence');
 is($pair->sql_target(q{SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'rehome%'}), '0', 'at the target no trigger is left');
 is($pair->sql_target(q{SELECT count(*) FROM pg_class WHERE relnamespace = 'rehome_change'::regnamespace}), '0', 'and no change table');
 is(schema_dump($target, 'postgres', '-n', 'shop'), $before, 'the target has its indexes, constraints and comments as before the move');

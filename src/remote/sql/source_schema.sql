@@ -45,6 +45,24 @@ CREATE TABLE IF NOT EXISTS rehome_source.applying (
     PRIMARY KEY (xid, token, slice)
 );
 
+-- What the capture functions are made of: a table by OID and the columns of
+-- its key by number, which a rename does not change; what they were called
+-- and their types when the function was written.  broken: why it notes
+-- nothing any more.
+CREATE TABLE IF NOT EXISTS rehome_source.captured (
+    token       text NOT NULL,
+    map         int NOT NULL,
+    slice       int NOT NULL,
+    relation    oid NOT NULL,
+    key         int2[] NOT NULL,
+    names       name[] NOT NULL,
+    types       text[] NOT NULL,
+    per_row     boolean NOT NULL,
+    role        name NOT NULL,
+    broken      text,
+    PRIMARY KEY (token, map)
+);
+
 -- Equality operators of the key columns, from the unique index on them or
 -- else from the types' default operator classes.
 CREATE OR REPLACE FUNCTION rehome_source.key_operators(relation regclass, key name[])
@@ -145,9 +163,20 @@ BEGIN
 END
 $cover_partitions$;
 
+-- What columns given by number are called now, and their types; null for one
+-- that is not there any more.
+CREATE OR REPLACE FUNCTION rehome_source.columns_now(relation oid, key int2[], OUT names name[], OUT types text[])
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $columns_now$
+    SELECT array_agg(a.attname ORDER BY k.ord),
+           array_agg(a.atttypid::oid || ' ' || a.atttypmod ORDER BY k.ord)
+      FROM unnest(key) WITH ORDINALITY AS k(attnum, ord)
+      LEFT JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = k.attnum AND NOT a.attisdropped
+$columns_now$;
+
 -- Everything that has to stay as it is for capture and fence to work: which
--- relations these are, their columns, and every trigger of ours with the
--- transaction that last touched it.  $1: qualified names of the slice's tables.
+-- relations these are, their columns, every trigger of ours with the
+-- transaction that last touched it, and the keys of all tables that are
+-- captured, paused ones too.  $3: qualified names of the slice's tables.
 CREATE OR REPLACE FUNCTION rehome_source.fingerprint(token text, slice int, relations text[])
 RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $fingerprint$
     SELECT md5(coalesce((SELECT string_agg(coalesce(to_regclass(r)::oid::text, '-'), ',' ORDER BY n)
@@ -158,7 +187,11 @@ RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $finge
                || coalesce((SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
                                                         a.attnotnull, a.attisdropped), ',' ORDER BY a.attrelid, a.attnum)
                               FROM pg_attribute a
-                             WHERE a.attrelid IN (SELECT to_regclass(r) FROM unnest(relations) AS r) AND a.attnum > 0), ''))
+                             WHERE a.attrelid IN (SELECT to_regclass(r) FROM unnest(relations) AS r) AND a.attnum > 0), '')
+               || coalesce((SELECT string_agg(concat_ws(' ', c.map, a.attname, a.atttypid, a.atttypmod, c.broken), ',' ORDER BY c.map, k.ord)
+                              FROM rehome_source.captured c CROSS JOIN unnest(c.key) WITH ORDINALITY AS k(attnum, ord)
+                              LEFT JOIN pg_attribute a ON a.attrelid = c.relation AND a.attnum = k.attnum AND NOT a.attisdropped
+                             WHERE c.token = fingerprint.token AND c.slice = fingerprint.slice), ''))
 $fingerprint$;
 
 -- The same for one table: its fingerprint, and what is wrong with it, or null.
@@ -171,10 +204,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $inspect$
            AND (t.tgname LIKE 'rehome\_capture\_' || token || '\_' || map || '\_%'
                 OR t.tgname IN (format('rehome_fence_%s_%s', token, map),
                                 format('rehome_fence_%s_%s_truncate', token, map)))
+    ), captured AS (
+        SELECT c.broken FROM rehome_source.captured c WHERE c.token = inspect.token AND c.map = inspect.map
     )
     SELECT coalesce(to_regclass(relation)::oid::text, '-') || ':'
            || (SELECT coalesce(string_agg(m.oid || m.tgenabled::text || m.xmin, ',' ORDER BY m.oid), '') FROM mine m),
            CASE WHEN to_regclass(relation) IS NULL THEN 'the table does not exist any more'
+                WHEN EXISTS (SELECT FROM captured c WHERE c.broken IS NOT NULL) THEN (SELECT c.broken FROM captured c)
                 WHEN (SELECT count(*) FROM mine WHERE tgrelid = to_regclass(relation)) < 7 THEN 'triggers of capture or fence are missing: the table was replaced, or they were dropped'
                 WHEN EXISTS (SELECT FROM mine WHERE tgenabled NOT IN ('A', 'O')) THEN 'triggers of capture or fence are disabled'
            END
@@ -254,6 +290,129 @@ $fence$, refuse));
 END
 $set_fence$;
 
+-- Writes the capture function of a table map as rehome_source.captured says.
+-- A broken one lets writes happen and notes nothing.
+CREATE OR REPLACE FUNCTION rehome_source.write_capture(token text, map int)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET check_function_bodies = off AS $write_capture$
+DECLARE
+    change      text := format('rehome_source.%I', format('change_%s_%s', token, map));
+    fn          text := format('rehome_source.%I', format('capture_%s_%s', token, map));
+    c           rehome_source.captured;
+    new_key     text;
+    old_key     text;
+    plain_key   text;
+    change_key  text;
+    body        text;
+BEGIN
+    SELECT * INTO STRICT c FROM rehome_source.captured AS r
+     WHERE r.token = write_capture.token AND r.map = write_capture.map;
+    SELECT string_agg(format('NEW.%I', k.name), ', ' ORDER BY k.ord),
+           string_agg(format('OLD.%I', k.name), ', ' ORDER BY k.ord),
+           string_agg(format('%I', k.name), ', ' ORDER BY k.ord),
+           string_agg(format('key%s', k.ord), ', ' ORDER BY k.ord)
+      INTO new_key, old_key, plain_key, change_key
+      FROM unnest(c.names) WITH ORDINALITY AS k(name, ord);
+
+    IF c.broken IS NOT NULL THEN
+        body := '';
+    ELSIF c.per_row THEN
+        body := format($body$
+    IF TG_OP = 'TRUNCATE' THEN
+        INSERT INTO %1$s (op) VALUES ('t');
+    ELSIF TG_OP = 'INSERT' THEN
+        INSERT INTO %1$s (op, %2$s) VALUES ('i', %3$s);
+    ELSIF TG_OP = 'DELETE' OR TG_NARGS = 1 THEN
+        INSERT INTO %1$s (op, %2$s) VALUES ('d', %4$s);
+    ELSE
+        INSERT INTO %1$s (op, %2$s) VALUES ('u', %3$s);
+    END IF;$body$, change, change_key, new_key, old_key);
+    ELSE
+        body := format($body$
+    IF TG_OP = 'UPDATE' THEN
+        IF TG_NARGS = 1 THEN
+            INSERT INTO %1$s (op, %2$s) VALUES ('d', %4$s);
+        ELSE
+            INSERT INTO %1$s (op, %2$s) SELECT 'u', %3$s FROM new_rows;
+        END IF;
+    ELSIF TG_OP = 'INSERT' THEN
+        INSERT INTO %1$s (op, %2$s) SELECT 'i', %3$s FROM new_rows;
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO %1$s (op, %2$s) SELECT 'd', %3$s FROM old_rows;
+    ELSE
+        INSERT INTO %1$s (op) VALUES ('t');
+    END IF;$body$, change, change_key, plain_key, old_key);
+    END IF;
+    -- As a literal: so may the names of columns.  The setting only spares
+    -- others the look into the table: it alone lets nobody pass.
+    EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
+                   ' SET search_path = pg_catalog, pg_temp AS %L', fn, format($function$
+BEGIN
+    IF current_setting('rehome_source.applying', true) = 'on' THEN
+        IF session_user = %L AND EXISTS (SELECT FROM rehome_source.applying a
+            WHERE a.xid = txid_current() AND a.token = %L AND a.slice = %s) THEN
+            RETURN NULL;
+        END IF;
+    END IF;%s
+    RETURN NULL;
+END
+$function$, c.role, token, c.slice, body));
+    EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', fn);
+END
+$write_capture$;
+
+-- Writes anew the capture functions of tables whose key columns have other
+-- names now.  A function goes by name, since that is the only way to a column
+-- of a transition table that cannot silently lead to another one: until it is
+-- written anew the table's writes fail.  So whoever renames a key column
+-- calls this in the same transaction: SELECT rehome_source.mend().
+--
+-- Where the key cannot be noted any more (a column of it was dropped, does not
+-- fit the change table, or had a name that leads to another column now, whose
+-- values may have been taken for keys) the function is broken: writes happen,
+-- and create_capture has to make it anew.  Returns the maps of which that is
+-- so.  Locks none of the tables.
+CREATE OR REPLACE FUNCTION rehome_source.mend(token text DEFAULT NULL, slice int DEFAULT NULL)
+RETURNS TABLE (map int, damage text) LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $mend$
+#variable_conflict use_column
+DECLARE
+    c       rehome_source.captured;
+    called  name[];
+BEGIN
+    FOR c IN SELECT r.* FROM rehome_source.captured r, LATERAL rehome_source.columns_now(r.relation, r.key) AS n
+              WHERE r.token = coalesce(mend.token, r.token) AND r.slice = coalesce(mend.slice, r.slice)
+                AND EXISTS (SELECT FROM pg_class t WHERE t.oid = r.relation)
+                AND (r.broken IS NOT NULL OR n.names IS DISTINCT FROM r.names OR n.types IS DISTINCT FROM r.types)
+              ORDER BY r.token, r.map FOR UPDATE OF r LOOP
+        IF c.broken IS NULL THEN
+            SELECT string_agg(
+                       CASE WHEN n.name IS NULL THEN format('key column %I was dropped', k.name)
+                            WHEN n.type <> k.type THEN format('key column %I is of another type', n.name)
+                            ELSE format('key column %I was renamed to %I, and another column is called %I', k.name, n.name, k.name)
+                       END, ', ' ORDER BY k.ord) || ': changes cannot be noted any more'
+              INTO c.broken
+              FROM unnest(c.key, c.names, c.types) WITH ORDINALITY AS k(attnum, name, type, ord),
+                   (SELECT u.* FROM rehome_source.columns_now(c.relation, c.key) AS w,
+                           unnest(w.names, w.types) WITH ORDINALITY AS u(name, type, ord)) AS n
+             WHERE n.ord = k.ord
+               AND (n.name IS NULL OR n.type <> k.type
+                    OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.relation AND a.attname = k.name
+                                  AND a.attnum > 0 AND a.attnum <> k.attnum));
+            SELECT w.names INTO called FROM rehome_source.columns_now(c.relation, c.key) AS w;
+            UPDATE rehome_source.captured AS r
+               SET broken = c.broken, names = CASE WHEN c.broken IS NULL THEN called ELSE r.names END
+             WHERE r.token = c.token AND r.map = c.map;
+            PERFORM rehome_source.write_capture(c.token, c.map);
+        END IF;
+        IF c.broken IS NOT NULL THEN
+            map := c.map;
+            damage := c.broken;
+            RETURN NEXT;
+        END IF;
+    END LOOP;
+END
+$mend$;
+REVOKE ALL ON FUNCTION rehome_source.mend(text, int) FROM PUBLIC;
+
 -- How many writes the fence has refused, by table map.
 -- After a crash a sequence may have skipped up to 32 values.  That there was
 -- one is told by epoch: statistics begin anew with it.
@@ -276,7 +435,7 @@ $refused$;
 -- commits every older writer is finished.
 CREATE OR REPLACE FUNCTION rehome_source.create_capture(token text, slice int, map int, relation regclass, key name[],
                                                         patient boolean, OUT operators text[], OUT parts text, OUT print text)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET check_function_bodies = off AS $create_capture$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $create_capture$
 DECLARE
     change      text := format('rehome_source.%I', format('change_%s_%s', token, map));
     fn          text := format('rehome_source.%I', format('capture_%s_%s', token, map));
@@ -284,16 +443,11 @@ DECLARE
     relkind     "char";
     per_row     boolean;
     columns     text;
-    new_key     text;
-    old_key     text;
-    plain_key   text;
-    change_key  text;
     moved       text;
     event       text;
     timing      text;
     name        text;
     names       text[] := '{}';
-    body        text;
 BEGIN
     operators := rehome_source.key_operators(relation, key);
     parts := rehome_source.partitions(relation);
@@ -328,15 +482,11 @@ BEGIN
                                           FROM pg_collation l JOIN pg_namespace n ON n.oid = l.collnamespace
                                          WHERE l.oid = k.attcollation)
                                   ELSE '' END), ', ' ORDER BY k.ord),
-           string_agg(format('NEW.%I', k.attname), ', ' ORDER BY k.ord),
-           string_agg(format('OLD.%I', k.attname), ', ' ORDER BY k.ord),
-           string_agg(format('%I', k.attname), ', ' ORDER BY k.ord),
-           string_agg(format('key%s', k.ord), ', ' ORDER BY k.ord),
            string_agg(format(CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace
                                   THEN 'OLD.%1$I IS DISTINCT FROM NEW.%1$I'
                                   ELSE 'ROW(OLD.%1$I)::record OPERATOR(pg_catalog.*<>) ROW(NEW.%1$I)::record' END,
                              k.attname), ' OR ' ORDER BY k.ord)
-      INTO columns, new_key, old_key, plain_key, change_key, moved
+      INTO columns, moved
       FROM key_type k JOIN pg_type t ON t.oid = k.typid AND t.typtype <> 'd';
 
     -- Writers do not mind this lock, but autovacuum gives way to whoever waits
@@ -352,48 +502,14 @@ BEGIN
     EXECUTE format('CREATE INDEX ON %s (xid)', change);
     EXECUTE format('CREATE SEQUENCE rehome_source.%I', format('refused_%s_%s', token, map));
 
-    IF per_row THEN
-        body := format($body$
-    IF TG_OP = 'TRUNCATE' THEN
-        INSERT INTO %1$s (op) VALUES ('t');
-    ELSIF TG_OP = 'INSERT' THEN
-        INSERT INTO %1$s (op, %2$s) VALUES ('i', %3$s);
-    ELSIF TG_OP = 'DELETE' OR TG_NARGS = 1 THEN
-        INSERT INTO %1$s (op, %2$s) VALUES ('d', %4$s);
-    ELSE
-        INSERT INTO %1$s (op, %2$s) VALUES ('u', %3$s);
-    END IF;$body$, change, change_key, new_key, old_key);
-    ELSE
-        body := format($body$
-    IF TG_OP = 'UPDATE' THEN
-        IF TG_NARGS = 1 THEN
-            INSERT INTO %1$s (op, %2$s) VALUES ('d', %4$s);
-        ELSE
-            INSERT INTO %1$s (op, %2$s) SELECT 'u', %3$s FROM new_rows;
-        END IF;
-    ELSIF TG_OP = 'INSERT' THEN
-        INSERT INTO %1$s (op, %2$s) SELECT 'i', %3$s FROM new_rows;
-    ELSIF TG_OP = 'DELETE' THEN
-        INSERT INTO %1$s (op, %2$s) SELECT 'd', %3$s FROM old_rows;
-    ELSE
-        INSERT INTO %1$s (op) VALUES ('t');
-    END IF;$body$, change, change_key, plain_key, old_key);
-    END IF;
-    -- As a literal: so may the names of columns.  The setting only spares
-    -- others the look into the table: it alone lets nobody pass.
-    EXECUTE format('CREATE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
-                   ' SET search_path = pg_catalog, pg_temp AS %L', fn, format($function$
-BEGIN
-    IF current_setting('rehome_source.applying', true) = 'on' THEN
-        IF session_user = %L AND EXISTS (SELECT FROM rehome_source.applying a
-            WHERE a.xid = txid_current() AND a.token = %L AND a.slice = %s) THEN
-            RETURN NULL;
-        END IF;
-    END IF;%s
-    RETURN NULL;
-END
-$function$, session_user, token, slice, body));
-    EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', fn);
+    INSERT INTO rehome_source.captured (token, map, slice, relation, key, names, types, per_row, role)
+    SELECT create_capture.token, create_capture.map, create_capture.slice, create_capture.relation, k.attnums, n.names, n.types,
+           per_row, session_user
+      FROM (SELECT array_agg(a.attnum ORDER BY u.ord) AS attnums
+              FROM unnest(create_capture.key) WITH ORDINALITY AS u(name, ord)
+              JOIN pg_attribute a ON a.attrelid = create_capture.relation AND a.attname = u.name) AS k,
+           LATERAL rehome_source.columns_now(create_capture.relation, k.attnums) AS n;
+    PERFORM rehome_source.write_capture(token, map);
 
     FOREACH event IN ARRAY ARRAY['insert', 'update', 'delete'] LOOP
         name := format('rehome_capture_%s_%s_%s', token, map, event);
@@ -427,12 +543,20 @@ $function$, session_user, token, slice, body));
 END
 $create_capture$;
 
--- Where rows that come back are staged, made when the first do.
+-- Where rows that come back are staged, made when the first do, and again when
+-- the table has other columns since.
 CREATE OR REPLACE FUNCTION rehome_source.create_stage(token text, map int, relation regclass)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $create_stage$
 DECLARE
     stage   text := format('rehome_source.%I', format('stage_%s_%s', token, map));
+    looks   text[] := (SELECT array_agg(concat_ws(' ', a.atttypid::oid, a.atttypmod, a.attcollation::oid, a.attname) ORDER BY a.attnum)
+                         FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped);
 BEGIN
+    IF to_regclass(stage) IS NOT NULL AND looks IS DISTINCT FROM
+       (SELECT array_agg(concat_ws(' ', a.atttypid::oid, a.atttypmod, a.attcollation::oid, a.attname) ORDER BY a.attnum)
+          FROM pg_attribute a WHERE a.attrelid = to_regclass(stage) AND a.attnum > 1 AND NOT a.attisdropped) THEN
+        EXECUTE format('DROP TABLE %s', stage);
+    END IF;
     IF to_regclass(stage) IS NULL THEN
         EXECUTE format('CREATE TABLE %s AS SELECT NULL::"char" AS rehome_op, r.* FROM %s r WITH NO DATA', stage, relation);
     END IF;
@@ -461,6 +585,7 @@ BEGIN
     EXECUTE format('DROP TABLE IF EXISTS rehome_source.%I', format('change_%s_%s', token, map));
     EXECUTE format('DROP TABLE IF EXISTS rehome_source.%I', format('stage_%s_%s', token, map));
     EXECUTE format('DROP SEQUENCE IF EXISTS rehome_source.%I', format('refused_%s_%s', token, map));
+    DELETE FROM rehome_source.captured AS r WHERE r.token = drop_capture.token AND r.map = drop_capture.map;
 END
 $drop_capture$;
 
