@@ -24,7 +24,9 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "capture/capture.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "commands/trigger.h"
@@ -39,6 +41,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/timestamp.h"
 
 /*
@@ -52,7 +55,7 @@ rehome_target_change_table(RehomeTableMap *map)
 }
 
 /*
- * trigger_args returns "'change_1', 'key', ..." for a map's capture trigger.
+ * trigger_args returns "'change_1', 'key', '1', ..." for a map's capture trigger.
  */
 static char *
 trigger_args(RehomeTableMap *map)
@@ -63,7 +66,7 @@ trigger_args(RehomeTableMap *map)
 	initStringInfo(&buf);
 	appendStringInfoString(&buf, quote_literal_cstr(rehome_target_change_table(map)));
 	foreach(lc, map->key)
-		appendStringInfo(&buf, ", %s", quote_literal_cstr(lfirst(lc)));
+		appendStringInfo(&buf, ", %s, '%d'", quote_literal_cstr(lfirst(lc)), get_attnum(map->target, lfirst(lc)));
 	return buf.data;
 }
 
@@ -75,10 +78,12 @@ typedef struct TriggerDefinition
 	const char *level;
 	const char *call;
 	bool		enabled;
+	bool		outdated;		/* if it is there */
 } TriggerDefinition;
 
 /*
- * make_triggers creates those of n triggers that are wanted and not there.
+ * make_triggers creates those of n triggers that are wanted and not there, or
+ * outdated.
  */
 static void
 make_triggers(Oid relid, const TriggerDefinition *triggers, const bool *wanted, int n)
@@ -91,9 +96,9 @@ make_triggers(Oid relid, const TriggerDefinition *triggers, const bool *wanted, 
 	{
 		const TriggerDefinition *t = &triggers[i];
 
-		if (!wanted[i] || OidIsValid(get_trigger_oid(relid, t->name, true)))
+		if (!wanted[i] || (!t->outdated && OidIsValid(get_trigger_oid(relid, t->name, true))))
 			continue;
-		rehome_spi(psprintf("CREATE TRIGGER %s %s ON %s FOR EACH %s EXECUTE FUNCTION rehome.%s",
+		rehome_spi(psprintf("CREATE OR REPLACE TRIGGER %s %s ON %s FOR EACH %s EXECUTE FUNCTION rehome.%s",
 							t->name, t->when, relation, t->level, t->call), "");
 		appendStringInfo(&alter, "%s%s TRIGGER %s", alter.len ? ", " : "",
 						 t->enabled ? "ENABLE ALWAYS" : "DISABLE", t->name);
@@ -132,6 +137,74 @@ rehome_target_key_columns(RehomeTableMap *map)
 											  " WHERE c.oid = $1", "o", collation));
 	}
 	return columns.data;
+}
+
+/*
+ * key_is_whole tells whether the target has all columns of the key.
+ */
+static bool
+key_is_whole(RehomeTableMap *map)
+{
+	ListCell   *lc;
+
+	foreach(lc, map->key)
+		if (get_attnum(map->target, lfirst(lc)) <= 0)
+			return false;
+	return true;
+}
+
+/*
+ * moved_key tells whether the key is not where the capture trigger, made at an
+ * earlier cutover, looks for it: taken away since, and put back.
+ */
+static bool
+moved_key(RehomeTableMap *map)
+{
+	Relation	rel;
+	bool		moved = false;
+
+	if (!key_is_whole(map))
+		return false;
+	rel = table_open(map->target, NoLock);
+	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
+	{
+		Trigger    *trigger = &rel->trigdesc->triggers[i];
+		ListCell   *lc;
+
+		if (strcmp(trigger->tgname, "rehome_capture") != 0)
+			continue;
+		moved = trigger->tgnargs != 1 + 2 * list_length(map->key);
+		foreach(lc, map->key)
+		{
+			int			k = 1 + 2 * foreach_current_index(lc);
+
+			moved = moved || strcmp(trigger->tgargs[k], lfirst(lc)) != 0 ||
+				atoi(trigger->tgargs[k + 1]) != get_attnum(map->target, lfirst(lc));
+		}
+	}
+	table_close(rel, NoLock);
+	return moved;
+}
+
+/*
+ * drop_outdated drops the change table of an earlier cutover, of which nobody
+ * will ask for anything, if the key has other types now.
+ */
+static void
+drop_outdated(RehomeTableMap *map)
+{
+	char	   *name = rehome_target_change_table(map);
+	Oid			change = get_relname_relid(name, get_namespace_oid("rehome_change", false));
+	bool		same = true;
+	ListCell   *lc;
+
+	if (!OidIsValid(change) || !key_is_whole(map))
+		return;
+	foreach(lc, map->key)
+		same = same && get_atttype(change, foreach_current_index(lc) + 3) ==
+			getBaseType(get_atttype(map->target, get_attnum(map->target, lfirst(lc))));
+	if (!same)
+		rehome_spi(psprintf("DROP TABLE %s", quote_qualified_identifier("rehome_change", name)), "");
 }
 
 static void
@@ -329,7 +402,7 @@ install(RehomeSlice *slice, List *maps, bool guarded, bool capturing)
 			(slice->state == REHOME_SYNCING || slice->state == REHOME_CUT_OVER);
 		TriggerDefinition rows[] = {
 			{"rehome_guard", "BEFORE INSERT OR UPDATE OR DELETE", partitioned ? "ROW" : "STATEMENT", guard, guarded && !recording},
-			{"rehome_capture", "AFTER INSERT OR UPDATE OR DELETE", "ROW", capture, !guarded},
+			{"rehome_capture", "AFTER INSERT OR UPDATE OR DELETE", "ROW", capture, !guarded, guarded && moved_key(map)},
 			{"rehome_drift", "AFTER INSERT OR UPDATE OR DELETE", "ROW", record, guarded},
 		};
 		TriggerDefinition truncates[] = {
@@ -343,6 +416,8 @@ install(RehomeSlice *slice, List *maps, bool guarded, bool capturing)
 
 		if (map->id != 0)		/* not a derived table */
 			make_counter(map);
+		if (capturing && guarded)
+			drop_outdated(map);
 		if (capturing)
 			make_change_table(map);
 		make_triggers(map->target, rows, wanted, lengthof(wanted));

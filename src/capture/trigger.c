@@ -8,8 +8,11 @@
  * can be ENABLE ALWAYS: replica role does not get past it.
  *
  * rehome.capture() writes the keys of changed rows to a change table after
- * cutover, for the way back.  Its arguments are the change table's name and
- * the key columns.
+ * cutover, for the way back.  Its arguments are the change table's name, and
+ * the name and the number of each key column.  They must agree, and the types
+ * be those of the change table: a column that was renamed, dropped or retyped
+ * might give other values than the key's.  Then writes are not refused: what
+ * is written down is that any row may have changed.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,6 +24,7 @@
 #include "access/xact.h"
 #include "capture/capture.h"
 #include "catalog/namespace.h"
+#include "catalog/partition.h"
 #include "commands/sequence.h"
 #include "commands/trigger.h"
 #include "compat.h"
@@ -203,40 +207,79 @@ close_change_table(ChangeTable *change)
 	FreeExecutorState(change->estate);
 }
 
+/* Where the key is in a table's rows; looked for once a statement. */
+typedef struct CapturedKey
+{
+	bool		known;
+	int			n;
+	AttrNumber	attnum[FLEXIBLE_ARRAY_MEMBER];
+} CapturedKey;
+
 /*
- * log_key inserts one row (xid, op, key...) into the change table.  The key
- * columns of a TRUNCATE are null.
+ * captured_table returns the table that was given the trigger: of a partition,
+ * the ancestor it has it from.
  */
-static void
-log_key(ChangeTable *change, char op, TriggerData *trigger, HeapTuple tuple)
+static Oid
+captured_table(TriggerData *trigger)
+{
+	Oid			relid = RelationGetRelid(trigger->tg_relation);
+	ListCell   *lc;
+
+	if (trigger->tg_trigger->tgisclone)
+		foreach(lc, get_partition_ancestors(RelationGetRelid(trigger->tg_relation)))
+			if (OidIsValid(get_trigger_oid(lfirst_oid(lc), trigger->tg_trigger->tgname, true)))
+				relid = lfirst_oid(lc);
+	return relid;
+}
+
+static CapturedKey *
+captured_key(FunctionCallInfo fcinfo, TriggerData *trigger, Relation change)
 {
 	Trigger    *def = trigger->tg_trigger;
+	TupleDesc	desc = RelationGetDescr(trigger->tg_relation);
+	CapturedKey *key = fcinfo->flinfo->fn_extra;
+	Oid			relid;
+
+	if (key != NULL)
+		return key;
+	relid = captured_table(trigger);
+	key = MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt,
+								 offsetof(CapturedKey, attnum) + def->tgnargs * sizeof(AttrNumber));
+	key->known = true;
+	for (int i = 1; i < def->tgnargs; i += 2)
+	{
+		AttrNumber	attnum = get_attnum(RelationGetRelid(trigger->tg_relation), def->tgargs[i]);
+
+		key->known = key->known && attnum > 0 &&
+			get_attnum(relid, def->tgargs[i]) == atoi(def->tgargs[i + 1]) &&
+			key->n + 2 < RelationGetNumberOfAttributes(change) &&
+			getBaseType(TupleDescAttr(desc, attnum - 1)->atttypid) ==
+			TupleDescAttr(RelationGetDescr(change), key->n + 2)->atttypid;
+		key->attnum[key->n++] = attnum;
+	}
+	fcinfo->flinfo->fn_extra = key;
+	return key;
+}
+
+/*
+ * log_key inserts one row (xid, op, key...) into the change table.  Without a
+ * tuple the key columns are null.
+ */
+static void
+log_key(ChangeTable *change, char op, CapturedKey *key, TriggerData *trigger, HeapTuple tuple)
+{
 	TupleTableSlot *slot = change->slot;
 	FullTransactionId xid = GetTopFullTransactionId();
 
 	ExecClearTuple(slot);
+	memset(slot->tts_isnull, true, slot->tts_tupleDescriptor->natts * sizeof(bool));
 	slot->tts_values[0] = Int64GetDatum((int64) U64FromFullTransactionId(xid));
 	slot->tts_isnull[0] = false;
 	slot->tts_values[1] = CharGetDatum(op);
 	slot->tts_isnull[1] = false;
-	for (int k = 1; k < def->tgnargs; k++)
-	{
-		slot->tts_isnull[k + 1] = true;
-		slot->tts_values[k + 1] = (Datum) 0;
-		if (tuple != NULL)
-		{
-			AttrNumber	attnum = get_attnum(RelationGetRelid(trigger->tg_relation), def->tgargs[k]);
-
-			if (attnum <= 0)
-				ereport(ERROR,
-						errcode(ERRCODE_UNDEFINED_COLUMN),
-						errmsg("key column \"%s\" of \"%s\" does not exist any more",
-							   def->tgargs[k], RelationGetRelationName(trigger->tg_relation)));
-			slot->tts_values[k + 1] = heap_getattr(tuple, attnum,
-												   RelationGetDescr(trigger->tg_relation),
-												   &slot->tts_isnull[k + 1]);
-		}
-	}
+	for (int k = 0; tuple != NULL && k < key->n; k++)
+		slot->tts_values[k + 2] = heap_getattr(tuple, key->attnum[k], RelationGetDescr(trigger->tg_relation),
+											   &slot->tts_isnull[k + 2]);
 	ExecStoreVirtualTuple(slot);
 	ExecSimpleRelationInsert(change->rri, change->estate, slot);
 }
@@ -245,25 +288,18 @@ log_key(ChangeTable *change, char op, TriggerData *trigger, HeapTuple tuple)
  * key_changed tells whether an update changed the key, byte for byte.
  */
 static bool
-key_changed(TriggerData *trigger)
+key_changed(CapturedKey *key, TriggerData *trigger)
 {
-	Trigger    *def = trigger->tg_trigger;
 	TupleDesc	desc = RelationGetDescr(trigger->tg_relation);
 
-	for (int k = 1; k < def->tgnargs; k++)
+	for (int k = 0; k < key->n; k++)
 	{
-		AttrNumber	attnum = get_attnum(RelationGetRelid(trigger->tg_relation), def->tgargs[k]);
-		Form_pg_attribute att;
+		Form_pg_attribute att = TupleDescAttr(desc, key->attnum[k] - 1);
 		bool		old_null;
 		bool		new_null;
-		Datum		old_value;
-		Datum		new_value;
+		Datum		old_value = heap_getattr(trigger->tg_trigtuple, att->attnum, desc, &old_null);
+		Datum		new_value = heap_getattr(trigger->tg_newtuple, att->attnum, desc, &new_null);
 
-		if (attnum <= 0)
-			return true;
-		att = TupleDescAttr(desc, attnum - 1);
-		old_value = heap_getattr(trigger->tg_trigtuple, attnum, desc, &old_null);
-		new_value = heap_getattr(trigger->tg_newtuple, attnum, desc, &new_null);
 		if (old_null != new_null ||
 			(!old_null && !datumIsEqual(old_value, new_value, att->attbyval, att->attlen)))
 			return true;
@@ -274,17 +310,20 @@ key_changed(TriggerData *trigger)
 PG_FUNCTION_INFO_V1(rehome_capture);
 
 /*
- * rehome_capture() RETURNS trigger; arguments: change table, key columns.
+ * rehome_capture() RETURNS trigger; arguments: change table, and of each key
+ * column name and number.
  */
 Datum
 rehome_capture(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	ChangeTable change;
+	CapturedKey *key;
 	Oid			user;
 	int			context;
 
-	if (!CALLED_AS_TRIGGER(fcinfo) || trigger->tg_trigger->tgnargs < 2)
+	if (!CALLED_AS_TRIGGER(fcinfo) || trigger->tg_trigger->tgnargs < 3 ||
+		trigger->tg_trigger->tgnargs % 2 == 0)
 		ereport(ERROR,
 				errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				errmsg("rehome.capture() must be called as a trigger"));
@@ -296,17 +335,18 @@ rehome_capture(PG_FUNCTION_ARGS)
 	SetUserIdAndSecContext(rehome_catalog_owner(), context | SECURITY_LOCAL_USERID_CHANGE);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	open_change_table(&change, trigger->tg_trigger->tgargs[0]);
-	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
-		log_key(&change, 't', trigger, NULL);
+	key = captured_key(fcinfo, trigger, change.rel);
+	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event) || !key->known)
+		log_key(&change, 't', key, trigger, NULL);
 	else if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
-		log_key(&change, 'i', trigger, trigger->tg_trigtuple);
+		log_key(&change, 'i', key, trigger, trigger->tg_trigtuple);
 	else if (TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
-		log_key(&change, 'd', trigger, trigger->tg_trigtuple);
+		log_key(&change, 'd', key, trigger, trigger->tg_trigtuple);
 	else
 	{
-		log_key(&change, 'u', trigger, trigger->tg_newtuple);
-		if (key_changed(trigger))
-			log_key(&change, 'd', trigger, trigger->tg_trigtuple);
+		log_key(&change, 'u', key, trigger, trigger->tg_newtuple);
+		if (key_changed(key, trigger))
+			log_key(&change, 'd', key, trigger, trigger->tg_trigtuple);
 	}
 	close_change_table(&change);
 	PopActiveSnapshot();
