@@ -154,11 +154,18 @@ for my $step (
 	# Some chunks are done, and stay as they are.
 	my $name = define();
 	my ($lock, $pid, $call) = stop_copy($name, 'chunks-planned', 1);
-	# its workers start when the call goes on; one after the other they stop
+	# its workers start when the call goes on; one after the other they stop, since
+	# the lock is asked for again before it is let go: few chunks take no time
 	$pair->sql_target("ALTER SYSTEM SET rehome.debug_point = 'rebuild:wait'");
 	$target->reload;
+	my $next = $target->background_psql('postgres', on_error_stop => 0);
+	my $holder = $next->query_safe('SELECT pg_backend_pid()');
+	$next->query_until(qr/asking/, sprintf("\\echo asking\nSELECT pg_advisory_lock(%d, %d);\n", debug_lock()));
+	my $asks = "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = $holder AND locktype = 'advisory' AND ";
+	ok(wait_until($target, "$asks NOT granted)"), 'leader terminated: the next is in line');
 	let_go($lock);
-	$lock = hold_lock($target, debug_lock());
+	$lock = $next;
+	ok(wait_until($target, "$asks granted)"), 'leader terminated: and has its turn');
 	ok(wait_for_lock_waiter($target, debug_lock()), 'leader terminated: a table is copied when it stops');
 	my ($all, $done) = chunks($name);
 	cmp_ok($done, '>', 0, 'leader terminated: chunks are done');
