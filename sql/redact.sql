@@ -96,6 +96,13 @@ CALL rehome.sync('m');
 SELECT name = first || ' ' || last AS same FROM new.patient JOIN old.patient USING (id) WHERE id IN (5, 6);
 SELECT * FROM pg_temp.secrets();
 
+-- A definition carries it; what cannot be is said.
+SELECT rehome.export_migration('m') -> 'redactions' AS redactions;
+SELECT rehome.import_migration(jsonb_set(rehome.export_migration('m') || '{"migration": "m2"}', '{redactions}',
+                                         '[{"target": "new.patient"}, {"columns": [1]}]'));
+:code
+SELECT rehome.export_migration('m') AS definition \gset
+
 -- Taken back: from now on.
 SELECT rehome.set_drift_policy('m', 'reject', 'new.patient');
 SELECT rehome.unredact('m', 'new.patient', '{name,born}');
@@ -106,6 +113,10 @@ SELECT key, target_row FROM rehome.discrepancy WHERE key = '{"id": 7}';
 CALL rehome.cancel('m');
 SELECT rehome.drop_migration('m');
 SELECT count(*) FROM rehome.redaction;
+SELECT rehome.import_migration(:'definition') IS NOT NULL AS imported;
+SELECT rehome.export_migration('m') = :'definition' AS same;
+SELECT target, "column" FROM rehome.redaction ORDER BY 2;
+SELECT rehome.drop_migration('m');
 DELETE FROM rehome.discrepancy;
 DELETE FROM rehome.drift;
 DROP SCHEMA old, far, new CASCADE;

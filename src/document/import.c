@@ -117,9 +117,19 @@ static const char *const criterion_sql =
 	"SELECT k ->> 'metric', k ->> 'comparator', k ->> 'threshold', (k ->> 'blocking')::boolean, k ->> 'owner', k ->> 'max_age'"
 	" FROM jsonb_array_elements($1::jsonb -> 'criteria') WITH ORDINALITY AS e(k, n) ORDER BY n";
 
+/* Columns of redaction_sql. */
+enum
+{
+	REDACTION_TARGET, REDACTION_COLUMNS
+};
+
+static const char *const redaction_sql =
+	"SELECT r ->> 'target', (SELECT array_agg(c ORDER BY n) FROM jsonb_array_elements_text(r -> 'columns') WITH ORDINALITY AS e(c, n))"
+	" FROM jsonb_array_elements($1::jsonb -> 'redactions') WITH ORDINALITY AS e(r, n) ORDER BY n";
+
 /*
  * An import in progress; the last are the table, the column, the derivation,
- * or the check, query or criterion in hand.
+ * or the check, query, criterion or redaction in hand.
  */
 typedef struct Import
 {
@@ -484,6 +494,18 @@ define_criterion(void *arg)
 }
 
 /*
+ * define_redaction redacts the columns of the target in hand; for attempt.
+ */
+static void
+define_redaction(void *arg)
+{
+	Import	   *import = arg;
+
+	rehome_define_redaction(import->migration, find_relation(import, import->stated[REDACTION_TARGET]),
+							import->stated[REDACTION_COLUMNS] ? import->stated[REDACTION_COLUMNS] : "{}");
+}
+
+/*
  * import_stated defines what sql, one of the above, finds in the definition;
  * criteria after the checks and queries that they are about.
  */
@@ -595,6 +617,7 @@ rehome_import_migration(PG_FUNCTION_ARGS)
 	import_stated(&import, definition, check_sql, CHECK_NAME, "check", define_check);
 	import_stated(&import, definition, query_sql, QUERY_NAME, "query", define_query);
 	import_stated(&import, definition, criterion_sql, CRITERION_METRIC, "criterion", define_criterion);
+	import_stated(&import, definition, redaction_sql, REDACTION_TARGET, "redaction of", define_redaction);
 	rehome_problems_raise(&import.problems, "migration \"%s\" cannot be imported", import.migration->name);
 	rehome_event(import.migration->name, NULL, "defined", psprintf("imported with %d tables", tables), NULL);
 	rehome_call_end(&import.call);

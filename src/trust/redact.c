@@ -41,11 +41,26 @@ typedef struct Request
 	RehomeTableMap *map;		/* or NULL, of a table that is derived only */
 } Request;
 
+/*
+ * find_target fills in whose target it is.
+ */
+static void
+find_target(Request *request)
+{
+	int			slice_id = rehome_derived_slice(request->migration, request->target);
+
+	request->map = NULL;
+	if (slice_id == 0)
+	{
+		request->map = rehome_table_map_of(request->migration, request->target);
+		slice_id = request->map->slice_id;
+	}
+	request->slice = rehome_slice_by_id(slice_id);
+}
+
 static void
 get_request(FunctionCallInfo fcinfo, RehomeCall *call, Request *request)
 {
-	int			slice_id;
-
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -55,14 +70,7 @@ get_request(FunctionCallInfo fcinfo, RehomeCall *call, Request *request)
 	rehome_call_begin(call, fcinfo);
 	request->migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(call, request->migration);
-	request->map = NULL;
-	slice_id = rehome_derived_slice(request->migration, request->target);
-	if (slice_id == 0)
-	{
-		request->map = rehome_table_map_of(request->migration, request->target);
-		slice_id = request->map->slice_id;
-	}
-	request->slice = rehome_slice_by_id(slice_id);
+	find_target(request);
 }
 
 /*
@@ -97,6 +105,28 @@ require_redactable(Request *request)
 						   "\"%s\" is in the key, by which rows are repaired, retried and accepted.", column);
 	}
 	rehome_problems_raise(&problems, "columns of %s cannot be redacted", rehome_relation_name(request->target));
+}
+
+static void
+store(Request *request)
+{
+	rehome_spi("INSERT INTO rehome.redaction (migration_id, target, \"column\")"
+			   " SELECT DISTINCT $1, $2, c FROM unnest($3::name[]) AS c ON CONFLICT DO NOTHING", "iot",
+			   request->migration->id, request->target, request->columns);
+}
+
+/*
+ * rehome_define_redaction redacts columns (the text of an array of names) of
+ * a target of which nothing is on record.
+ */
+void
+rehome_define_redaction(RehomeMigration *migration, Oid target, const char *columns)
+{
+	Request		request = {migration, target, pstrdup(columns)};
+
+	find_target(&request);
+	require_redactable(&request);
+	store(&request);
 }
 
 /*
@@ -147,9 +177,7 @@ rehome_redact(PG_FUNCTION_ARGS)
 	require_redactable(&request);
 	/* nobody records rows meanwhile who does not know of it */
 	rehome_slice_work_lock(request.slice);
-	rehome_spi("INSERT INTO rehome.redaction (migration_id, target, \"column\")"
-			   " SELECT DISTINCT $1, $2, c FROM unnest($3::name[]) AS c ON CONFLICT DO NOTHING", "iot",
-			   request.migration->id, request.target, request.columns);
+	store(&request);
 	ereport(NOTICE,
 			errmsg("%s: " UINT64_FORMAT " records were blanked", rehome_relation_name(request.target), blank(&request)));
 	rehome_event(request.migration->name, request.slice->name, "redacted",

@@ -71,6 +71,9 @@ extern int	rehome_checks_run(RehomeCall *call, RehomeSink *sink, RehomeSlice *sl
 extern int	rehome_queries_run(RehomeCall *call, RehomeSink *sink, RehomeSlice *slice,
 							   const char *names, int repetitions);
 
+/* redact.c */
+extern void rehome_define_redaction(RehomeMigration *migration, Oid target, const char *columns);
+
 /* schedule.c */
 extern bool rehome_schedule_due(RehomeSlice *slice);
 extern void rehome_schedule_run(RehomeCall *call, RehomeSlice *slice);

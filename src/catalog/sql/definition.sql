@@ -110,6 +110,12 @@ SELECT jsonb_strip_nulls(jsonb_build_object(
                                   'blocking', k.blocking,
                                   'owner', k.owner,
                                   'max_age', k.max_age::text) ORDER BY k.id)
-                          FROM rehome.criterion k WHERE k.migration_id = m.id))) END
+                          FROM rehome.criterion k WHERE k.migration_id = m.id),
+           'redactions', (SELECT jsonb_agg(jsonb_build_object('target', r.target, 'columns', r.columns) ORDER BY r.target COLLATE "C")
+                            FROM (SELECT format('%I.%I', n.nspname, c.relname) AS target,
+                                         jsonb_agg(x."column" ORDER BY x."column") AS columns
+                                    FROM rehome.redaction x JOIN pg_class c ON c.oid = x.target::oid
+                                    JOIN pg_namespace n ON n.oid = c.relnamespace
+                                   WHERE x.migration_id = m.id GROUP BY 1) AS r))) END
   FROM rehome.migration m
  WHERE m.id = $1

@@ -6,7 +6,8 @@ WITH known(path, key, type, required) AS (
            ('definition', 'reason', 'string', true), ('definition', 'home', 'string', false),
            ('definition', 'slices', 'array', true),
            ('definition', 'checks', 'array', false), ('definition', 'queries', 'array', false),
-           ('definition', 'criteria', 'array', false),
+           ('definition', 'criteria', 'array', false), ('definition', 'redactions', 'array', false),
+           ('redaction', 'target', 'string', true), ('redaction', 'columns', 'array', true),
            ('check', 'slice', 'string', true), ('check', 'name', 'string', true), ('check', 'layer', 'string', true),
            ('check', 'source_sql', 'string', false), ('check', 'target_sql', 'string', false),
            ('check', 'key', 'array', false), ('check', 'tolerance', 'object', false),
@@ -64,7 +65,7 @@ WITH known(path, key, type, required) AS (
            WITH ORDINALITY AS d(value, n)
 ), stated AS (
     SELECT k.path, format('%s[%s]', k.list, e.n - 1) AS place, e.value
-      FROM (VALUES ('check', 'checks'), ('query', 'queries'), ('criterion', 'criteria')) AS k(path, list),
+      FROM (VALUES ('check', 'checks'), ('query', 'queries'), ('criterion', 'criteria'), ('redaction', 'redactions')) AS k(path, list),
            jsonb_array_elements(CASE WHEN jsonb_typeof($1::jsonb -> k.list) = 'array' THEN $1::jsonb -> k.list END)
            WITH ORDINALITY AS e(value, n)
 ), objects(path, place, value) AS (
@@ -110,7 +111,7 @@ WITH known(path, key, type, required) AS (
        AND (o.value ->> 'kind' IN ('skip', 'default')) AND o.value ->> 'expression' IS NOT NULL
     UNION ALL
     SELECT o.place, format('"%s" of %s holds something that is not a string.', k.key, o.place)
-      FROM objects o JOIN (VALUES ('table', 'key'), ('derived', 'key'), ('derived', 'columns'), ('check', 'key')) AS k(path, key) ON k.path = o.path
+      FROM objects o JOIN (VALUES ('table', 'key'), ('derived', 'key'), ('derived', 'columns'), ('check', 'key'), ('redaction', 'columns')) AS k(path, key) ON k.path = o.path
      WHERE jsonb_typeof(o.value -> k.key) = 'array'
        AND EXISTS (SELECT FROM jsonb_array_elements(o.value -> k.key) e WHERE jsonb_typeof(e) <> 'string')
     UNION ALL
