@@ -28,6 +28,7 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "capture/capture.h"
+#include "catalog/redaction.h"
 #include "commands/trigger.h"
 #include "errors.h"
 #include "mapping/mapping.h"
@@ -98,6 +99,7 @@ rehome_record_drift(PG_FUNCTION_ARGS)
 	HeapTuple	new_tuple = NULL;
 	char	   *old_row;
 	char	   *new_row;
+	List	   *redacted;
 	int			map;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || trigger->tg_trigger->tgnargs != 1 ||
@@ -118,7 +120,7 @@ rehome_record_drift(PG_FUNCTION_ARGS)
 
 	rehome_call_begin(&call, fcinfo);
 	map = rehome_int(trigger->tg_trigger->tgargs[0]);
-	rows = rehome_spi_read("SELECT m.owner::oid FROM rehome.table_map t JOIN rehome.slice s ON s.id = t.slice_id"
+	rows = rehome_spi_read("SELECT m.owner::oid, t.target::oid FROM rehome.table_map t JOIN rehome.slice s ON s.id = t.slice_id"
 						   " JOIN rehome.migration m ON m.id = s.migration_id WHERE t.id = $1", "i", map);
 	if (rows->n == 0)
 		ereport(ERROR,
@@ -130,20 +132,20 @@ rehome_record_drift(PG_FUNCTION_ARGS)
 	old_row = row_json(trigger->tg_relation, old_tuple);
 	new_row = row_json(trigger->tg_relation, new_tuple);
 	rehome_become_self(&as);
+	redacted = rehome_redacted_columns((Oid) rehome_int64(rows->value[0][1]));
 	rehome_spi("INSERT INTO rehome.drift (migration, slice, side, kind, object, target, key, old_row, new_row,"
 			   "  role, application, client, policy)"
 			   " SELECT m.name, s.name, 'target', $2, $5, t.target,"
 			   "  CASE WHEN $2 <> 'truncate' THEN (SELECT jsonb_object_agg(k, coalesce($3::jsonb, $4::jsonb) -> k::text)"
 			   "    FROM unnest(t.key) AS k) END,"
-			   "  CASE WHEN r.columns IS NULL THEN $3::jsonb ELSE rehome.blanked($3::jsonb, r.columns) END,"
-			   "  CASE WHEN r.columns IS NULL THEN $4::jsonb ELSE rehome.blanked($4::jsonb, r.columns) END, session_user, nullif(current_setting('application_name'), ''),"
+			   "  CASE WHEN $6 IS NULL THEN $3::jsonb ELSE rehome.blanked($3::jsonb, $6::text[]) END,"
+			   "  CASE WHEN $6 IS NULL THEN $4::jsonb ELSE rehome.blanked($4::jsonb, $6::text[]) END, session_user, nullif(current_setting('application_name'), ''),"
 			   "  inet_client_addr(), CASE t.drift_policy WHEN 'repair' THEN 'repair' ELSE 'record' END"
 			   " FROM rehome.table_map t JOIN rehome.slice s ON s.id = t.slice_id"
-			   " JOIN rehome.migration m ON m.id = s.migration_id,"
-			   " LATERAL (SELECT array_agg(\"column\"::text) AS columns FROM rehome.redaction WHERE target = t.target) AS r"
-			   " WHERE t.id = $1",
-			   "itttt", map, event_kind(trigger), old_row, new_row,
-			   rehome_relation_name(RelationGetRelid(trigger->tg_relation)));
+			   " JOIN rehome.migration m ON m.id = s.migration_id WHERE t.id = $1",
+			   "ittttt", map, event_kind(trigger), old_row, new_row,
+			   rehome_relation_name(RelationGetRelid(trigger->tg_relation)),
+			   redacted == NIL ? NULL : rehome_name_array(redacted));
 	rehome_call_end(&call);
 	return PointerGetDatum(NULL);
 }

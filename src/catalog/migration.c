@@ -90,17 +90,6 @@ rehome_name_list(const char *array)
 }
 
 /*
- * rehome_redacted_columns returns the names (char *) of a target's columns
- * whose values are not to be on record.
- */
-List *
-rehome_redacted_columns(Oid target)
-{
-	return rehome_name_list(rehome_spi_value("SELECT array_agg(DISTINCT \"column\") FROM rehome.redaction WHERE target = $1",
-											 "o", target));
-}
-
-/*
  * rehome_name_listed tells whether a name is among names.  NULL, as either, is
  * none.
  */

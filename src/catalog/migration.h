@@ -120,7 +120,6 @@ extern RehomeTableMap *rehome_table_map_of(RehomeMigration *migration, Oid targe
 extern List *rehome_name_list(const char *array);
 extern bool rehome_name_listed(List *names, const char *name);
 extern char *rehome_name_array(List *names);
-extern List *rehome_redacted_columns(Oid target);
 
 extern RehomeDriftPolicy rehome_drift_policy_parse(const char *name);
 extern const char *rehome_drift_policy_name(RehomeDriftPolicy policy);

@@ -30,6 +30,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/redaction.h"
 #include "catalog/pg_class.h"
 #include "copy/copy.h"
 #include "errors.h"
@@ -320,9 +321,9 @@ rebuild(void *arg)
  * defer puts on record why a foreign key is not valid yet.
  */
 static char *
-defer(const char *id, ErrorData *error)
+defer(RehomeSlice *slice, const char *id, ErrorData *error)
 {
-	char	   *why = error->detail ? error->detail : error->message;
+	char	   *why = rehome_recorded_message(slice->migration, error->sqlerrcode, error->detail ? error->detail : error->message);
 
 	rehome_spi("UPDATE rehome.saved_object SET deferred = $2 WHERE id = $1::bigint", "tt", id, why);
 	return why;
@@ -346,7 +347,7 @@ validate(RehomeSlice *slice, char **v)
 				   slice->migration->name, slice->name)->n == 0)
 		ReThrowError(error);
 	rehome_event(slice->migration->name, slice->name, "deferred",
-				 psprintf("%s of %s is not valid yet: %s", v[4], v[5], defer(v[0], error)), NULL);
+				 psprintf("%s of %s is not valid yet: %s", v[4], v[5], defer(slice, v[0], error)), NULL);
 }
 
 /*
@@ -374,7 +375,7 @@ rehome_saved_validate(RehomeSlice *slice)
 		else if (error->sqlerrcode == ERRCODE_UNDEFINED_OBJECT)
 			rehome_spi("UPDATE rehome.saved_object SET rebuilt_at = clock_timestamp() WHERE id = $1::bigint", "t", rows->value[i][0]);
 		else
-			(void) defer(rows->value[i][0], error);
+			(void) defer(slice, rows->value[i][0], error);
 	}
 }
 
@@ -434,7 +435,8 @@ rehome_saved_rebuild(RehomeSlice *slice)
 				errmsg("\"%s\" of \"%s\" could not be rebuilt: %s", v[4], v[5], error->message),
 				errhint("Its definition stays in rehome.saved_object; CALL rehome.cancel() again tries again."));
 		rehome_event(slice->migration->name, slice->name, "error",
-					 psprintf("%s of %s could not be rebuilt: %s", v[4], v[5], error->message), NULL);
+					 psprintf("%s of %s could not be rebuilt: %s", v[4], v[5],
+							  rehome_recorded_message(slice->migration, error->sqlerrcode, error->message)), NULL);
 		FreeErrorData(error);
 	}
 }

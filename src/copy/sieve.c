@@ -33,6 +33,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/pg_type.h"
+#include "catalog/redaction.h"
 #include "copy/reader.h"
 #include "copy/sieve.h"
 #include "errors.h"

@@ -37,9 +37,6 @@ typedef struct RehomeSieve
 	int64		refused;		/* rows left out that are not */
 } RehomeSieve;
 
-/* What is said of a refusal whose message might quote what is redacted. */
-#define REHOME_REDACTED_MESSAGE "withheld: columns of the table are redacted"
-
 extern RehomeSieve *rehome_sieve_begin(RehomeSlice *slice, RehomeMapping *mapping,
 									   RehomeTaker *taker, bool look_only);
 extern void rehome_sieve_end(RehomeSieve *sieve);

@@ -35,6 +35,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/redaction.h"
 #include "access/xact.h"
 #include "apply/apply.h"
 #include "derive/derive.h"
@@ -375,17 +376,18 @@ failed(Derive *work, ErrorData *error)
 {
 	RehomeMigration *migration = work->slice->migration;
 	RehomeRows *before;
+	char	   *message = rehome_recorded_message(migration, error->sqlerrcode, error->message);
 
 	(void) SPI_unregister_relation("rehome_keys");
 	(void) SPI_unregister_relation("rehome_rows");
 	before = rehome_spi("SELECT d.error IS NOT DISTINCT FROM $2 FROM rehome.derivation d WHERE d.id = $1", "it",
-						work->derivation->id, error->message);
+						work->derivation->id, message);
 	rehome_spi("UPDATE rehome.derivation SET error = $2, error_since = coalesce(error_since, clock_timestamp()),"
-			   " tried_at = clock_timestamp() WHERE id = $1", "it", work->derivation->id, error->message);
+			   " tried_at = clock_timestamp() WHERE id = $1", "it", work->derivation->id, message);
 	if (rehome_bool(before->value[0][0]))
 		return;
 	rehome_event(migration->name, work->slice->name, "derive_failed",
-				 psprintf("%s: %s", work->derivation->name, error->message), NULL);
+				 psprintf("%s: %s", work->derivation->name, message), NULL);
 	ereport(WARNING,
 			errcode(error->sqlerrcode),
 			errmsg("could not derive \"%s\": %s", work->derivation->name, error->message),

@@ -11,8 +11,8 @@
  * when it is shown: what is not there cannot leak.
  *
  * A row in quarantine has the columns of the source; of these all are blanked
- * that a redacted column is made from.  The message of a refusal may quote any
- * value, and is withheld.
+ * that a redacted column is made from.  The message of a refusal, or of an error
+ * that stops a slice, may quote any value, and is withheld.
  *
  * The key stays.  By it rows are repaired, retried, accepted and looked at
  * again; nothing else is read from these tables, but by the predicate of an
@@ -22,7 +22,8 @@
  */
 #include "postgres.h"
 
-#include "copy/sieve.h"
+#include "capture/capture.h"
+#include "catalog/redaction.h"
 #include "derive/derive.h"
 #include "mapping/mapping.h"
 #include "trust/trust.h"
@@ -159,6 +160,16 @@ blank(Request *request)
 						"tott", request->migration->name, request->target,
 						rehome_name_array(rehome_mapping_reads(mapping, rehome_redacted_columns(request->target))), REHOME_REDACTED_MESSAGE)->processed;
 	}
+	n += rehome_spi("UPDATE rehome.event SET message = $2 WHERE migration = $1::name"
+					" AND kind IN ('error', 'derive_failed', 'deferred') AND message NOT LIKE $2 || '%'", "tt",
+					request->migration->name, REHOME_REDACTED_MESSAGE)->processed;
+	rehome_spi("UPDATE rehome.slice SET error = $2 WHERE migration_id = $1 AND error IS NOT NULL", "it",
+			   request->migration->id, REHOME_REDACTED_MESSAGE);
+	rehome_spi("UPDATE rehome.derivation SET error = $2 WHERE migration_id = $1 AND error IS NOT NULL", "it",
+			   request->migration->id, REHOME_REDACTED_MESSAGE);
+	rehome_spi("UPDATE rehome.saved_object o SET deferred = $2 FROM rehome.slice s"
+			   " WHERE s.id = o.slice_id AND s.migration_id = $1 AND o.deferred IS NOT NULL", "it",
+			   request->migration->id, REHOME_REDACTED_MESSAGE);
 	return n;
 }
 
@@ -177,6 +188,8 @@ rehome_redact(PG_FUNCTION_ARGS)
 	require_redactable(&request);
 	/* nobody records rows meanwhile who does not know of it */
 	rehome_slice_work_lock(request.slice);
+	if (request.map != NULL && request.map->drift_policy != REHOME_DRIFT_REJECT)
+		rehome_targets_lock(list_make1(request.map), ShareLock);
 	store(&request);
 	ereport(NOTICE,
 			errmsg("%s: " UINT64_FORMAT " records were blanked", rehome_relation_name(request.target), blank(&request)));

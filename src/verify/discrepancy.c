@@ -23,6 +23,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/redaction.h"
 #include "common/hashfn.h"
 #include "guc.h"
 #include "miscadmin.h"

@@ -17,6 +17,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/redaction.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "commands/async.h"
@@ -147,6 +148,8 @@ rehome_worker_report(int slice_id, MemoryContext context)
 	rehome_call_begin(&call, NULL);
 	slice = rehome_slice_by_id(slice_id);
 	message = error->detail ? psprintf("%s (%s)", error->message, error->detail) : error->message;
+	if (slice != NULL)
+		message = rehome_recorded_message(slice->migration, error->sqlerrcode, message);
 	if (slice != NULL && (slice->error == NULL || strcmp(slice->error, message) != 0))
 	{
 		rehome_slice_set_error(slice_id, message);

@@ -233,4 +233,29 @@ for my $policy (qw(null fail))
 	$pair->sql_target("SELECT rehome.drop_migration('$policy'); TRUNCATE new.once");
 }
 
+# ---------------------------------------------------------------------------
+# What stops a slice does not quote what is redacted.
+
+$pair->sql_source(q{CREATE TABLE old.card (id integer PRIMARY KEY, number text); INSERT INTO old.card VALUES (1, '4111')});
+$pair->sql_target(q{CREATE TABLE new.card (id integer PRIMARY KEY, number bigint)});
+$pair->import_foreign_schema('old', 'cards', 'card');
+$pair->sql_target(q{
+	SELECT rehome.create_migration('c', 'src', 'cards');
+	SELECT rehome.add_table('c', 'cards.card', 'new.card', columns => '{"number": "number::bigint"}');
+	CALL rehome.start('c')});
+ok($pair->wait_for_state('c', 'syncing'), 'cards are in sync');
+my $error = q{SELECT error FROM rehome.status WHERE migration = 'c'};
+$pair->sql_source(q{UPDATE old.card SET number = 'secret 4112'});
+ok(wait_until($target, "SELECT coalesce(($error) LIKE '%\"secret 4112\"', false)"), 'an error tells the value');
+$pair->sql_target(q{SELECT rehome.redact('c', 'new.card', '{number}')});
+my $secrets = q{SELECT count(*) FROM (SELECT t::text FROM rehome.event t UNION ALL SELECT t::text FROM rehome.slice t) AS t(row) WHERE row LIKE '%secret 411%'};
+is($pair->sql_target($secrets), '0', '... until it is redacted');
+$pair->sql_source(q{UPDATE old.card SET number = 'secret 4113'});
+ok(wait_until($target, "SELECT coalesce(($error) = 'withheld, as columns are redacted (SQLSTATE 22P02)', false)"), 'what comes later tells no more than its SQLSTATE')
+  or diag($pair->sql_target($error));
+is($pair->sql_target($secrets), '0', '... in the events neither');
+$pair->sql_source(q{UPDATE old.card SET number = '4114'});
+ok(wait_until($target, "SELECT ($error) IS NULL AND (SELECT number FROM new.card) = 4114"), 'and it goes on as ever');
+$pair->sql_target(q{CALL rehome.cancel('c')});
+
 done_testing();

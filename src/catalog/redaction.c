@@ -1,0 +1,72 @@
+/*-------------------------------------------------------------------------
+ *
+ * redaction.c
+ *	  Columns whose values are kept out of our tables.
+ *
+ * A value is left out when a row is written down, not when it is read: what
+ * is not there cannot be dumped.  Whoever writes rows asks here what to leave
+ * out, as of now, whatever the snapshot of the transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/redaction.h"
+#include "errors.h"
+#include "util/spi.h"
+#include "utils/elog.h"
+#include "utils/snapmgr.h"
+
+/*
+ * rehome_redacted_columns returns the names (char *) of a target's columns
+ * whose values are not to be on record.
+ */
+List *
+rehome_redacted_columns(Oid target)
+{
+	RehomeRows *rows;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	rows = rehome_spi_read("SELECT array_agg(DISTINCT \"column\") FROM rehome.redaction WHERE target = $1", "o", target);
+	PopActiveSnapshot();
+	return rehome_name_list(rows->value[0][0]);
+}
+
+/*
+ * may_quote tells whether an error's message may quote values of rows.
+ */
+static bool
+may_quote(int sqlerrcode)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_TO_CATEGORY(ERRCODE_CONNECTION_EXCEPTION):
+		case ERRCODE_TO_CATEGORY(ERRCODE_INVALID_TRANSACTION_STATE):
+		case ERRCODE_TO_CATEGORY(ERRCODE_TRANSACTION_ROLLBACK):
+		case ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES):
+		case ERRCODE_TO_CATEGORY(ERRCODE_OBJECT_IN_USE):
+		case ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION):
+		case ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR):
+			return false;
+		case ERRCODE_TO_CATEGORY(ERRCODE_REHOME_ILLEGAL_STATE):
+			return sqlerrcode == ERRCODE_REHOME_REFUSED;
+	}
+	return sqlerrcode != ERRCODE_INSUFFICIENT_PRIVILEGE;
+}
+
+/*
+ * rehome_recorded_message returns what is put on record of an error: its
+ * message, unless that may quote a row and the migration redacts a column.
+ */
+char *
+rehome_recorded_message(RehomeMigration *migration, int sqlerrcode, const char *message)
+{
+	RehomeRows *rows;
+
+	if (!may_quote(sqlerrcode))
+		return pstrdup(message);
+	PushActiveSnapshot(GetLatestSnapshot());
+	rows = rehome_spi_read("SELECT FROM rehome.redaction WHERE migration_id = $1 LIMIT 1", "i", migration->id);
+	PopActiveSnapshot();
+	return rows->n > 0 ? psprintf(REHOME_REDACTED_MESSAGE " (SQLSTATE %s)", unpack_sql_state(sqlerrcode)) : pstrdup(message);
+}
