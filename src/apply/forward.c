@@ -94,61 +94,18 @@
 	" AND c.sqlstate IN ('23505', '23P01') ORDER BY c.last_seen LIMIT 1000)"
 
 /*
- * poll_query returns the SQL that tells, in one round trip, the snapshot, who
- * has authority, how far the log was pruned, and which tables changed since
- * the position: a character each, '-' unchanged, 'u' changed, 'd' changed and
- * some rows may be gone, 't' to be read as a whole.  Parameters: token, slice, xmax and xip of the position, and
- * the partitions of each table, an empty string where there are none; whether
- * to take the fingerprint, and the tables' names for it.
+ * Tells, in one round trip, the snapshot, who has authority, how far the log
+ * was pruned, where the source's log is, its fingerprint if that is asked for,
+ * and what has become of each table since its position.  Parameters: token,
+ * slice, whether to take the fingerprint; the table maps, their positions,
+ * their tables' names, and the partitions of each, an empty string where there
+ * are none.
  */
-static char *
-poll_query(RehomeSlice *slice, List *maps)
-{
-	StringInfoData sql;
-	ListCell   *lc;
-
-	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT txid_current_snapshot(), s.authority, s.pruned, pg_current_wal_insert_lsn(),"
-						   " CASE WHEN $6::boolean THEN rehome_source.fingerprint($1, $2, $7::text[]) END, array_to_string(ARRAY[");
-	foreach(lc, maps)
-	{
-		RehomeTableMap *map = lfirst(lc);
-		char	   *change = rehome_change_table(slice->migration, map);
-		const char *unseen = map->position ? rehome_position_unseen(map->position) :
-			"(xid >= $3 OR xid = ANY ($4))";
-
-		appendStringInfoString(&sql, foreach_current_index(lc) > 0 ? ",\n CASE " : "CASE ");
-		if (map->source_parts != NULL)
-			appendStringInfo(&sql, "WHEN rehome_source.partitions(to_regclass(%s)) <> ($5::text[])[%d] THEN 't' ",
-							 quote_literal_cstr(rehome_remote_relation(rehome_remote_table(map->source))),
-							 foreach_current_index(lc) + 1);
-		appendStringInfo(&sql, "WHEN NOT EXISTS (SELECT FROM %s WHERE %s) THEN '-'"
-						 " ELSE (SELECT CASE WHEN bool_or(op = 't') THEN 't' WHEN bool_or(op = 'd') THEN 'd' ELSE 'u' END"
-						 " FROM %s WHERE %s) END", change, unseen, change, unseen);
-	}
-	appendStringInfoString(&sql, "]::text[], '') FROM rehome_source.slice s"
-						   " WHERE s.token = $1 AND s.slice = $2 AND coalesce($5::text[], '{}') IS NOT NULL"
-						   " AND coalesce($3::bigint, 0) IS NOT NULL AND coalesce($4::bigint[], '{}') IS NOT NULL");
-	return sql.data;
-}
-
-/*
- * known_parts returns poll_query's last parameter.
- */
-static char *
-known_parts(List *maps)
-{
-	List	   *parts = NIL;
-	ListCell   *lc;
-
-	foreach(lc, maps)
-	{
-		RehomeTableMap *map = lfirst(lc);
-
-		parts = lappend(parts, map->source_parts ? map->source_parts : "");
-	}
-	return rehome_name_array(parts);
-}
+static const char *const poll_query =
+	"SELECT txid_current_snapshot(), s.authority, s.pruned, pg_current_wal_insert_lsn(),"
+	" CASE WHEN $3::boolean THEN rehome_source.fingerprint($1, $2::int, $6::text[]) END,"
+	" rehome_source.changed($1, $4::int[], $5::text[], $6::text[], $7::text[])"
+	" FROM rehome_source.slice s WHERE s.token = $1 AND s.slice = $2::int";
 
 static char *
 relation_names(List *maps)
@@ -159,6 +116,30 @@ relation_names(List *maps)
 	foreach(lc, maps)
 		names = lappend(names, rehome_remote_relation(rehome_remote_table(((RehomeTableMap *) lfirst(lc))->source)));
 	return rehome_name_array(names);
+}
+
+/*
+ * poll_source asks that about the maps.
+ */
+static RehomeRows *
+poll_source(RehomeConn *conn, RehomeSlice *slice, List *maps)
+{
+	List	   *ids = NIL;
+	List	   *positions = NIL;
+	List	   *parts = NIL;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		ids = lappend(ids, psprintf("%d", map->id));
+		positions = lappend(positions, map->position ? map->position : slice->position);
+		parts = lappend(parts, map->source_parts ? map->source_parts : "");
+	}
+	return rehome_conn_query_prepared(conn, poll_query, "tibtttt", slice->migration->token, slice->id,
+									  !slice->lazy_position, rehome_name_array(ids), rehome_name_array(positions),
+									  relation_names(maps), rehome_name_array(parts));
 }
 
 /*
@@ -662,7 +643,6 @@ bool
 rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked,
 				   RehomeBatch *batch)
 {
-	char	   *xip = strrchr(slice->position, ':') + 1;
 	RehomeRows *poll;
 	List	   *touched = NIL;
 	List	   *unchecked = NIL;
@@ -678,11 +658,7 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked
 			rehome_refused_at_target(slice, maps);
 		maps = rehome_target_inspect(slice, maps);
 	}
-	poll = rehome_conn_query_prepared(conn, poll_query(slice, maps), "tilttbt",
-									  slice->migration->token, slice->id,
-									  rehome_position_xmax(slice->position),
-									  psprintf("{%s}", xip), known_parts(maps),
-									  !slice->lazy_position, relation_names(maps));
+	poll = poll_source(conn, slice, maps);
 	check_source(slice, poll);
 	if (poll->value[0][4] != NULL)
 		inspected = rehome_source_inspect(conn, slice, maps, poll->value[0][4], &touched);

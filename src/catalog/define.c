@@ -302,6 +302,7 @@ rehome_add_schema(PG_FUNCTION_ARGS)
 	RehomeProblems problems;
 	Oid			target_ns;
 	bool		imported = false;
+	MemoryContext context;
 
 	rehome_call_begin(&call, fcinfo);
 	migration = rehome_migration_get(name);
@@ -335,10 +336,19 @@ rehome_add_schema(PG_FUNCTION_ARGS)
 						   tables->value[i][1], target_schema);
 	rehome_problems_raise(&problems, "schema \"%s\" lacks tables of the source", target_schema);
 
+	context = AllocSetContextCreate(call.context, "pg_rehome table defined", ALLOCSET_DEFAULT_SIZES);
 	for (int i = 0; i < tables->n; i++)
-		(void) rehome_define_table(&call, slice, (Oid) rehome_int64(tables->value[i][0]),
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+		RehomeSlice now = *slice;	/* it is read again in there */
+
+		CHECK_FOR_INTERRUPTS();
+		(void) rehome_define_table(&call, &now, (Oid) rehome_int64(tables->value[i][0]),
 								   get_relname_relid(tables->value[i][1], target_ns),
 								   NIL, NULL, NULL, imported);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(context);
+	}
 	rehome_event(name, slice_name, "defined",
 				 psprintf("%d tables of schema %s added", tables->n, source_schema), NULL);
 	rehome_call_end(&call);

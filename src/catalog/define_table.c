@@ -78,18 +78,23 @@ check_source(RehomeMigration *migration, Relation source, RehomeProblems *proble
 static void
 check_source_once(RehomeMigration *migration, Relation source, RehomeProblems *problems)
 {
+	RehomeRemoteTable *table;
 	RehomeRows *rows;
 	char	   *mine;
 
 	if (!migration->live || source->rd_rel->relkind != RELKIND_FOREIGN_TABLE)
 		return;
-	mine = rehome_remote_relation(rehome_remote_table(RelationGetRelid(source)));
+	table = rehome_remote_table(RelationGetRelid(source));
+	mine = rehome_remote_relation(table);
+	/* of thousands only those that can be it */
 	rows = rehome_spi("SELECT t.source::oid, t.target, s.name, m.name FROM rehome.table_map t"
 					  " JOIN rehome.slice s ON s.id = t.slice_id"
 					  " JOIN rehome.migration m ON m.id = s.migration_id"
 					  " JOIN pg_foreign_table f ON f.ftrelid = t.source::oid"
-					  " WHERE m.server = $1::name AND s.state NOT IN ('completed', 'cancelled')",
-					  "t", migration->server);
+					  " JOIN pg_class c ON c.oid = f.ftrelid"
+					  " WHERE m.server = $1::name AND s.state NOT IN ('completed', 'cancelled')"
+					  " AND (c.relname = $2::name OR f.ftoptions @> ARRAY['table_name=' || $2])",
+					  "tt", migration->server, table->table);
 	for (int i = 0; i < rows->n; i++)
 		if (strcmp(mine, rehome_remote_relation(rehome_remote_table((Oid) rehome_int64(rows->value[i][0])))) == 0)
 			rehome_problem(problems, ERRCODE_DUPLICATE_OBJECT,

@@ -105,6 +105,43 @@ RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $parti
      GROUP BY c.oid
 $partitions$;
 
+-- What has become of tables since a position each (txid_snapshot as text): a
+-- character a table map, '-' unchanged, 'u' changed, 'd' changed and some rows
+-- may be gone, 't' to be read as a whole.  parts are the partitions there were,
+-- '' of a table that had none.
+-- A query a table, planned when it is run: one of all tables together would
+-- take a gigabyte, and time in the square of their number, for 2,000 of them.
+CREATE OR REPLACE FUNCTION rehome_source.changed(token text, maps int[], seen text[], relations text[], parts text[])
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $changed$
+DECLARE
+    flags   text := '';
+    flag    text;
+    at      text;
+    xmax    bigint;
+    xip     bigint[];
+BEGIN
+    FOR i IN 1 .. coalesce(array_length(maps, 1), 0) LOOP
+        IF at IS DISTINCT FROM seen[i] THEN
+            at := seen[i];
+            xmax := txid_snapshot_xmax(at::txid_snapshot);
+            xip := ARRAY(SELECT txid_snapshot_xip(at::txid_snapshot));
+        END IF;
+        IF parts[i] <> '' AND rehome_source.partitions(to_regclass(relations[i])) <> parts[i] THEN
+            flag := 't';
+        ELSE
+            EXECUTE format($look$
+                SELECT CASE WHEN NOT EXISTS (SELECT FROM %1$s WHERE xid >= $1 OR xid = ANY ($2)) THEN '-'
+                            ELSE (SELECT CASE WHEN bool_or(op = 't') THEN 't' WHEN bool_or(op = 'd') THEN 'd' ELSE 'u' END
+                                    FROM %1$s WHERE xid >= $1 OR xid = ANY ($2)) END$look$,
+                           format('rehome_source.%I', format('change_%s_%s', token, maps[i])))
+               INTO flag USING xmax, xip;
+        END IF;
+        flags := flags || flag;
+    END LOOP;
+    RETURN flags;
+END
+$changed$;
+
 -- Whether the table's files or partitions are others now than in the
 -- transaction's snapshot.  The catalogs read here are those of the snapshot;
 -- pg_relation_filenode() and pg_partition_tree() look at the current ones.

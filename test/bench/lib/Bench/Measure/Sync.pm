@@ -113,6 +113,26 @@ sub drain
 	return;
 }
 
+# The triggers that capture and fence have, of functions that do nothing: what
+# any trigger in PL/pgSQL costs.
+sub empty_triggers
+{
+	my ($source, $dbname) = @_;
+	my %key = (pgbench_accounts => 'aid', pgbench_tellers => 'tid', pgbench_branches => 'bid', pgbench_history => 'id');
+
+	$source->do($dbname, 'CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$');
+	for my $table (sort keys %key)
+	{
+		my $run = 'EXECUTE FUNCTION nothing()';
+		$source->do($dbname,
+			"CREATE TRIGGER fence BEFORE INSERT OR UPDATE OR DELETE ON $table FOR EACH STATEMENT $run",
+			"CREATE TRIGGER inserted AFTER INSERT ON $table REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT $run",
+			"CREATE TRIGGER updated AFTER UPDATE ON $table REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT $run",
+			"CREATE TRIGGER moved AFTER UPDATE ON $table FOR EACH ROW WHEN (OLD.$key{$table} IS DISTINCT FROM NEW.$key{$table}) $run");
+	}
+	return;
+}
+
 # Capture is on in 'ours' and nobody reads it meanwhile; 'peer' is the same
 # database without.
 sub capture
@@ -121,6 +141,12 @@ sub capture
 	my $source = $bench->source;
 
 	fill($bench, qw(ours peer));
+	if ($bench->wanted('capture-tps'))
+	{
+		fill($bench, 'empty');
+		empty_triggers($source, 'empty');
+		$source->do('empty', 'VACUUM ANALYZE');
+	}
 	rehome_migrate($bench, 'ours', 'ours');
 	$source->do($_, 'VACUUM ANALYZE') for qw(ours peer);
 	my $check = sub {
@@ -149,10 +175,12 @@ sub capture_tps
 			after => $after
 		};
 	};
-	$bench->contend(name => 'capture-tps', contenders => [ $contender->('ours', $check), $contender->('peer') ]);
-	my ($with, $without) = map { Bench::median(@{ $tps{$_} }) } qw(ours peer);
+	$bench->contend(name => 'capture-tps', contenders => [ $contender->('ours', $check), $contender->('peer'), $contender->('empty') ]);
+	my ($with, $without, $empty) = map { Bench::median(@{ $tps{$_} }) } qw(ours peer empty);
 	$bench->line('capture-tps', ours => sprintf('%.0f TPS', $with), peer => sprintf('%.0f TPS', $without),
 		ratio => $with / $without, reach => '>= 0.95', remark => "$clients clients; with and without capture");
+	$bench->line('capture-tps:floor', ours => sprintf('%.0f TPS', $empty), peer => sprintf('%.0f TPS', $without),
+		ratio => $empty / $without, remark => 'with the same triggers, of functions that do nothing; and without');
 	return;
 }
 
