@@ -39,6 +39,7 @@
 #include "util/spi.h"
 #include "util/wait.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -388,8 +389,11 @@ static void
 install(RehomeSlice *slice, List *maps, bool guarded, bool capturing)
 {
 	char	   *migration = quote_literal_cstr(slice->migration->name);
+	MemoryContext context = CurrentMemoryContext;
+	MemoryContext table = AllocSetContextCreate(context, "pg_rehome target installed", ALLOCSET_DEFAULT_SIZES);
 	ListCell   *lc;
 
+	MemoryContextSwitchTo(table);
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
@@ -423,7 +427,10 @@ install(RehomeSlice *slice, List *maps, bool guarded, bool capturing)
 		make_triggers(map->target, rows, wanted, lengthof(wanted));
 		foreach(lc2, tree)
 			make_triggers(lfirst_oid(lc2), truncates, wanted, lengthof(wanted));
+		MemoryContextReset(table);
 	}
+	MemoryContextSwitchTo(context);
+	MemoryContextDelete(table);
 }
 
 /*
