@@ -36,6 +36,8 @@ sub memory
 	rehome_prepare($bench, $dbname, $dbname);
 	$bench->copy_schema($dbname, $dbname);
 	rehome_define($bench, $dbname);
+	# the worker may be in the middle of bringing all rows back
+	$target->do($dbname, "ALTER DATABASE $dbname SET rehome.lock_retries = 1000");
 	my $call = sub { my ($procedure) = @_; return sub { rehome_call($bench, $dbname, $procedure) } };
 	my $verify = sub {
 		my ($mode) = @_;
