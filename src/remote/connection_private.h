@@ -43,6 +43,7 @@ struct RehomeConn
 	char	   *copy_data;		/* libpq's; the piece in hand */
 	int			copy_len;
 	int			copy_pos;
+	int			copy_held;		/* put since libpq last let go of everything */
 	bool		copy_done;
 };
 

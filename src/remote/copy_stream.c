@@ -16,6 +16,12 @@
 #include "remote/connection.h"
 #include "remote/connection_private.h"
 
+/*
+ * What libpq may hold of what is put into a COPY: without a bound it would
+ * keep all that the source is slow to take.
+ */
+#define COPY_HELD (256 * 1024)
+
 /* The stream that rehome_conn_copy_read() reads from. */
 static RehomeConn *copy_stream = NULL;
 
@@ -195,6 +201,7 @@ flush(RehomeConn *conn)
 		rehome_conn_check_sent(conn, PQconsumeInput(conn->pg), "COPY FROM STDIN");
 	}
 	rehome_conn_check_sent(conn, rc == 0, "COPY FROM STDIN");
+	conn->copy_held = 0;
 }
 
 /*
@@ -216,6 +223,9 @@ rehome_conn_copy_put(RehomeConn *conn, const char *data, int len)
 	while ((rc = PQputCopyData(conn->pg, data, len)) == 0)
 		flush(conn);
 	rehome_conn_check_sent(conn, rc == 1, "COPY FROM STDIN");
+	conn->copy_held += len;
+	if (conn->copy_held >= COPY_HELD)
+		flush(conn);
 	CHECK_FOR_INTERRUPTS();
 }
 
