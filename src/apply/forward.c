@@ -119,6 +119,16 @@ relation_names(List *maps)
 }
 
 /*
+ * position_of returns the position a table is at: the slice's, unless it has
+ * been paused by itself and is catching up.
+ */
+static char *
+position_of(RehomeSlice *slice, RehomeTableMap *map)
+{
+	return map->position ? map->position : slice->position;
+}
+
+/*
  * poll_source asks that about the maps.
  */
 static RehomeRows *
@@ -134,7 +144,7 @@ poll_source(RehomeConn *conn, RehomeSlice *slice, List *maps)
 		RehomeTableMap *map = lfirst(lc);
 
 		ids = lappend(ids, psprintf("%d", map->id));
-		positions = lappend(positions, map->position ? map->position : slice->position);
+		positions = lappend(positions, position_of(slice, map));
 		parts = lappend(parts, map->source_parts ? map->source_parts : "");
 	}
 	return rehome_conn_query_prepared(conn, poll_query, "tibtttt", slice->migration->token, slice->id,
@@ -194,16 +204,6 @@ source_select(StringInfo sql, RehomeMapping *mapping, List *columns)
 	appendStringInfo(sql, "SELECT %s FROM ", rehome_quote_list(columns, "source."));
 	rehome_remote_from(sql, rehome_remote_table(mapping->map->source), NULL, false);
 	return sql->data;
-}
-
-/*
- * position_of returns the position a table is at: the slice's, unless it has
- * been paused by itself and is catching up.
- */
-static const char *
-position_of(RehomeSlice *slice, RehomeTableMap *map)
-{
-	return map->position ? map->position : slice->position;
 }
 
 /*

@@ -39,9 +39,9 @@
 #include "util/spi.h"
 #include "util/wait.h"
 #include "utils/builtins.h"
-#include "utils/memutils.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 

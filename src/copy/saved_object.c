@@ -30,8 +30,8 @@
  */
 #include "postgres.h"
 
-#include "catalog/redaction.h"
 #include "catalog/pg_class.h"
+#include "catalog/redaction.h"
 #include "copy/copy.h"
 #include "errors.h"
 #include "guc.h"

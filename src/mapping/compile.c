@@ -391,6 +391,17 @@ rehome_mapping_compile(RehomeTableMap *map, Oid owner)
 }
 
 /*
+ * reads tells whether a column is among attnums, as pull_varattnos() has them,
+ * by itself or with the whole row.
+ */
+static bool
+reads(Bitmapset *attnums, AttrNumber attnum)
+{
+	return bms_is_member(attnum - FirstLowInvalidHeapAttributeNumber, attnums) ||
+		bms_is_member(InvalidAttrNumber - FirstLowInvalidHeapAttributeNumber, attnums);
+}
+
+/*
  * rehome_mapping_source_columns returns the names (char *) of the source
  * columns that have to be read, in the foreign table's order.
  */
@@ -398,22 +409,13 @@ List *
 rehome_mapping_source_columns(RehomeMapping *mapping)
 {
 	List	   *names = NIL;
-	bool		whole_row = mapping->tolerant || bms_is_member(InvalidAttrNumber - FirstLowInvalidHeapAttributeNumber,
-										  mapping->needed);
-	ListCell   *lc;
 
 	for (int i = 0; i < mapping->source_desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(mapping->source_desc, i);
-		bool		wanted;
 
-		if (att->attisdropped)
-			continue;
-		wanted = whole_row ||
-			bms_is_member(att->attnum - FirstLowInvalidHeapAttributeNumber, mapping->needed);
-		foreach(lc, mapping->map->source_key)
-			wanted = wanted || strcmp(lfirst(lc), NameStr(att->attname)) == 0;
-		if (wanted)
+		if (!att->attisdropped && (mapping->tolerant || reads(mapping->needed, att->attnum) ||
+								   rehome_name_listed(mapping->map->source_key, NameStr(att->attname))))
 			names = lappend(names, pstrdup(NameStr(att->attname)));
 	}
 	return names;
@@ -426,20 +428,18 @@ rehome_mapping_source_columns(RehomeMapping *mapping)
 List *
 rehome_mapping_reads(RehomeMapping *mapping, List *targets)
 {
-	Bitmapset  *reads = NULL;
+	Bitmapset  *attnums = NULL;
 	List	   *names = NIL;
-	bool		whole_row;
 
 	for (int c = 0; c < mapping->ncolumns; c++)
 		if (rehome_name_listed(targets, mapping->columns[c].name))
-			pull_varattnos((Node *) mapping->columns[c].expr, 1, &reads);
-	whole_row = bms_is_member(InvalidAttrNumber - FirstLowInvalidHeapAttributeNumber, reads);
+			pull_varattnos((Node *) mapping->columns[c].expr, 1, &attnums);
 	for (int i = 0; i < mapping->source_desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(mapping->source_desc, i);
 
 		if (!att->attisdropped && !rehome_name_listed(mapping->map->source_key, NameStr(att->attname)) &&
-			(whole_row || bms_is_member(att->attnum - FirstLowInvalidHeapAttributeNumber, reads)))
+			reads(attnums, att->attnum))
 			names = lappend(names, pstrdup(NameStr(att->attname)));
 	}
 	return names;

@@ -137,7 +137,8 @@ rehome_define_redaction(RehomeMigration *migration, Oid target, const char *colu
 static uint64
 blank(Request *request)
 {
-	char	   *redacted = rehome_name_array(rehome_redacted_columns(request->target));
+	List	   *columns = rehome_redacted_columns(request->target);
+	char	   *redacted = rehome_name_array(columns);
 	uint64		n;
 
 	n = rehome_spi("UPDATE rehome.discrepancy SET source_row = rehome.blanked(source_row, $3::text[]),"
@@ -158,7 +159,7 @@ blank(Request *request)
 						" WHERE migration = $1::name AND target = $2"
 						" AND (message <> $4 OR source_row <> rehome.blanked(source_row, $3::text[]))",
 						"tott", request->migration->name, request->target,
-						rehome_name_array(rehome_mapping_reads(mapping, rehome_redacted_columns(request->target))), REHOME_REDACTED_MESSAGE)->processed;
+						rehome_name_array(rehome_mapping_reads(mapping, columns)), REHOME_REDACTED_MESSAGE)->processed;
 	}
 	n += rehome_spi("UPDATE rehome.event SET message = $2 WHERE migration = $1::name"
 					" AND kind IN ('error', 'derive_failed', 'deferred') AND message NOT LIKE $2 || '%'", "tt",

@@ -89,28 +89,31 @@ remember(RehomeDiscrepancies *run, const char *kind, const char *key, const char
 {
 	RehomeRows *rows;
 
-	rows = rehome_spi_planned(&run->find, "SELECT id, resolved_at IS NOT NULL FROM rehome.discrepancy"
-					  " WHERE migration = $1::name AND slice = $2::name AND target = $3 AND kind = $4"
-					  " AND hashtextextended(key::text, 0) = hashtextextended($5::jsonb::text, 0) AND key = $5::jsonb"
-					  " AND columns IS NOT DISTINCT FROM $6::name[] ORDER BY id DESC LIMIT 1", "ttottt",
-					  run->slice->migration->name, run->slice->name, run->target, kind, key, columns);
+	rows = rehome_spi_planned(&run->find,
+							  "SELECT id, resolved_at IS NOT NULL FROM rehome.discrepancy"
+							  " WHERE migration = $1::name AND slice = $2::name AND target = $3 AND kind = $4"
+							  " AND hashtextextended(key::text, 0) = hashtextextended($5::jsonb::text, 0) AND key = $5::jsonb"
+							  " AND columns IS NOT DISTINCT FROM $6::name[] ORDER BY id DESC LIMIT 1", "ttottt",
+							  run->slice->migration->name, run->slice->name, run->target, kind, key, columns);
 	if (rows->n > 0)
-		rehome_spi_planned(&run->again, "WITH again AS ("
-				   " UPDATE rehome.discrepancy SET last_seen = clock_timestamp(), times = times + 1,"
-				   " source_row = $2::jsonb, target_row = $3::jsonb, snapshot = $4, resolved_at = NULL,"
-				   " reopened_at = CASE WHEN $5 THEN clock_timestamp() ELSE reopened_at END WHERE id = $1 RETURNING id)"
-				   " INSERT INTO rehome.discrepancy_history (discrepancy, who, what, detail)"
-				   " SELECT id, $6::name, 'reopened', jsonb_build_object('snapshot', $4) FROM again WHERE $5", "ltttbt",
-				   rehome_int64(rows->value[0][0]), source_row, target_row, run->snapshot,
-				   rehome_bool(rows->value[0][1]), rehome_actor());
+		rehome_spi_planned(&run->again,
+						   "WITH again AS ("
+						   " UPDATE rehome.discrepancy SET last_seen = clock_timestamp(), times = times + 1,"
+						   " source_row = $2::jsonb, target_row = $3::jsonb, snapshot = $4, resolved_at = NULL,"
+						   " reopened_at = CASE WHEN $5 THEN clock_timestamp() ELSE reopened_at END WHERE id = $1 RETURNING id)"
+						   " INSERT INTO rehome.discrepancy_history (discrepancy, who, what, detail)"
+						   " SELECT id, $6::name, 'reopened', jsonb_build_object('snapshot', $4) FROM again WHERE $5", "ltttbt",
+						   rehome_int64(rows->value[0][0]), source_row, target_row, run->snapshot,
+						   rehome_bool(rows->value[0][1]), rehome_actor());
 	else if (insert)
-		rehome_spi_planned(&run->new, "WITH new AS ("
-				   " INSERT INTO rehome.discrepancy (migration, slice, target, kind, key, columns, source_row, target_row, snapshot)"
-				   " VALUES ($1::name, $2::name, $3, $4, $5::jsonb, $6::name[], $7::jsonb, $8::jsonb, $9) RETURNING id)"
-				   " INSERT INTO rehome.discrepancy_history (discrepancy, who, what, detail)"
-				   " SELECT id, $10::name, 'found', jsonb_build_object('snapshot', $9) FROM new", "ttottttttt",
-				   run->slice->migration->name, run->slice->name, run->target, kind, key, columns,
-				   source_row, target_row, run->snapshot, rehome_actor());
+		rehome_spi_planned(&run->new,
+						   "WITH new AS ("
+						   " INSERT INTO rehome.discrepancy (migration, slice, target, kind, key, columns, source_row, target_row, snapshot)"
+						   " VALUES ($1::name, $2::name, $3, $4, $5::jsonb, $6::name[], $7::jsonb, $8::jsonb, $9) RETURNING id)"
+						   " INSERT INTO rehome.discrepancy_history (discrepancy, who, what, detail)"
+						   " SELECT id, $10::name, 'found', jsonb_build_object('snapshot', $9) FROM new", "ttottttttt",
+						   run->slice->migration->name, run->slice->name, run->target, kind, key, columns,
+						   source_row, target_row, run->snapshot, rehome_actor());
 	return rows->n > 0 || insert;
 }
 
@@ -208,12 +211,14 @@ rehome_acceptances_apply(RehomeMigration *migration, Oid target, int strict)
 	RehomeRows *rules;
 	StringInfoData ids;
 	StringInfoData names;
-	char	   *redacted = rehome_name_array(rehome_redacted_columns(target));
+	char	   *redacted = NULL;
 
 	initStringInfo(&ids);
 	initStringInfo(&names);
 	rules = rehome_spi("SELECT id, predicate, search_path, columns FROM rehome.acceptance"
 					   " WHERE migration_id = $1 AND target = $2 ORDER BY id", "io", migration->id, target);
+	if (rules->n > 0)
+		redacted = rehome_name_array(rehome_redacted_columns(target));
 	for (int i = 0; i < rules->n; i++)
 	{
 		char	  **rule = rules->value[i];

@@ -323,9 +323,11 @@ rehome_buckets_choose(RehomeConn *conn, Oid owner, RehomeMapping *mapping)
 	int64		high;
 
 	buckets->mapping = mapping;
+	if (rows >= 0 && rows < RANGE_ROWS)
+		return buckets;			/* to ask for its types takes longer than casts do */
 	buckets->source_types = source_types(conn, mapping);
-	if ((rows >= 0 && rows < RANGE_ROWS) || mapping->nkey != 1 ||
-		!is_integer(getBaseType(key->type)) || !is_integer(buckets->source_types[key->plain - 1]))
+	if (mapping->nkey != 1 || !is_integer(getBaseType(key->type)) ||
+		!is_integer(buckets->source_types[key->plain - 1]))
 		return buckets;
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "SELECT min(%s), max(%s) FROM ", there, there);

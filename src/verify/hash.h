@@ -26,7 +26,7 @@
 typedef struct RehomeBuckets
 {
 	RehomeMapping *mapping;
-	Oid		   *source_types;	/* what the source itself has, by attnum - 1 */
+	Oid		   *source_types;	/* what the source itself has, by attnum - 1; or NULL */
 	bool		by_range;		/* of the key, an integer; else by its hash */
 	int			shift;			/* keys of a range: 1 << shift */
 	int64		first;			/* the first range: its keys >> shift */

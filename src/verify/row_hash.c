@@ -4,9 +4,9 @@
  *	  Hashing the rows of this side, without SQL.
  *
  * This does to each row what the SQL of hash.c has the other side do, in half
- * the time: a query's rows are
- * taken as they come, hashed and summed up by bucket.  Sums are those of the
- * other side modulo 2^64, as hashes are 64 bits wide.
+ * the time: a query's rows are taken as they come, hashed and summed up by
+ * bucket.  Sums are those of the other side modulo 2^64, as hashes are 64 bits
+ * wide.
  *
  * Were a hash ever not the same for equal values, nothing would be reported
  * that is not so: the rows of buckets that differ are compared one by one.

@@ -17,9 +17,9 @@
  */
 #include "postgres.h"
 
-#include "catalog/redaction.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
+#include "catalog/redaction.h"
 #include "commands/async.h"
 #include "miscadmin.h"
 #include "pgstat.h"
