@@ -204,13 +204,16 @@ differing_buckets(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 	RehomeBucketSums *here;
 	RehomeBucketSums *there;
 	StringInfoData from;
+	char	   *chosen;
 	int			ndiffering = 0;
 
 	initStringInfo(&from);
 	append_source(&from, mapping, condition(part, mapping, "source.", true, NULL));
 	rehome_conn_send(conn, rehome_buckets_query(buckets, columns, "source.", from.data));
-	here = rehome_hash_rows(buckets, owner, columns, "t.",
-							psprintf("%s AS t%s", live_rows(mapping), where(condition(part, mapping, "t.", false, NULL))));
+	chosen = condition(part, mapping, "t.", false, NULL);
+	here = chosen == NULL && mapping->map->on_delete != 'm' ?
+		rehome_hash_table(buckets, owner, columns) :
+		rehome_hash_query(buckets, owner, columns, "t.", psprintf("%s AS t%s", live_rows(mapping), where(chosen)));
 	there = rehome_buckets_take(buckets, columns, rehome_conn_receive(conn));
 	for (int b = 0; b <= REHOME_BUCKETS; b++)
 	{

@@ -4,8 +4,9 @@
  *	  SQL that hashes rows, and the buckets their hashes are summed up in.
  *
  * The source runs these expressions and this side does the same without SQL
- * (row_hash.c), so what is called must give the same everywhere: the extended hash functions of PostgreSQL 11 and later, fed with
- * values that are the same or with text that is.
+ * (row_hash.c), so what is called must give the same everywhere: the extended
+ * hash functions of PostgreSQL 11 and later, fed with values that are the same
+ * or with text that is.
  *
  * A row's hash is a chain: each column is hashed with the hash of those before
  * it as the seed, from the key on.  So a value counts with its place and its
@@ -183,28 +184,24 @@ add_column(RehomeMappedColumn *column, const char *name, Oid type, const char *c
 }
 
 /*
- * chain_of returns the hash of the columns.  Those that must not be null are
- * not looked at for that; if one is, it shows in the hash, and all are hashed
- * by their text.  types is what the side has, by attnum - 1 at the source, or
- * NULL where that is not known.
+ * chain_of returns the hash of the columns, null if one of them is that must
+ * not be.  types is what the side has, by attnum - 1 at the source, or NULL
+ * where that is not known.
  */
 static char *
 chain_of(RehomeMapping *mapping, List *columns, const char *prefix, bool source, const Oid *types)
 {
-	StringInfoData all;
 	char	   *chain = pstrdup("1");
 	ListCell   *lc;
 
-	initStringInfo(&all);
 	foreach(lc, columns)
 	{
 		RehomeMappedColumn *column = lfirst(lc);
-		const char *name = rehome_hash_column(mapping, column, prefix, source);
 
-		chain = add_column(column, name, types ? types[column->plain - 1] : InvalidOid, chain);
-		appendStringInfo(&all, "%s%s", all.len ? ", " : "", name);
+		chain = add_column(column, rehome_hash_column(mapping, column, prefix, source),
+						   types ? types[column->plain - 1] : InvalidOid, chain);
 	}
-	return psprintf("coalesce(%s, hashtextextended(ROW(%s)::text COLLATE \"C\", 1))", chain, all.data);
+	return chain;
 }
 
 /*
@@ -214,7 +211,7 @@ chain_of(RehomeMapping *mapping, List *columns, const char *prefix, bool source,
 char *
 rehome_hash_key(RehomeMapping *mapping, const char *prefix, bool source, int seed)
 {
-	return psprintf("hashint8extended(%s, %d)", chain_of(mapping, key_columns(mapping), prefix, source, NULL), seed);
+	return psprintf("coalesce(hashint8extended(%s, %d), 0)", chain_of(mapping, key_columns(mapping), prefix, source, NULL), seed);
 }
 
 /*
@@ -403,7 +400,8 @@ rehome_buckets_query(RehomeBuckets *buckets, List *columns, const char *prefix, 
 
 		for (int c = i * REHOME_CHAIN_COLUMNS; c < Min((i + 1) * REHOME_CHAIN_COLUMNS, list_length(others)); c++)
 			chain = lappend(chain, list_nth(others, c));
-		appendStringInfo(&sums, ", sum(hash%d)", i);
+		/* a row whose hash is null is counted, which its sum does not agree with */
+		appendStringInfo(&sums, ", coalesce(sum(hash%d), 0)", i);
 		appendStringInfo(&hashes, ", %s AS hash%d",
 						 chain_of(mapping, chain, prefix, true, buckets->source_types), i);
 	}

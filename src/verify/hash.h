@@ -57,7 +57,8 @@ extern char *rehome_buckets_condition(RehomeBuckets *buckets, const char *prefix
 
 /* row_hash.c */
 extern RehomeBucketSums *rehome_bucket_sums_new(RehomeBuckets *buckets, List *columns);
-extern RehomeBucketSums *rehome_hash_rows(RehomeBuckets *buckets, Oid owner, List *columns,
-										  const char *prefix, const char *from);
+extern RehomeBucketSums *rehome_hash_query(RehomeBuckets *buckets, Oid owner, List *columns,
+										   const char *prefix, const char *from);
+extern RehomeBucketSums *rehome_hash_table(RehomeBuckets *buckets, Oid owner, List *columns);
 
 #endif							/* REHOME_HASH_H */

@@ -4,9 +4,9 @@
  *	  Hashing the rows of this side, without SQL.
  *
  * This does to each row what the SQL of hash.c has the other side do, in half
- * the time: a query's rows are taken as they come, hashed and summed up by
- * bucket.  Sums are those of the other side modulo 2^64, as hashes are 64 bits
- * wide.
+ * the time: the rows of the table, or of a query if only some are wanted, are
+ * taken as they come, hashed and summed up by bucket.  Sums are those of the
+ * other side modulo 2^64, as hashes are 64 bits wide.
  *
  * Were a hash ever not the same for equal values, nothing would be reported
  * that is not so: the rows of buckets that differ are compared one by one.
@@ -15,16 +15,23 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
+#include "access/tableam.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/tuptable.h"
+#include "miscadmin.h"
 #include "tcop/dest.h"
+#include "util/name.h"
 #include "util/spi.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 #include "verify/hash.h"
@@ -34,16 +41,24 @@ typedef struct Column
 {
 	Oid			type;			/* base type */
 	FmgrInfo	output;			/* of types that are hashed by their text */
+	int			at;				/* where it is in a row, from 0 */
 } Column;
 
-typedef struct HashReceiver
+/* What adds rows to sums. */
+typedef struct Hasher
 {
-	DestReceiver pub;
 	RehomeBuckets *buckets;
 	RehomeBucketSums *sums;
 	int			ncolumns;		/* the key's come first */
 	Column	   *columns;
 	MemoryContext row;			/* reset for each row */
+} Hasher;
+
+/* What takes a query's rows. */
+typedef struct HashReceiver
+{
+	DestReceiver pub;
+	Hasher	   *hasher;
 } HashReceiver;
 
 /*
@@ -144,46 +159,53 @@ hash_column(Column *column, Datum value, bool isnull, uint64 chain)
 }
 
 /*
- * receive_row adds a row to the sums of its bucket.
+ * add_row adds a row to the sums of its bucket.
  */
-static bool
-receive_row(TupleTableSlot *slot, DestReceiver *self)
+static inline void
+add_row(Hasher *hasher, TupleTableSlot *slot)
 {
-	HashReceiver *receiver = (HashReceiver *) self;
-	RehomeBuckets *buckets = receiver->buckets;
-	RehomeBucketSums *sums = receiver->sums;
+	RehomeBuckets *buckets = hasher->buckets;
+	RehomeBucketSums *sums = hasher->sums;
 	int			nkey = buckets->mapping->nkey;
+	Column	   *column = hasher->columns;
+	Column	   *end = column + hasher->ncolumns;
 	uint64		key = 1;
 	int			b;
-	MemoryContext old;
+	MemoryContext old = MemoryContextSwitchTo(hasher->row);
 
-	slot_getallattrs(slot);
-	old = MemoryContextSwitchTo(receiver->row);
-	for (int c = 0; c < nkey; c++)
-		key = hash_column(&receiver->columns[c], slot->tts_values[c], slot->tts_isnull[c], key);
+	for (; column < hasher->columns + nkey; column++)
+		key = hash_column(column, slot->tts_values[column->at], slot->tts_isnull[column->at], key);
 	if (!buckets->by_range)
 		b = key & (REHOME_BUCKETS - 1);
-	else if (slot->tts_isnull[0])
+	else if (slot->tts_isnull[hasher->columns->at])
 		b = REHOME_NULL_BUCKET;
 	else
 	{
-		Oid			type = receiver->columns[0].type;
-		Datum		value = slot->tts_values[0];
+		Oid			type = hasher->columns->type;
+		Datum		value = slot->tts_values[hasher->columns->at];
 
 		b = rehome_bucket_of_key(buckets, type == INT2OID ? DatumGetInt16(value) :
 								 type == INT4OID ? DatumGetInt32(value) : DatumGetInt64(value));
 	}
 	sums->rows[b]++;
-	for (int chain = 0, c = nkey; chain < sums->nchains; chain++)
+	for (int chain = 0; chain < sums->nchains; chain++)
 	{
+		Column	   *last = Min(column + REHOME_CHAIN_COLUMNS, end);
 		uint64		hash = key;
 
-		for (int end = Min(c + REHOME_CHAIN_COLUMNS, receiver->ncolumns); c < end; c++)
-			hash = hash_column(&receiver->columns[c], slot->tts_values[c], slot->tts_isnull[c], hash);
+		for (; column < last; column++)
+			hash = hash_column(column, slot->tts_values[column->at], slot->tts_isnull[column->at], hash);
 		sums->sums[b * sums->nchains + chain] += hash;
 	}
 	MemoryContextSwitchTo(old);
-	MemoryContextReset(receiver->row);
+	MemoryContextReset(hasher->row);
+}
+
+static bool
+receive_row(TupleTableSlot *slot, DestReceiver *self)
+{
+	slot_getallattrs(slot);
+	add_row(((HashReceiver *) self)->hasher, slot);
 	return true;
 }
 
@@ -212,55 +234,138 @@ rehome_bucket_sums_new(RehomeBuckets *buckets, List *columns)
 }
 
 /*
- * rehome_hash_rows sums up the rows of this side, under the active snapshot
- * and as owner.  from is a FROM clause and what follows it, in which the
- * table's columns have prefix.
+ * hasher_new returns what adds rows of the columns to sums of no rows.
  */
-RehomeBucketSums *
-rehome_hash_rows(RehomeBuckets *buckets, Oid owner, List *columns, const char *prefix, const char *from)
+static Hasher *
+hasher_new(RehomeBuckets *buckets, List *columns)
 {
 	List	   *order = rehome_hash_order(buckets->mapping, columns);
-	HashReceiver *receiver = palloc0(sizeof(HashReceiver));
-	SPIExecuteOptions options = {0};
+	Hasher	   *hasher = palloc0(sizeof(Hasher));
+	ListCell   *lc;
+
+	hasher->buckets = buckets;
+	hasher->sums = rehome_bucket_sums_new(buckets, columns);
+	hasher->columns = palloc0(sizeof(Column) * list_length(order));
+	hasher->row = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome hashed row", ALLOCSET_SMALL_SIZES);
+	foreach(lc, order)
+	{
+		RehomeMappedColumn *mapped = lfirst(lc);
+		Column	   *column = &hasher->columns[hasher->ncolumns];
+		Oid			function;
+		bool		varlena;
+
+		column->at = hasher->ncolumns++;
+		column->type = getBaseType(mapped->type);
+		getTypeOutputInfo(mapped->type, &function, &varlena);
+		fmgr_info(function, &column->output);
+	}
+	return hasher;
+}
+
+static RehomeBucketSums *
+hasher_end(Hasher *hasher)
+{
+	MemoryContextDelete(hasher->row);
+	return hasher->sums;
+}
+
+/*
+ * rehome_hash_query sums up the rows of this side that a query gives, under
+ * the active snapshot and as owner.  from is a FROM clause and what follows
+ * it, in which the table's columns have prefix.
+ */
+RehomeBucketSums *
+rehome_hash_query(RehomeBuckets *buckets, Oid owner, List *columns, const char *prefix, const char *from)
+{
+	Hasher	   *hasher = hasher_new(buckets, columns);
+	HashReceiver receiver = {
+		.pub = {receive_row, start_rows, end_rows, end_rows, DestNone},
+		.hasher = hasher,
+	};
+	SPIExecuteOptions options = {.read_only = true,.dest = &receiver.pub};
 	StringInfoData sql;
 	ListCell   *lc;
 	RehomeAs	as;
 	MemoryContext context = CurrentMemoryContext;
 	int			rc;
 
-	receiver->pub.receiveSlot = receive_row;
-	receiver->pub.rStartup = start_rows;
-	receiver->pub.rShutdown = end_rows;
-	receiver->pub.rDestroy = end_rows;
-	receiver->pub.mydest = DestNone;
-	receiver->buckets = buckets;
-	receiver->sums = rehome_bucket_sums_new(buckets, columns);
-	receiver->columns = palloc0(sizeof(Column) * list_length(order));
-	receiver->row = AllocSetContextCreate(context, "pg_rehome hashed row", ALLOCSET_SMALL_SIZES);
 	initStringInfo(&sql);
-	foreach(lc, order)
-	{
-		RehomeMappedColumn *mapped = lfirst(lc);
-		Column	   *column = &receiver->columns[receiver->ncolumns++];
-		Oid			function;
-		bool		varlena;
-
-		column->type = getBaseType(mapped->type);
-		getTypeOutputInfo(mapped->type, &function, &varlena);
-		fmgr_info(function, &column->output);
+	foreach(lc, rehome_hash_order(buckets->mapping, columns))
 		appendStringInfo(&sql, "%s%s", sql.len > 0 ? ", " : "SELECT ",
-						 rehome_hash_column(buckets->mapping, mapped, prefix, false));
-	}
+						 rehome_hash_column(buckets->mapping, lfirst(lc), prefix, false));
 	appendStringInfo(&sql, " FROM %s", from);
-
-	options.read_only = true;
-	options.dest = &receiver->pub;
 	rehome_become(&as, owner);
 	rc = SPI_execute_extended(sql.data, &options);
 	rehome_become_self(&as);
 	MemoryContextSwitchTo(context); /* SPI leaves us in its own */
 	if (rc < 0)
 		elog(ERROR, "SPI failed on \"%s\": %s", sql.data, SPI_result_code_string(rc));
-	MemoryContextDelete(receiver->row);
-	return receiver->sums;
+	return hasher_end(hasher);
+}
+
+/*
+ * scannable tells whether what owner reads of a table by SQL is all of its
+ * stored rows, with all columns stored: no descendants, no policies, nothing
+ * forbidden, nothing computed.
+ */
+static bool
+scannable(Relation rel, Oid owner)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	if (rel->rd_rel->relkind != RELKIND_RELATION || rel->rd_rel->relhassubclass ||
+		pg_class_aclcheck(RelationGetRelid(rel), owner, ACL_SELECT) != ACLCHECK_OK ||
+		check_enable_rls(RelationGetRelid(rel), owner, true) != RLS_NONE)
+		return false;
+	for (int i = 0; i < desc->natts; i++)
+		if (TupleDescAttr(desc, i)->attgenerated != '\0' &&
+			TupleDescAttr(desc, i)->attgenerated != ATTRIBUTE_GENERATED_STORED)
+			return false;
+	return true;
+}
+
+/*
+ * rehome_hash_table sums up all rows of the target, under the active snapshot.
+ * A table that owner sees as it is stored is scanned without the executor.
+ */
+RehomeBucketSums *
+rehome_hash_table(RehomeBuckets *buckets, Oid owner, List *columns)
+{
+	Oid			relid = buckets->mapping->map->target;
+	Relation	rel = table_open(relid, AccessShareLock);
+	Hasher	   *hasher;
+	TupleTableSlot *slot;
+	TableScanDesc scan;
+	int			last = 0;
+	int			n = 0;
+	ListCell   *lc;
+	RehomeAs	as;
+
+	if (!scannable(rel, owner))
+	{
+		table_close(rel, NoLock);
+		return rehome_hash_query(buckets, owner, columns, "t.", psprintf("%s AS t", rehome_relation_name(relid)));
+	}
+	hasher = hasher_new(buckets, columns);
+	foreach(lc, rehome_hash_order(buckets->mapping, columns))
+	{
+		AttrNumber	attnum = get_attnum(relid, ((RehomeMappedColumn *) lfirst(lc))->name);
+
+		hasher->columns[n++].at = attnum - 1;
+		last = Max(last, attnum);
+	}
+	rehome_become(&as, owner);	/* types have functions */
+	slot = table_slot_create(rel, NULL);
+	scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		slot_getsomeattrs(slot, last);
+		add_row(hasher, slot);
+	}
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	rehome_become_self(&as);
+	table_close(rel, NoLock);
+	return hasher_end(hasher);
 }

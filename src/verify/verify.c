@@ -79,7 +79,9 @@ rehome_verify_freeze(RehomeSlice *slice, List *maps, char **snapshot)
 	}
 	rehome_slice_require(slice, "verify", REHOME_SYNCING, REHOME_CUT_OVER);
 	conn = rehome_slice_connect(slice, "verify");
-	rehome_conn_exec(conn, "SET max_parallel_workers_per_gather = DEFAULT; SET random_page_cost = 1.1");
+	/* two processes there keep pace with one here */
+	rehome_conn_exec(conn, "SET max_parallel_workers_per_gather = DEFAULT; SET random_page_cost = 1.1;"
+					 " SELECT set_config('max_parallel_workers_per_gather', least(current_setting('max_parallel_workers_per_gather')::int, 1)::text, false)");
 	if (slice->state == REHOME_SYNCING)
 	{
 		RehomeBatch batch;
