@@ -99,6 +99,7 @@ send_rows(RehomeConn *conn, const char *select, Oid owner)
 	SPITupleTable *table;
 	StringInfoData line;
 	RehomeAs	as;
+	MemoryContext row = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome row sent", ALLOCSET_DEFAULT_SIZES);
 	int64		n = 0;
 
 	initStringInfo(&line);
@@ -108,6 +109,9 @@ send_rows(RehomeConn *conn, const char *select, Oid owner)
 	{
 		for (uint64 i = 0; i < table->numvals; i++)
 		{
+			/* what types' output functions leave behind is much */
+			MemoryContext old = MemoryContextSwitchTo(row);
+
 			resetStringInfo(&line);
 			for (int c = 1; c <= table->tupdesc->natts; c++)
 			{
@@ -118,12 +122,11 @@ send_rows(RehomeConn *conn, const char *select, Oid owner)
 				if (value == NULL)
 					appendStringInfoString(&line, "\\N");
 				else
-				{
 					append_escaped(&line, value);
-					pfree(value);
-				}
 			}
 			appendStringInfoChar(&line, '\n');
+			MemoryContextSwitchTo(old);
+			MemoryContextReset(row);
 			rehome_conn_copy_put(conn, line.data, line.len);
 			n++;
 		}
@@ -131,18 +134,20 @@ send_rows(RehomeConn *conn, const char *select, Oid owner)
 	}
 	SPI_cursor_close(cursor);
 	rehome_become_self(&as);
+	MemoryContextDelete(row);
+	pfree(line.data);
 	return n;
 }
 
 /*
  * changed_keys makes the target keys changed since a position (with gone_only
  * those that may be without a row) visible to SQL as rehome_keys, under the
- * target's column names.  They are read here, as
- * the extension's owner, so that the migration's owner, who runs the inverse
- * expressions, needs no rights on the change table.  Returns their number.
+ * target's column names, until forget_keys().  They are read here, as the
+ * extension's owner, so that the migration's owner, who runs the inverse
+ * expressions, needs no rights on the change table.  Sets their number.
  */
-static int64
-changed_keys(RehomeTableMap *map, const char *since, bool gone_only)
+static Tuplestorestate *
+changed_keys(RehomeTableMap *map, const char *since, bool gone_only, int64 *nkeys)
 {
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
 	TupleDesc	desc;
@@ -171,7 +176,15 @@ changed_keys(RehomeTableMap *map, const char *since, bool gone_only)
 	}
 	SPI_cursor_close(cursor);
 	rehome_rows_register("rehome_keys", desc, store, n);
-	return n;
+	*nkeys = n;
+	return store;
+}
+
+static void
+forget_keys(Tuplestorestate *store)
+{
+	rehome_rows_unregister("rehome_keys");
+	tuplestore_end(store);
 }
 
 /*
@@ -184,7 +197,9 @@ stage_changes(RehomeConn *conn, Return *ret, const char *since, Oid owner)
 	RehomeInverse *inverse = ret->inverse;
 	RehomeMapping *mapping = inverse->mapping;
 	char	   *target = rehome_target_name(mapping);
+	Tuplestorestate *keys = NULL;
 	StringInfoData sql;
+	int64		nkeys;
 	int64		n;
 
 	initStringInfo(&sql);
@@ -192,7 +207,7 @@ stage_changes(RehomeConn *conn, Return *ret, const char *since, Oid owner)
 					 rehome_inverse_expressions(inverse, false), target);
 	if (!ret->everything)
 	{
-		(void) changed_keys(mapping->map, since, false);
+		keys = changed_keys(mapping->map, since, false, &nkeys);
 		appendStringInfo(&sql, " WHERE EXISTS (SELECT FROM rehome_keys AS k WHERE %s)",
 						 rehome_key_condition(mapping, "target", "k"));
 	}
@@ -203,8 +218,9 @@ stage_changes(RehomeConn *conn, Return *ret, const char *since, Oid owner)
 
 	if (ret->everything)
 		return n;
-	rehome_rows_unregister("rehome_keys");
-	if (changed_keys(mapping->map, since, true) > 0)
+	forget_keys(keys);
+	keys = changed_keys(mapping->map, since, true, &nkeys);
+	if (nkeys > 0)
 	{
 		resetStringInfo(&sql);
 		appendStringInfo(&sql, "SELECT 'd', %s FROM rehome_keys AS target"
@@ -216,7 +232,7 @@ stage_changes(RehomeConn *conn, Return *ret, const char *since, Oid owner)
 		n += send_rows(conn, sql.data, owner);
 		rehome_conn_copy_in_end(conn);
 	}
-	rehome_rows_unregister("rehome_keys");
+	forget_keys(keys);
 	return n;
 }
 

@@ -84,6 +84,7 @@ compare(RehomeSlice *slice, RehomeDerivation *derivation, const char *snapshot, 
 	Tuplestorestate *rows = tuplestore_begin_heap(false, false, work_mem);
 	RehomeDiscrepancies *run;
 	SPITupleTable *table;
+	MemoryContext batch;
 	RehomeAs	as;
 	Portal		cursor;
 
@@ -98,13 +99,17 @@ compare(RehomeSlice *slice, RehomeDerivation *derivation, const char *snapshot, 
 	rehome_become(&as, derivation->stated.owner);
 	cursor = rehome_cursor_open(difference_sql(derivation, mapping));
 	rehome_become_self(&as);
+	batch = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome differences", ALLOCSET_DEFAULT_SIZES);
 	for (;;)
 	{
+		MemoryContext old;
+
 		rehome_become(&as, derivation->stated.owner);
 		table = rehome_cursor_fetch(cursor, FETCH_ROWS);
 		rehome_become_self(&as);
 		if (table == NULL)
 			break;
+		old = MemoryContextSwitchTo(batch);
 		for (uint64 i = 0; i < table->numvals; i++)
 		{
 			char	   *value[5];
@@ -120,9 +125,12 @@ compare(RehomeSlice *slice, RehomeDerivation *derivation, const char *snapshot, 
 			rehome_discrepancy_seen(run, value[0], value[1], value[2], value[3], value[4]);
 		}
 		SPI_freetuptable(table);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(batch);
 		CHECK_FOR_INTERRUPTS();
 	}
 	SPI_cursor_close(cursor);
+	MemoryContextDelete(batch);
 	rehome_rows_unregister("rehome_rows");
 	tuplestore_end(rows);
 	rehome_discrepancies_end(run);

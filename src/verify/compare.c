@@ -241,10 +241,6 @@ record(RehomeDiscrepancies *run, HeapTuple tuple, TupleDesc desc)
 	for (int i = 0; i < lengthof(v); i++)
 		v[i] = SPI_getvalue(tuple, desc, i + 1);
 	rehome_discrepancy_seen(run, v[0], v[1], v[4], v[2], v[3]);
-	/* there may be millions */
-	for (int i = 0; i < lengthof(v); i++)
-		if (v[i] != NULL)
-			pfree(v[i]);
 }
 
 /*
@@ -313,6 +309,7 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 	RehomeProjector *projector;
 	RehomeAs	as;
 	StringInfoData sql;
+	MemoryContext batch;		/* there may be millions of differences */
 	Portal		cursor;
 	SPITupleTable *table;
 	int64		n;
@@ -351,11 +348,14 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 	if (buckets == NULL)
 		verdict->source_rows += n + sieved;
 
+	batch = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome differences", ALLOCSET_DEFAULT_SIZES);
 	rehome_rows_register("rehome_rows", mapping->mapped_desc, store, n);
 	cursor = rehome_cursor_open(difference_query(mapping, columns, part, buckets));
 	while ((table = rehome_cursor_fetch(cursor, 100)) != NULL)
 	{
 		/* the query is the owner's, the record is ours */
+		MemoryContext old = MemoryContextSwitchTo(batch);
+
 		rehome_become_self(&as);
 		for (uint64 i = 0; i < table->numvals; i++)
 		{
@@ -375,12 +375,15 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 			record(run, table->vals[i], table->tupdesc);
 		}
 		SPI_freetuptable(table);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(batch);
 		rehome_become(&as, slice->migration->owner);
 	}
 	SPI_cursor_close(cursor);
 	rehome_become_self(&as);
 	rehome_rows_unregister("rehome_rows");
 	tuplestore_end(store);
+	MemoryContextDelete(batch);
 	if (buckets == NULL)
 		verdict->target_rows = verdict->source_rows - verdict->quarantined - verdict->missing + verdict->extra + verdict->kept;
 }

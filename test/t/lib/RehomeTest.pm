@@ -55,8 +55,13 @@ my $source_password = q{a password, with 'quotes' in it};
 # The advisory lock by which stop_pgbench ends a load: see start_pgbench.
 my $stop_lock = 7206553;
 
+# What a server says of a session that has not let go of what it used.
+my $leak = qr/WARNING: \s+(?:temporary\ file\ leak|buffer\ refcount\ leak|.*\ reference\ leak|resource\ was\ not\ closed
+	|transaction\ left\ non-empty\ SPI\ stack|snapshot\ .*\ still\ active)/x;
+
 my $writers = 0;
 my $calls   = 0;
+my @nodes;
 
 =pod
 
@@ -131,6 +136,7 @@ sub new_pair
 			  . ($option{fsync} && $node->pg_version >= 14 ? "recovery_init_sync_method = syncfs\n" : '')
 			  . $conf{$side});
 		$self->{$side} = $node;
+		push @nodes, $node;
 	}
 	$self->_ask_for_password if $option{role};
 
@@ -945,6 +951,20 @@ sub _options
 {
 	my (%options) = @_;
 	return join ', ', map { "$_ " . _literal($options{$_}) } sort keys %options;
+}
+
+# No test is passed while a server complains about the extension's sessions.
+END
+{
+	my $status = $?;
+	for my $node (@nodes)
+	{
+		my @said = grep { $_ =~ $leak } split /\n/, slurp_file($node->logfile);
+		next if !@said;
+		diag('the server "' . $node->name . "\" said:\n" . join("\n", @said));
+		$status ||= 1;
+	}
+	$? = $status;
 }
 
 1;
