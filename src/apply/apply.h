@@ -38,6 +38,7 @@ extern int64 rehome_apply_gone_treated(RehomeMapping *mapping, Tuplestorestate *
 extern char *rehome_marked(RehomeMapping *mapping, const char *prefix);
 extern bool rehome_apply_is_fragile(RehomeMapping *mapping);
 extern int64 rehome_apply_rows(RehomeMapping *mapping, Tuplestorestate *rows, int64 n);
+extern void rehome_apply_end(RehomeMapping *mapping);
 extern int64 rehome_apply_insert(RehomeMapping *mapping, Tuplestorestate *rows, int64 n);
 extern char *rehome_target_name(RehomeMapping *mapping);
 extern char *rehome_mapped_list(RehomeMapping *mapping, const char *prefix);

@@ -453,6 +453,7 @@ rehome_forward_retry(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, 
 	sieve = sieve_changes(slice, &change);
 	*asked = move_quarantined(conn, slice, &change, "true", rule);
 	rehome_sieve_end(sieve);
+	rehome_apply_end(change.mapping);
 	rehome_touched_bound(map, change.nread);
 	tuplestore_end(change.rows);
 	CommandCounterIncrement();
@@ -627,6 +628,7 @@ move_table(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, char flag,
 		record_parts(conn, map);
 		rehome_spi("UPDATE rehome.table_map SET rules_hash = rehome.rules_hash(id) WHERE id = $1", "i", map->id);
 	}
+	rehome_apply_end(change.mapping);
 	tuplestore_end(change.gone);
 	tuplestore_end(change.rows);
 	return true;

@@ -307,7 +307,9 @@ make_rows(Derive *work, RehomeMapping *mapping, Tuplestorestate *rows, int64 n)
 										  work->everything ? "" : " AND ",
 										  rehome_key_condition(mapping, "t", "n")), "")->processed;
 	rehome_rows_unregister("rehome_rows");
-	return touched + rehome_apply_rows(mapping, rows, n);
+	touched += rehome_apply_rows(mapping, rows, n);
+	rehome_apply_end(mapping);
+	return touched;
 }
 
 /*

@@ -48,6 +48,7 @@ typedef struct RehomeMapping
 	bool		all_plain;
 	bool		tolerant;		/* some rows may be refused without an error */
 	struct RehomeSieve *sieve;	/* where refused rows go; set by who moves rows */
+	struct _SPI_plan *merge;	/* kept between the parts of a batch (apply.c) */
 } RehomeMapping;
 
 /* A projection of source rows, ready to run. */
