@@ -96,12 +96,24 @@ CALL rehome.sync('m');
 SELECT name = first || ' ' || last AS same FROM new.patient JOIN old.patient USING (id) WHERE id IN (5, 6);
 SELECT * FROM pg_temp.secrets();
 
+-- The mapping document says it.
+SELECT target_field, note FROM rehome.mapping_document('m') ORDER BY 1;
+
 -- A definition carries it; what cannot be is said.
 SELECT rehome.export_migration('m') -> 'redactions' AS redactions;
 SELECT rehome.import_migration(jsonb_set(rehome.export_migration('m') || '{"migration": "m2"}', '{redactions}',
                                          '[{"target": "new.patient"}, {"columns": [1]}]'));
 :code
 SELECT rehome.export_migration('m') AS definition \gset
+
+-- Nor can a redacted column become part of a key.
+CREATE TABLE new.ward (ward text PRIMARY KEY, name text UNIQUE NOT NULL, patients bigint);
+SELECT rehome.add_derived('m', 'wards', 'new.ward', 'SELECT ward, ward AS name, count(*) AS patients FROM new.patient GROUP BY ward');
+SELECT rehome.redact('m', 'new.ward', '{name,patients}');
+SELECT rehome.drop_derived('m', 'wards');
+SELECT rehome.add_derived('m', 'wards', 'new.ward', 'SELECT ward, ward AS name, count(*) AS patients FROM new.patient GROUP BY ward', key => '{name}');
+:code
+SELECT rehome.unredact('m', 'new.ward', '{name,patients}');
 
 -- Taken back: from now on.
 SELECT rehome.set_drift_policy('m', 'reject', 'new.patient');

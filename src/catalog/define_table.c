@@ -23,6 +23,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/redaction.h"
 #include "commands/defrem.h"
 #include "compat.h"
 #include "errors.h"
@@ -185,11 +186,12 @@ key_is_unique(Relation target, List *key)
 
 /*
  * rehome_define_check_key adds what keeps key from identifying the target's
- * rows.
+ * rows, by values that are to be on record.
  */
 void
 rehome_define_check_key(Relation target, List *key, RehomeProblems *problems)
 {
+	List	   *redacted = rehome_redacted_columns(RelationGetRelid(target));
 	bool		usable = true;
 	ListCell   *lc;
 
@@ -221,6 +223,11 @@ rehome_define_check_key(Relation target, List *key, RehomeProblems *problems)
 						   (char *) lfirst(lc), RelationGetRelationName(target));
 			usable = false;
 		}
+		if (lfirst(lc) != NULL && rehome_name_listed(redacted, lfirst(lc)))
+			rehome_problem(problems, ERRCODE_FEATURE_NOT_SUPPORTED,
+						   "Give another key, or let the column be on record: rehome.unredact().",
+						   "Key column \"%s\" of \"%s\" is redacted.",
+						   (char *) lfirst(lc), RelationGetRelationName(target));
 	}
 	if (usable && !key_is_unique(target, key))
 		rehome_problem(problems, ERRCODE_INVALID_TABLE_DEFINITION,

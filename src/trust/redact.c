@@ -71,7 +71,6 @@ get_request(FunctionCallInfo fcinfo, RehomeCall *call, Request *request)
 	rehome_call_begin(call, fcinfo);
 	request->migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(call, request->migration);
-	find_target(request);
 }
 
 /*
@@ -186,6 +185,7 @@ rehome_redact(PG_FUNCTION_ARGS)
 	Request		request;
 
 	get_request(fcinfo, &call, &request);
+	find_target(&request);
 	require_redactable(&request);
 	/* nobody records rows meanwhile who does not know of it */
 	rehome_slice_work_lock(request.slice);
@@ -203,7 +203,8 @@ rehome_redact(PG_FUNCTION_ARGS)
 PG_FUNCTION_INFO_V1(rehome_unredact);
 
 /*
- * rehome_unredact(migration name, target regclass, columns name[])
+ * rehome_unredact(migration name, target regclass, columns name[]), of a table
+ * that may have left the migration.
  */
 Datum
 rehome_unredact(PG_FUNCTION_ARGS)
@@ -222,7 +223,7 @@ rehome_unredact(PG_FUNCTION_ARGS)
 				errmsg("columns of %s are not redacted: %s", rehome_relation_name(request.target), unknown));
 	rehome_spi("DELETE FROM rehome.redaction WHERE migration_id = $1 AND target = $2 AND \"column\" = ANY ($3::name[])",
 			   "iot", request.migration->id, request.target, request.columns);
-	rehome_event(request.migration->name, request.slice->name, "redacted",
+	rehome_event(request.migration->name, NULL, "redacted",
 				 psprintf("columns of %s are redacted no more: %s", rehome_relation_name(request.target), request.columns), NULL);
 	rehome_call_end(&call);
 	PG_RETURN_VOID();

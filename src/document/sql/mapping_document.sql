@@ -14,7 +14,9 @@ SELECT s.name AS slice,
        f.validation,
        f.on_error,
        f.inverse,
-       f.note,
+       nullif(concat_ws('; ', CASE WHEN EXISTS (SELECT FROM rehome.redaction r
+                                                 WHERE r.migration_id = $1 AND r.target = t.target AND r."column" = f.name)
+                                   THEN 'redacted' END, f.note), '') AS note,
        array_to_string(t.key, ', ') AS key,
        t.filter
   FROM rehome.slice s
