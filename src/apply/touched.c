@@ -29,6 +29,12 @@
  * day is in it once.  Both begin anew in the transaction of each verification
  * that knows every difference by its key, under the work lock of the slice,
  * which is also held by whoever writes here: no batch comes in between.
+ * A verification of all rows may go part by part, each in a transaction of its
+ * own: then they begin anew with its first part, and full_pass.upto says how
+ * far it has come.  Only when that is to the end is there something to go on
+ * from; every row was equal at some time since, and has its key here if it was
+ * touched after the first part.
+ *
  * Without a row in rehome.full_pass nothing is written down and nothing is
  * paid.  A restored database has none: transaction ids mean nothing there.
  *
@@ -176,21 +182,31 @@ rehome_touched_keys(RehomeMapping *mapping, TupleDesc desc, Tuplestorestate *sto
 }
 
 /*
- * rehome_touched_all notes that any row of a table may have been touched, and
- * why.
+ * forget_keys notes that the touched keys of a table are not all known, and
+ * why; with again, that what was compared of it is not what it has now.
  */
-void
-rehome_touched_all(RehomeTableMap *map, const char *why)
+static void
+forget_keys(RehomeTableMap *map, const char *why, bool again)
 {
 	RehomeAs	as;
 
 	if (!map->tracked)
 		return;
 	rehome_become(&as, rehome_catalog_owner());
-	rehome_spi("UPDATE rehome.full_pass SET unknown = $2 WHERE table_map_id = $1 AND unknown IS NULL", "it",
-			   map->id, why);
+	rehome_spi("UPDATE rehome.full_pass SET unknown = $2, upto = CASE WHEN NOT $3 THEN upto END"
+			   " WHERE table_map_id = $1 AND unknown IS NULL", "itb", map->id, why, again);
 	rehome_become_self(&as);
 	map->tracked = false;
+}
+
+/*
+ * rehome_touched_all notes that any row of a table may have been touched, and
+ * why.
+ */
+void
+rehome_touched_all(RehomeTableMap *map, const char *why)
+{
+	forget_keys(map, why, true);
 }
 
 /*
@@ -212,7 +228,7 @@ rehome_touched_bound(RehomeTableMap *map, int64 n)
 	keys = rehome_int64(rehome_spi_value(psprintf("SELECT count(*) FROM %s", table_name(map)), ""));
 	rehome_spi("UPDATE rehome.full_pass SET keys = $2 WHERE table_map_id = $1", "il", map->id, keys);
 	if (keys > rehome_max_touched_keys)
-		rehome_touched_all(map, psprintf("more than %d rows have changed since", rehome_max_touched_keys));
+		forget_keys(map, psprintf("more than %d rows have changed since", rehome_max_touched_keys), false);
 }
 
 /*
@@ -340,11 +356,13 @@ rehome_touched_collect(RehomeSlice *slice, RehomeMapping *mapping)
 
 	if (why != NULL)
 		return why;
-	rows = rehome_spi("SELECT unknown, rules_hash IS NOT DISTINCT FROM rehome.rules_hash($1), state, position"
+	rows = rehome_spi("SELECT unknown, rules_hash IS NOT DISTINCT FROM rehome.rules_hash($1), state, position, upto"
 					  " FROM rehome.full_pass WHERE table_map_id = $1", "i", map->id);
 	if (rows->n == 0)
 		return "no verification of all rows is on record";
 	v = rows->value[0];
+	if (v[4] != NULL)
+		return "the last verification of all rows has not come to its end";
 	if (v[0] != NULL)
 		return v[0];
 	if (!rehome_bool(v[1]))
@@ -408,8 +426,61 @@ rehome_touched_restart(RehomeSlice *slice, RehomeMapping *mapping, bool full, in
 			   " VALUES ($1, clock_timestamp(), $5, clock_timestamp(), $2, $3, rehome.rules_hash($1))"
 			   " ON CONFLICT (table_map_id) DO UPDATE SET full_at = CASE WHEN $4 THEN excluded.full_at ELSE p.full_at END,"
 			   " rows = CASE WHEN $4 THEN excluded.rows ELSE p.rows END, at = excluded.at, state = excluded.state,"
-			   " position = excluded.position, rules_hash = excluded.rules_hash, keys = 0, unknown = NULL", "ittbl",
+			   " position = excluded.position, rules_hash = excluded.rules_hash, keys = 0, unknown = NULL, upto = NULL", "ittbl",
 			   map->id, rehome_state_name(slice->state), position, full, rows);
+}
+
+/*
+ * rehome_touched_divisible tells whether a verification of all rows of a table
+ * can go part by part: by ranges of its key, a single integer.
+ */
+bool
+rehome_touched_divisible(RehomeMapping *mapping)
+{
+	Oid			type = getBaseType(mapping->key[0]->type);
+
+	return rehome_max_touched_keys > 0 && mapping->nkey == 1 && mapping->key[0]->plain != 0 &&
+		(type == INT2OID || type == INT4OID || type == INT8OID) && unfit(mapping) == NULL;
+}
+
+/*
+ * rehome_touched_upto returns the key up to which a verification in parts has
+ * come, to go on from; NULL when there is none.
+ */
+char *
+rehome_touched_upto(RehomeSlice *slice, RehomeMapping *mapping)
+{
+	RehomeTableMap *map = mapping->map;
+	RehomeRows *rows = rehome_spi("SELECT upto FROM rehome.full_pass WHERE table_map_id = $1 AND state = $2"
+								  " AND rules_hash IS NOT DISTINCT FROM rehome.rules_hash($1)", "it",
+								  map->id, rehome_state_name(slice->state));
+
+	return rows->n > 0 && fits(mapping) ? rows->value[0][0] : NULL;
+}
+
+/*
+ * rehome_touched_part notes that the rows with keys smaller than upto were
+ * compared, n more of them, since began; upto NULL: all.  recorded tells
+ * whether every difference among them is on record.  Returns since when rows
+ * were compared, and in *rows how many.
+ */
+char *
+rehome_touched_part(RehomeSlice *slice, RehomeMapping *mapping, bool first, const char *upto,
+					int64 n, bool recorded, const char *began, int64 *rows)
+{
+	RehomeTableMap *map = mapping->map;
+	RehomeRows *pass;
+
+	if (first)
+	{
+		rehome_touched_restart(slice, mapping, true, 0);
+		rehome_spi("UPDATE rehome.full_pass SET full_at = $2::timestamptz WHERE table_map_id = $1", "it", map->id, began);
+	}
+	pass = rehome_spi("UPDATE rehome.full_pass SET upto = $2::bigint, rows = rows + $3, at = clock_timestamp(),"
+					  " unknown = CASE WHEN $4 THEN unknown ELSE 'not every difference is on record' END"
+					  " WHERE table_map_id = $1 RETURNING full_at, rows", "itlb", map->id, upto, n, recorded);
+	*rows = rehome_int64(pass->value[0][1]);
+	return pass->value[0][0];
 }
 
 /*

@@ -40,6 +40,11 @@ extern void rehome_touched_captured(RehomeTableMap *map);
 extern char *rehome_touched_collect(RehomeSlice *slice, RehomeMapping *mapping);
 extern void rehome_touched_restart(RehomeSlice *slice, RehomeMapping *mapping, bool full,
 								   int64 rows);
+extern bool rehome_touched_divisible(RehomeMapping *mapping);
+extern char *rehome_touched_upto(RehomeSlice *slice, RehomeMapping *mapping);
+extern char *rehome_touched_part(RehomeSlice *slice, RehomeMapping *mapping, bool first,
+								 const char *upto, int64 n, bool recorded, const char *began,
+								 int64 *rows);
 extern void rehome_touched_forget(RehomeTableMap *map);
 extern void rehome_touched_drop(List *maps);
 

@@ -315,11 +315,12 @@ CREATE TABLE rehome.full_pass (
     position        text NOT NULL,
     rules_hash      text NOT NULL,
     keys            bigint NOT NULL DEFAULT 0,
-    unknown         text
+    unknown         text,
+    upto            bigint
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE rehome.full_pass IS
     'verifications after which every difference was on record: since then touched keys are written down';
-COMMENT ON COLUMN rehome.full_pass.full_at IS 'when all rows were last compared';
+COMMENT ON COLUMN rehome.full_pass.full_at IS 'when all rows were last compared, or, part by part, since when';
 COMMENT ON COLUMN rehome.full_pass.rows IS 'how many that were';
 COMMENT ON COLUMN rehome.full_pass.at IS 'when they, or those touched since, were last compared';
 COMMENT ON COLUMN rehome.full_pass.state IS 'the state the slice was in';
@@ -328,6 +329,8 @@ COMMENT ON COLUMN rehome.full_pass.rules_hash IS 'the rules it was compared by';
 COMMENT ON COLUMN rehome.full_pass.keys IS 'at most so many keys were touched since';
 COMMENT ON COLUMN rehome.full_pass.unknown IS
     'why the keys that were touched are not all known; null: they are';
+COMMENT ON COLUMN rehome.full_pass.upto IS
+    'rows with smaller keys have been compared, the others not yet; null: all were';
 
 -- Where the target's reverse capture writes: one change table per table map.
 CREATE SCHEMA rehome_change;

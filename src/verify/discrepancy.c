@@ -147,6 +147,22 @@ rehome_discrepancy_seen(RehomeDiscrepancies *run, const char *kind, const char *
 }
 
 /*
+ * rehome_discrepancies_close closes those of a target that were not seen since
+ * a time, after which all its rows have been looked at.
+ */
+void
+rehome_discrepancies_close(RehomeSlice *slice, Oid target, const char *since, const char *snapshot)
+{
+	rehome_spi("WITH gone AS ("
+			   " UPDATE rehome.discrepancy SET resolved_at = clock_timestamp()"
+			   " WHERE migration = $1::name AND slice = $2::name AND target = $3 AND resolved_at IS NULL"
+			   " AND last_seen < $4::timestamptz RETURNING id)"
+			   " INSERT INTO rehome.discrepancy_history (discrepancy, who, what, detail)"
+			   " SELECT id, $5::name, 'closed', jsonb_build_object('snapshot', $6) FROM gone", "ttottt",
+			   slice->migration->name, slice->name, target, since, rehome_actor(), snapshot);
+}
+
+/*
  * rehome_discrepancies_end closes what was not seen any more, if all rows were
  * looked at, and looks which of the rest is accepted.
  */
@@ -156,14 +172,7 @@ rehome_discrepancies_end(RehomeDiscrepancies *run)
 	if (run->unrecorded > 0)
 		(void) remember(run, "unrecorded", "{}", NULL, psprintf("{\"rows\": " INT64_FORMAT "}", run->unrecorded), NULL, true);
 	if (!run->partial)
-		rehome_spi("WITH gone AS ("
-				   " UPDATE rehome.discrepancy SET resolved_at = clock_timestamp()"
-				   " WHERE migration = $1::name AND slice = $2::name AND target = $3 AND resolved_at IS NULL"
-				   " AND last_seen < $4::timestamptz RETURNING id)"
-				   " INSERT INTO rehome.discrepancy_history (discrepancy, who, what, detail)"
-				   " SELECT id, $5::name, 'closed', jsonb_build_object('snapshot', $6) FROM gone", "ttottt",
-				   run->slice->migration->name, run->slice->name, run->target, run->began,
-				   rehome_actor(), run->snapshot);
+		rehome_discrepancies_close(run->slice, run->target, run->began, run->snapshot);
 	hash_destroy(run->open);
 	rehome_acceptances_apply(run->slice->migration, run->target, 0);
 }

@@ -32,6 +32,8 @@ extern RehomeDiscrepancies *rehome_discrepancies_begin(RehomeSlice *slice, Oid t
 													   const char *snapshot);
 extern void rehome_discrepancy_seen(RehomeDiscrepancies *run, const char *kind, const char *key,
 									const char *columns, const char *source_row, const char *target_row);
+extern void rehome_discrepancies_close(RehomeSlice *slice, Oid target, const char *since,
+									   const char *snapshot);
 extern void rehome_discrepancies_end(RehomeDiscrepancies *run);
 extern void rehome_acceptances_apply(RehomeMigration *migration, Oid target, int strict);
 extern char *rehome_actor(void);

@@ -16,6 +16,12 @@
  * table by table, and all rows of a table that has no such verification.
  * Either gives the next one something to go on from.
  *
+ * rehome.verify_tables() does that table by table, and compares all rows of a
+ * large one range by range of its key, each in a transaction of its own, so
+ * that a source transaction does not stay open for hours, and what has been
+ * compared when it is broken off need not be compared again.  Each row is
+ * compared once, at the snapshot of its part.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -27,6 +33,7 @@
 #include "derive/derive.h"
 #include "errors.h"
 #include "funcapi.h"
+#include "guc.h"
 #include "miscadmin.h"
 #include "util/name.h"
 #include "util/position.h"
@@ -36,6 +43,7 @@
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "verify/discrepancy.h"
 #include "verify/pace.h"
 #include "verify/verify.h"
 
@@ -210,12 +218,89 @@ rehome_verdict_put(ReturnSetInfo *rsinfo, RehomeSlice *slice, Oid target, const 
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
+/* A part of a table, the rows of a range of its key. */
+typedef struct Part
+{
+	char	   *from;			/* the first key; NULL: from the beginning */
+	char	   *upto;			/* the first one beyond; NULL: to the end */
+} Part;
+
 /*
- * verify_slice compares all tables of a slice and puts a row each.
+ * next_part chooses the part of a table to compare next, and has which choose
+ * its rows; false for a table that is compared as a whole.
+ */
+static bool
+next_part(RehomeSlice *slice, RehomeMapping *mapping, Part *part, RehomeScope *which)
+{
+	const char *key = quote_identifier(mapping->key[0]->name);
+	StringInfoData filter;
+	RehomeRows *rows;
+
+	if (rehome_verify_part_rows == 0 || !rehome_touched_divisible(mapping))
+		return false;
+	part->from = rehome_touched_upto(slice, mapping);
+	rows = rehome_spi_as(slice->migration->owner, true,
+						 psprintf("SELECT %s FROM %s%s ORDER BY %s OFFSET %d LIMIT 1", key,
+								  rehome_relation_name(mapping->map->target),
+								  part->from ? psprintf(" WHERE %s >= '%s'::int8", key, part->from) : "", key,
+								  rehome_verify_part_rows));
+	part->upto = rows->n > 0 ? rows->value[0][0] : NULL;
+	if (part->from == NULL && part->upto == NULL)
+		return false;
+
+	/* the operators are not to be those of the caller's search_path */
+	initStringInfo(&filter);
+	if (part->from != NULL)
+		appendStringInfo(&filter, "%s OPERATOR(pg_catalog.>=) '%s'::pg_catalog.int8", key, part->from);
+	if (part->upto != NULL)
+		appendStringInfo(&filter, "%s%s OPERATOR(pg_catalog.<) '%s'::pg_catalog.int8", filter.len > 0 ? " AND " : "",
+						 key, part->upto);
+	else
+		appendStringInfo(&filter, " OR %s IS NULL", key);	/* which the source may allow */
+	which->filter = filter.data;
+	return true;
+}
+
+/*
+ * end_part writes down that a part was compared, and says what is to say.
  */
 static void
+end_part(RehomeSlice *slice, RehomeMapping *mapping, Part *part, const RehomeVerdict *verdict,
+		 const char *began, const char *snapshot)
+{
+	Oid			target = mapping->map->target;
+	char	   *name = rehome_relation_name(target);
+	char	   *since;
+	int64		rows;
+	int64		open;
+
+	since = rehome_touched_part(slice, mapping, part->from == NULL, part->upto,
+								Max(verdict->source_rows, verdict->target_rows), verdict->recorded, began, &rows);
+	if (part->upto != NULL)
+	{
+		if (!rehome_verdict_equal(verdict))
+			tell_verdict(target, verdict, psprintf("rows with %s below %s", mapping->key[0]->name, part->upto));
+		return;
+	}
+	rehome_discrepancies_close(slice, target, since, snapshot);
+	open = rehome_int64(rehome_spi_value("SELECT count(*) FROM rehome.discrepancy WHERE migration = $1::name"
+										 " AND slice = $2::name AND target = $3 AND resolved_at IS NULL", "tto",
+										 slice->migration->name, slice->name, target));
+	if (open > 0 || !verdict->recorded || !rehome_verdict_equal(verdict))
+		ereport(WARNING, errmsg("%s differs; " INT64_FORMAT " rows compared in parts since %s, " INT64_FORMAT " differences on record",
+								name, rows, since, open));
+	else
+		ereport(NOTICE, errmsg("%s is equal; " INT64_FORMAT " rows compared in parts since %s", name, rows, since));
+}
+
+/*
+ * verify_slice compares all tables of a slice and puts a row each.  With
+ * in_parts a large target, the only one asked for, is compared in part; true
+ * when there is more of it.
+ */
+static bool
 verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode mode,
-			 const RehomeScope *scope, ReturnSetInfo *rsinfo)
+			 const RehomeScope *scope, ReturnSetInfo *rsinfo, bool in_parts)
 {
 	RehomeConn *conn;
 	List	   *maps;
@@ -226,6 +311,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 	bool		whole = !OidIsValid(target) && rehome_scope_is_whole(scope);
 	int64		wrong = 0;
 	int64		rows = 0;
+	bool		more = false;
 	MemoryContext context = CurrentMemoryContext;
 	MemoryContext table = AllocSetContextCreate(context, "pg_rehome table compared", ALLOCSET_DEFAULT_SIZES);
 	ListCell   *lc;
@@ -245,6 +331,9 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 		RehomeMapping *mapping;
 		RehomeScope which = *scope;
 		RehomeVerdict verdict;
+		Part		part;
+		bool		parted;
+		char	   *time;
 		char	   *note = NULL;
 
 		if (OidIsValid(target) && map->target != target)
@@ -265,6 +354,8 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 			which.touched = note == NULL;
 			note = note == NULL ? NULL : psprintf("all rows: %s", note);
 		}
+		parted = in_parts && conn != NULL && !which.touched && next_part(slice, mapping, &part, &which);
+		time = rehome_spi_value("SELECT clock_timestamp()", "");
 		rehome_compare(conn, slice, mapping, mode, &which, snapshot, &verdict);
 		if (!which.touched)
 			rehome_pace_rows(Max(verdict.source_rows, verdict.target_rows));
@@ -279,7 +370,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 			verdict.kept = Max(verdict.target_rows - (verdict.source_rows - verdict.quarantined), 0);
 		if (!rehome_verdict_equal(&verdict))
 			failed++;
-		else if (!verdict.counted_only && rehome_scope_is_whole(scope) && slice->state == REHOME_SYNCING)
+		else if (!verdict.counted_only && !parted && rehome_scope_is_whole(scope) && slice->state == REHOME_SYNCING)
 			/* whatever made them, the rows are what the rules make */
 			rehome_spi("UPDATE rehome.table_map SET rules_hash = rehome.rules_hash(id) WHERE id = $1"
 					   " AND rules_hash IS DISTINCT FROM rehome.rules_hash(id)", "i", map->id);
@@ -291,7 +382,12 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 		}
 		else
 			rows += Max(verdict.source_rows, verdict.target_rows);
-		if (conn != NULL && rehome_scope_is_whole(scope) && !verdict.counted_only)
+		if (parted)
+		{
+			end_part(slice, mapping, &part, &verdict, time, snapshot);
+			more = part.upto != NULL;
+		}
+		else if (conn != NULL && rehome_scope_is_whole(scope) && !verdict.counted_only)
 		{
 			if (verdict.recorded)
 				rehome_touched_restart(slice, mapping, !which.touched, Max(verdict.source_rows, verdict.target_rows));
@@ -299,11 +395,12 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 				rehome_touched_forget(map);
 		}
 		wrong += verdict.missing + verdict.extra + verdict.differing;
-		rehome_verdict_put(rsinfo, slice, map->target, &verdict, snapshot, began, note);
+		if (!parted)
+			rehome_verdict_put(rsinfo, slice, map->target, &verdict, snapshot, began, note);
 		MemoryContextSwitchTo(context);
 		MemoryContextReset(table);
 	}
-	if (slice->state == REHOME_SYNCING && rehome_scope_is_whole(scope))
+	if (slice->state == REHOME_SYNCING && rehome_scope_is_whole(scope) && !more)
 		rehome_verify_derived(slice, target, snapshot, rsinfo, &ntables, &failed);
 	rehome_pace_end();
 	PopActiveSnapshot();
@@ -318,6 +415,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 				 psprintf("%d of %d tables differ, or are paused, at %s", failed, ntables, snapshot),
 				 rehome_rules_detail(slice, psprintf("{\"mode\": \"%s\", \"rows\": " INT64_FORMAT ", \"wrong\": " INT64_FORMAT ", \"incremental\": %d}",
 													 mode_name(mode), rows, wrong, nincremental)));
+	return more;
 }
 
 PG_FUNCTION_INFO_V1(rehome_verify);
@@ -403,7 +501,7 @@ rehome_verify(PG_FUNCTION_ARGS)
 
 		if (slice_id != 0 && slice->id != slice_id)
 			continue;
-		verify_slice(&call, slice, target, mode, &scope, (ReturnSetInfo *) fcinfo->resultinfo);
+		(void) verify_slice(&call, slice, target, mode, &scope, (ReturnSetInfo *) fcinfo->resultinfo, false);
 	}
 	rehome_call_end(&call);
 	return (Datum) 0;
@@ -431,8 +529,9 @@ PG_FUNCTION_INFO_V1(rehome_verify_tables);
 
 /*
  * rehome_verify_tables(migration name, slice name, mode text): table by table,
- * each in a transaction of its own, and incrementally where that is possible;
- * so it can be broken off and called again.
+ * each, or each part of a large one, in a transaction of its own, and
+ * incrementally where that is possible; so it can be broken off and called
+ * again.
  */
 Datum
 rehome_verify_tables(PG_FUNCTION_ARGS)
@@ -462,17 +561,22 @@ rehome_verify_tables(PG_FUNCTION_ARGS)
 
 		foreach(target, targets_of(slice))
 		{
-			RehomeSlice *now;
+			bool		more;
 
-			MemoryContextSwitchTo(context);
-			now = rehome_slice_by_id(slice->id);
-			if (now == NULL)
-				ereport(ERROR,
-						errcode(ERRCODE_UNDEFINED_OBJECT),
-						errmsg("slice \"%s\" has been dropped meanwhile", slice->name));
-			verify_slice(&call, now, lfirst_oid(target), mode, &scope, NULL);
-			MemoryContextReset(context);
-			rehome_call_commit(&call);
+			do
+			{
+				RehomeSlice *now;
+
+				MemoryContextSwitchTo(context);
+				now = rehome_slice_by_id(slice->id);
+				if (now == NULL)
+					ereport(ERROR,
+							errcode(ERRCODE_UNDEFINED_OBJECT),
+							errmsg("slice \"%s\" has been dropped meanwhile", slice->name));
+				more = verify_slice(&call, now, lfirst_oid(target), mode, &scope, NULL, mode != REHOME_VERIFY_COUNT);
+				MemoryContextReset(context);
+				rehome_call_commit(&call);
+			} while (more);
 		}
 	}
 	rehome_call_end(&call);

@@ -73,6 +73,54 @@ NOTICE:  public.visit is equal; all rows: no verification of all rows is on reco
 NOTICE:  public.shifted is equal; all rows: the key is computed
 NOTICE:  public.named is equal; all rows: the rule of column v looks at more than the row
 END
+# A large table goes part by part.
+my $pass  = q{SELECT coalesce(upto::text, 'end') || ' ' || rows FROM rehome.full_pass WHERE table_map_id = (SELECT id FROM rehome.table_map WHERE target = 'item'::regclass)};
+my $parts = q{SET rehome.verify_part_rows = 3000; CALL rehome.verify_tables('m')};
+sub item_parts { return (map { s/ since 2.*?(?=,|$)//gr =~ s/^psql:<stdin>:1: //r } grep { /public[.]item/ } split /\n/, ($pair->target->psql('inc', $parts))[2]) }
+target(q{TRUNCATE rehome.full_pass;
+	CREATE FUNCTION breaks() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'that is all'; END$$;
+	CREATE TRIGGER breaks BEFORE UPDATE ON rehome.full_pass FOR EACH ROW WHEN (NEW.upto > 7000) EXECUTE FUNCTION breaks()});
+sub behind { my ($sql) = @_; return target("ALTER TABLE item DISABLE TRIGGER ALL; $sql; ALTER TABLE item ENABLE ALWAYS TRIGGER rehome_guard; ALTER TABLE item ENABLE ALWAYS TRIGGER rehome_guard_truncate") }
+is((sqlstate_of($pair->target, $parts, 'inc'))[0], 'P0001', 'broken off in its third part');
+is(target($pass), '6001 6000', 'two were compared');
+is(incremental('item') =~ s/ since.*//r, '0 0 0 all rows: the last verification of all rows has not come to its end', 'which is nothing to go on from');
+target(q{DELETE FROM rehome.full_pass});
+is((sqlstate_of($pair->target, $parts, 'inc'))[0], 'P0001', 'begun again, and broken off again');
+target(q{DROP FUNCTION breaks CASCADE});
+$pair->sql_source(q{UPDATE item SET note = 'meanwhile' WHERE id IN (5, 5000, 15000); INSERT INTO item VALUES (-5, 'below', 1, NULL), (25000, 'above', 1, NULL)});
+behind(q{UPDATE item SET price = 0 WHERE id IN (6, 16000); DELETE FROM item WHERE id = 19999});
+is_deeply([ item_parts() ], [
+		'WARNING:  public.item differs: 0 rows missing, 0 extra, 1 differing; rows with id below 18001',
+		'WARNING:  public.item differs; 20001 rows compared in parts, 2 differences on record' ],
+	'it goes on where it was; what differs is found, by parts');
+is(target(q{SELECT string_agg(kind || ' ' || (key ->> 'id'), ', ' ORDER BY key) FROM rehome.discrepancy WHERE resolved_at IS NULL}), 'differing 16000, missing 19999',
+	'... and recorded; not what nobody has seen of rows that had been compared');
+is(target($pass), 'end 20001', 'to the end');
+behind(q{UPDATE item SET price = id * 1.10 WHERE id = 16000});
+is_deeply([ item_parts() ], ['WARNING:  public.item differs: 1 rows missing, 0 extra, 0 differing; 7 rows touched'],
+	'then it is gone on from, with all that was touched since the first part');
+target(q{DELETE FROM rehome.full_pass});
+is_deeply([ item_parts() ], [
+		'WARNING:  public.item differs: 0 rows missing, 0 extra, 1 differing; rows with id below 3000',
+		'WARNING:  public.item differs; 20002 rows compared in parts, 2 differences on record' ],
+	'another one finds what was behind');
+behind(q{UPDATE item SET price = id * 1.10 WHERE id = 6; INSERT INTO item VALUES (19999, 'c19999', 19999 * 1.10, 'note 19999')});
+target(q{DELETE FROM rehome.full_pass});
+is_deeply([ item_parts() ], ['NOTICE:  public.item is equal; 20002 rows compared in parts'], 'mended');
+is(target(q{SELECT count(*) FROM rehome.discrepancy WHERE resolved_at IS NULL}), '0', '... and closed');
+$pair->sql_source(q{DELETE FROM item WHERE id IN (-5, 25000)});
+target(q{CALL rehome.sync('m')});
+
+# What makes rows be others makes it begin again.
+target(q{TRUNCATE rehome.full_pass;
+	CREATE FUNCTION breaks() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'that is all'; END$$;
+	CREATE TRIGGER breaks BEFORE UPDATE ON rehome.full_pass FOR EACH ROW WHEN (NEW.upto > 7000) EXECUTE FUNCTION breaks()});
+is((sqlstate_of($pair->target, $parts, 'inc'))[0], 'P0001', 'once more broken off');
+target(q{DROP FUNCTION breaks CASCADE});
+$pair->sql_source(q{BEGIN; CREATE TEMP TABLE kept AS SELECT * FROM item; TRUNCATE item; INSERT INTO item SELECT * FROM kept; COMMIT});
+target(q{CALL rehome.sync('m')});
+is_deeply([ item_parts() ], ['NOTICE:  public.item is equal; 20000 rows compared in parts'], 'a TRUNCATE meanwhile: all its rows again');
+
 is((sqlstate_of($pair->target, q{BEGIN; CALL rehome.verify_tables('m')}, 'inc'))[0], '25001', 'not in a transaction block');
 is((sqlstate_of($pair->target, q{CALL rehome.verify_tables('m', mode => 'looks')}, 'inc'))[0], '22023', 'in no other mode');
 target(q{DELETE FROM rehome.full_pass});
