@@ -30,6 +30,7 @@
 #include "remote/query.h"
 #include "remote/throttle.h"
 #include "storage/ipc.h"
+#include "storage/latch.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "tcop/tcopprot.h"
@@ -369,6 +370,40 @@ launch_one(const RehomeCopyJob *job, RehomeSlice *slice)
 }
 
 /*
+ * wait_for_worker waits until a worker has ended.  When somebody wants the
+ * database for himself, the leader, if it is a background worker, has all of
+ * them ended and ends too: they themselves do not look while they build an
+ * index.
+ */
+static void
+wait_for_worker(BackgroundWorkerHandle *handle, BackgroundWorkerHandle **all, int n)
+{
+	pid_t		pid;
+
+	for (;;)
+	{
+		switch (GetBackgroundWorkerPid(handle, &pid))
+		{
+			case BGWH_STOPPED:
+				return;
+			case BGWH_POSTMASTER_DIED:
+				proc_exit(1);
+			default:
+				break;
+		}
+		if (MyBackendType == B_BG_WORKER && rehome_database_in_demand())
+		{
+			for (int i = 0; i < n; i++)
+				TerminateBackgroundWorker(all[i]);
+			rehome_worker_yield_database();
+		}
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1000, REHOME_WAIT_EVENT);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/*
  * rehome_copy_launch does the job with rehome.copy_workers background
  * workers and waits for them; here, when none can be had.
  */
@@ -403,8 +438,7 @@ rehome_copy_launch(RehomeCall *call, RehomeCopyJob *job)
 		/* nor keep old row versions alive meanwhile */
 		rehome_call_rest(call);
 		for (int i = 0; i < n; i++)
-			if (WaitForBackgroundWorkerShutdown(handles[i]) == BGWH_POSTMASTER_DIED)
-				proc_exit(1);
+			wait_for_worker(handles[i], handles, n);
 	}
 	PG_CATCH();
 	{

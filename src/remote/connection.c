@@ -288,7 +288,9 @@ rehome_conn_version(RehomeConn *conn)
 bool
 rehome_conn_wait(RehomeConn *conn, uint32 wanted, TimestampTz deadline)
 {
+	static TimestampTz looked = 0;
 	long		timeout = 1000L;
+	bool		nothing;
 	WaitEvent	event;
 
 	if (deadline != 0)
@@ -302,15 +304,18 @@ rehome_conn_wait(RehomeConn *conn, uint32 wanted, TimestampTz deadline)
 		ModifyWaitEvent(conn->events, conn->socket_event, wanted, NULL);
 		conn->socket_wanted = wanted;
 	}
-	if (WaitEventSetWait(conn->events, timeout, &event, 1, REHOME_WAIT_EVENT) == 0)
-	{
-		if (deadline == 0 && rehome_conn_wait_hook != NULL)
-			rehome_conn_wait_hook();
-	}
-	else if (event.events & WL_LATCH_SET)
+	nothing = WaitEventSetWait(conn->events, timeout, &event, 1, REHOME_WAIT_EVENT) == 0;
+	if (!nothing && (event.events & WL_LATCH_SET))
 	{
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
+	}
+	/* a source that always has something for us does not make us wait */
+	if (deadline == 0 && rehome_conn_wait_hook != NULL &&
+		(nothing || TimestampDifferenceExceeds(looked, GetCurrentTimestamp(), 1000)))
+	{
+		looked = GetCurrentTimestamp();
+		rehome_conn_wait_hook();
 	}
 	return true;
 }

@@ -72,7 +72,7 @@ extern void rehome_conn_copy_in(RehomeConn *conn, const char *sql);
 extern void rehome_conn_copy_put(RehomeConn *conn, const char *data, int len);
 extern void rehome_conn_copy_in_end(RehomeConn *conn);
 
-/* Called about every second while waiting for the source; may raise. */
+/* Called about every second while waiting for the source, or reading from it; may raise. */
 extern void (*rehome_conn_wait_hook) (void);
 
 #endif							/* REHOME_CONNECTION_H */

@@ -331,7 +331,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 		RehomeMapping *mapping;
 		RehomeScope which = *scope;
 		RehomeVerdict verdict;
-		Part		part;
+		Part		part = {NULL, NULL};
 		bool		parted;
 		char	   *time;
 		char	   *note = NULL;

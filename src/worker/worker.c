@@ -9,9 +9,11 @@
  * makes no difference to it; the launcher (launcher.c) only starts again
  * what a crash or a reboot has ended.
  *
- * Workers must not keep anybody from DROP DATABASE: at least once a second
- * they look whether somebody waits for, or holds, the database's lock, and
- * leave if so.
+ * Workers must not keep anybody from DROP DATABASE: once a second they look
+ * whether somebody waits for, or holds, the database's lock, and leave if so.
+ * They do that when they rest, when they wait for the source or read from it,
+ * and the leader of a copy for all its workers; not in the middle of a
+ * statement here, like one that derives data for minutes.
  *
  *-------------------------------------------------------------------------
  */

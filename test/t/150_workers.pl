@@ -246,6 +246,18 @@ define('d', 'short_lived');
 }
 $pair->sql_source(q{DROP SCHEMA rehome_source CASCADE; DELETE FROM app.item WHERE id >= 10000});
 
+make_database('short_lived');
+# an index whose making takes for ever
+$target->safe_psql('short_lived', q{
+	CREATE FUNCTION app.slow(i int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(600); RETURN i; END$$;
+	CREATE INDEX ON app.item (app.slow(id))});
+define('d', 'short_lived');
+$target->safe_psql('short_lived', q{CALL rehome.start('d')});
+ok(wait_until($target, qq{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND backend_type = 'pg_rehome copy'}), 'a worker builds an index');
+is((sqlstate_of($target, 'DROP DATABASE short_lived'))[0], '00000', 'DROP DATABASE succeeds while it does');
+ok(wait_until($source, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE usename = 'rehome_src'}), 'nothing of them is left at the source');
+$pair->sql_source(q{DROP SCHEMA rehome_source CASCADE});
+
 # The launcher.
 define('main');
 $pair->sql_target(q{CALL rehome.start('main'); SELECT rehome.create_migration('planned', 'src', 'not started')});
