@@ -287,6 +287,7 @@ sub traces { return join ' ', $pair->sql_source($traces), $pair->sql_target($tra
 		for (1 .. 5)
 		{
 			my $result = finish_psql(start_psql($target, q{
+				SET rehome.lock_retries = 50;
 				BEGIN;
 				CALL rehome.cutover('m');
 				SELECT 'cut over: ' || state FROM rehome.status;
