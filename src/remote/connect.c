@@ -21,6 +21,9 @@
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+/* How long a source may take to be told to cancel a statement, in milliseconds. */
+#define CANCEL_TIMEOUT 2000
+
 /*
  * connect_timeout returns how long a connection may take to be made, in
  * milliseconds; 0 when the options set no limit.  As in libpq it is for each
@@ -98,4 +101,50 @@ rehome_conn_establish(RehomeConn *conn, const char **keywords, const char **valu
 	if (!connected(conn->pg, timeout))
 		return psprintf("The server did not answer within connect_timeout (%ld s).", timeout / 1000);
 	return PQstatus(conn->pg) == CONNECTION_OK ? NULL : pchomp(PQerrorMessage(conn->pg));
+}
+
+/*
+ * rehome_conn_cancel has the statement cancelled that a connection, which is
+ * about to be closed, is at.  A session of its own asks for it: PQcancel()
+ * would wait for ever for a server that hangs, and nobody could end us.  When
+ * that does not succeed, the source notices later that we are gone.
+ */
+void
+rehome_conn_cancel(RehomeConn *conn)
+{
+	PQconninfoOption *options = PQconninfo(conn->pg);
+	const char **keywords;
+	const char **values;
+	PGconn	   *pg = NULL;
+	int			n = 0;
+
+	if (options == NULL || !AcquireExternalFD())
+	{
+		PQconninfoFree(options);
+		return;
+	}
+	HOLD_INTERRUPTS();
+	while (options[n].keyword != NULL)
+		n++;
+	keywords = palloc0(sizeof(char *) * (n + 1));
+	values = palloc0(sizeof(char *) * (n + 1));
+	n = 0;
+	for (PQconninfoOption *option = options; option->keyword != NULL; option++)
+		if (option->val != NULL)
+		{
+			keywords[n] = option->keyword;
+			values[n++] = option->val;
+		}
+	pg = PQconnectStartParams(keywords, values, false);
+	if (pg == NULL)
+		ReleaseExternalFD();
+	else
+	{
+		/* once it is sent it is carried out, whether we are here or not */
+		if (connected(pg, CANCEL_TIMEOUT) && PQstatus(pg) == CONNECTION_OK)
+			(void) PQsendQuery(pg, psprintf("SELECT pg_catalog.pg_cancel_backend(%d)", PQbackendPID(conn->pg)));
+		libpqsrv_disconnect(pg);
+	}
+	PQconninfoFree(options);
+	RESUME_INTERRUPTS();
 }

@@ -239,7 +239,7 @@ rehome_conn_open(Oid serverid, Oid roleid, const char *purpose)
  * rehome_conn_close ends the connection at once.  The source aborts whatever
  * was open.  A statement still running there must not keep its locks: since
  * version 14 the source looks by itself whether we are still there; an older
- * one is sent a cancel, which takes as long as the network does.
+ * one is told to cancel it.
  */
 void
 rehome_conn_close(RehomeConn *conn)
@@ -252,17 +252,7 @@ rehome_conn_close(RehomeConn *conn)
 	{
 		if (!conn->self_ending && PQstatus(conn->pg) == CONNECTION_OK &&
 			PQtransactionStatus(conn->pg) == PQTRANS_ACTIVE)
-		{
-			PGcancel   *cancel = PQgetCancel(conn->pg);
-			char		reason[256];
-
-			if (cancel != NULL)
-			{
-				/* a lost cancel only means the source notices later */
-				(void) PQcancel(cancel, reason, sizeof(reason));
-				PQfreeCancel(cancel);
-			}
-		}
+			rehome_conn_cancel(conn);
 		libpqsrv_disconnect(conn->pg);
 	}
 	if (conn->prepared != NULL)

@@ -109,7 +109,7 @@ forget('b');
 # ---------------------------------------------------------------------------
 # A replica that lags holds up sync, and sync catches up when it has.
 $source->backup('base');
-my $replica = PostgreSQL::Test::Cluster->new('replica');
+my $replica = PostgreSQL::Test::Cluster->new('replica', install_path => $source->install_path);
 $replica->init_from_backup($source, 'base', has_streaming => 1);
 $replica->append_conf('postgresql.conf', 'wal_receiver_status_interval = 1');
 $replica->start;
