@@ -223,6 +223,7 @@ typedef struct Part
 {
 	char	   *from;			/* the first key; NULL: from the beginning */
 	char	   *upto;			/* the first one beyond; NULL: to the end */
+	char	   *began;			/* when its comparison did */
 } Part;
 
 /*
@@ -258,6 +259,10 @@ next_part(RehomeSlice *slice, RehomeMapping *mapping, Part *part, RehomeScope *w
 	else
 		appendStringInfo(&filter, " OR %s IS NULL", key);	/* which the source may allow */
 	which->filter = filter.data;
+	if (part->from != NULL)		/* how far the table is */
+		rehome_pace_rows(rehome_int64(rehome_spi_value("SELECT rows FROM rehome.full_pass WHERE table_map_id = $1", "i",
+													   mapping->map->id)));
+	part->began = rehome_spi_value("SELECT clock_timestamp()", "");
 	return true;
 }
 
@@ -266,7 +271,7 @@ next_part(RehomeSlice *slice, RehomeMapping *mapping, Part *part, RehomeScope *w
  */
 static void
 end_part(RehomeSlice *slice, RehomeMapping *mapping, Part *part, const RehomeVerdict *verdict,
-		 const char *began, const char *snapshot)
+		 const char *snapshot)
 {
 	Oid			target = mapping->map->target;
 	char	   *name = rehome_relation_name(target);
@@ -275,7 +280,7 @@ end_part(RehomeSlice *slice, RehomeMapping *mapping, Part *part, const RehomeVer
 	int64		open;
 
 	since = rehome_touched_part(slice, mapping, part->from == NULL, part->upto,
-								Max(verdict->source_rows, verdict->target_rows), verdict->recorded, began, &rows);
+								Max(verdict->source_rows, verdict->target_rows), verdict->recorded, part->began, &rows);
 	if (part->upto != NULL)
 	{
 		if (!rehome_verdict_equal(verdict))
@@ -331,9 +336,8 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 		RehomeMapping *mapping;
 		RehomeScope which = *scope;
 		RehomeVerdict verdict;
-		Part		part = {NULL, NULL};
+		Part		part = {0};
 		bool		parted;
-		char	   *time;
 		char	   *note = NULL;
 
 		if (OidIsValid(target) && map->target != target)
@@ -355,7 +359,6 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 			note = note == NULL ? NULL : psprintf("all rows: %s", note);
 		}
 		parted = in_parts && conn != NULL && !which.touched && next_part(slice, mapping, &part, &which);
-		time = rehome_spi_value("SELECT clock_timestamp()", "");
 		rehome_compare(conn, slice, mapping, mode, &which, snapshot, &verdict);
 		if (!which.touched)
 			rehome_pace_rows(Max(verdict.source_rows, verdict.target_rows));
@@ -384,7 +387,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 			rows += Max(verdict.source_rows, verdict.target_rows);
 		if (parted)
 		{
-			end_part(slice, mapping, &part, &verdict, time, snapshot);
+			end_part(slice, mapping, &part, &verdict, snapshot);
 			more = part.upto != NULL;
 		}
 		else if (conn != NULL && rehome_scope_is_whole(scope) && !verdict.counted_only)
