@@ -207,7 +207,10 @@ rehome_sync(PG_FUNCTION_ARGS)
 			{
 				rehome_slice_reread(slice);
 				if (slice->state == REHOME_SYNCING && XactLastCommitEnd <= GetFlushRecPtr(NULL))
+				{
+					rehome_forward_mark(maps);
 					rehome_forward_prune(conn, slice, maps, position);
+				}
 			}
 		}
 		rehome_conn_close(conn);

@@ -80,6 +80,7 @@ extern void rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *map
 extern void rehome_forward_retry(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map,
 								 const char *rule, int64 *asked, int64 *refused);
 extern bool rehome_forward_stale(RehomeConn *conn, RehomeTableMap *map);
+extern void rehome_forward_mark(List *maps);
 extern void rehome_forward_prune(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								 const char *position);
 

@@ -683,6 +683,7 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked
 			flag = 't';
 		if (flag == '-')
 			continue;
+		((RehomeTableMap *) lfirst(lc))->unpruned = true;
 		batch->ntables++;
 		context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome batch table",
 										ALLOCSET_DEFAULT_SIZES);
@@ -749,9 +750,28 @@ rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 }
 
 /*
+ * rehome_forward_mark notes that change tables are to be pruned up to the
+ * position of the batch that was just committed: of those that batches have
+ * found something in since the last mark, which of thousands may be a few.
+ */
+void
+rehome_forward_mark(List *maps)
+{
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		map->prune_due = map->prune_due || map->unpruned;
+		map->unpruned = false;
+	}
+}
+
+/*
  * rehome_forward_prune deletes change rows that no position will ask for
  * again, and sees to new partitions, but not for tables that are behind.
- * position must be on disk at the target.
+ * position is that of the mark; it must be on disk at the target.
  */
 void
 rehome_forward_prune(RehomeConn *conn, RehomeSlice *slice, List *maps, const char *position)
@@ -770,8 +790,11 @@ rehome_forward_prune(RehomeConn *conn, RehomeSlice *slice, List *maps, const cha
 	rehome_conn_query(conn, "UPDATE rehome_source.slice SET pruned = $3 WHERE token = $1 AND slice = $2::int",
 					  "tit", slice->migration->token, slice->id, position);
 	foreach(lc, maps)
-		rehome_conn_exec(conn, psprintf("DELETE FROM %s WHERE %s",
-										rehome_change_table(slice->migration, lfirst(lc)),
-										rehome_position_seen(position)));
+		if (((RehomeTableMap *) lfirst(lc))->prune_due)
+			rehome_conn_exec(conn, psprintf("DELETE FROM %s WHERE %s",
+											rehome_change_table(slice->migration, lfirst(lc)),
+											rehome_position_seen(position)));
 	rehome_conn_commit(conn);
+	foreach(lc, maps)
+		((RehomeTableMap *) lfirst(lc))->prune_due = false;
 }

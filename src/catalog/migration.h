@@ -103,6 +103,8 @@ typedef struct RehomeTableMap
 	char	   *delete_column;	/* what mark sets */
 	Oid			delete_archive; /* where archive puts rows */
 	bool		tracked;		/* keys that are touched are written down (touched.c) */
+	bool		unpruned;		/* change rows may have come since the last mark (forward.c) */
+	bool		prune_due;		/* there may be some up to the mark */
 	List	   *columns;		/* RehomeColumnMap * */
 } RehomeTableMap;
 

@@ -131,6 +131,7 @@ forward(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 	rehome_call_commit(call);
 	if (batch.ntables > 0 && worker->prune_position == NULL)
 	{
+		rehome_forward_mark(worker->maps);
 		worker->prune_position = MemoryContextStrdup(worker->context, batch.position);
 		worker->prune_lsn = XactLastCommitEnd;
 	}
