@@ -447,8 +447,7 @@ assignments(RehomeMapping *mapping)
 
 /*
  * upsert is steps 3 and 4, in one pass where MERGE can do it.  A batch comes
- * in many parts, for which that is planned once: planning takes a tenth of the
- * time that a part does.
+ * in many parts, for which that is planned once.
  */
 static int64
 upsert(RehomeMapping *mapping)
