@@ -261,7 +261,7 @@ my %node = (source => $source, target => $target);
 sub add_node
 {
 	my ($name, $from, %how) = @_;
-	$node{$name} = PostgreSQL::Test::Cluster->new($name);
+	$node{$name} = PostgreSQL::Test::Cluster->new($name, install_path => $from->install_path);
 	$node{$name}->init_from_backup($from, 'base', %how);
 	$node{$name}->start;
 	return;
