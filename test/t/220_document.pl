@@ -38,7 +38,7 @@ my $ddl = $pair->sql_source(qq{
 	  FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 	  JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
 	 WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'
-	 GROUP BY c.oid ORDER BY c.relname});
+	 GROUP BY c.oid, c.relname ORDER BY c.relname});
 my $keys = $pair->sql_source(q{
 	SELECT format('ALTER TABLE shop.%I ADD FOREIGN KEY (%I) REFERENCES shop.%I;', }
 	  . join(', ', q{'Tbl' || } . sprintf($camel, 'c.conrelid::regclass::text'), sprintf($camel, 'a.attname'), q{'Tbl' || } . sprintf($camel, 'c.confrelid::regclass::text')) . q{)
