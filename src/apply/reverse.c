@@ -144,17 +144,16 @@ send_rows(RehomeConn *conn, const char *select, Oid owner)
  * those that may be without a row) visible to SQL as rehome_keys, under the
  * target's column names, until forget_keys().  They are read here, as the
  * extension's owner, so that the migration's owner, who runs the inverse
- * expressions, needs no rights on the change table.  Sets their number.
+ * expressions, needs no rights on the change table.
  */
 static Tuplestorestate *
-changed_keys(RehomeTableMap *map, const char *since, bool gone_only, int64 *nkeys)
+changed_keys(RehomeTableMap *map, const char *since, bool gone_only)
 {
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
 	TupleDesc	desc;
 	Portal		cursor;
 	SPITupleTable *table;
 	StringInfoData sql;
-	int64		n = 0;
 	ListCell   *lc;
 
 	initStringInfo(&sql);
@@ -171,12 +170,10 @@ changed_keys(RehomeTableMap *map, const char *since, bool gone_only, int64 *nkey
 	{
 		for (uint64 i = 0; i < table->numvals; i++)
 			tuplestore_puttuple(store, table->vals[i]);
-		n += table->numvals;
 		SPI_freetuptable(table);
 	}
 	SPI_cursor_close(cursor);
-	rehome_rows_register("rehome_keys", desc, store, n);
-	*nkeys = n;
+	rehome_rows_register("rehome_keys", desc, store, tuplestore_tuple_count(store));
 	return store;
 }
 
@@ -199,7 +196,6 @@ stage_changes(RehomeConn *conn, Return *ret, const char *since, Oid owner)
 	char	   *target = rehome_target_name(mapping);
 	Tuplestorestate *keys = NULL;
 	StringInfoData sql;
-	int64		nkeys;
 	int64		n;
 
 	initStringInfo(&sql);
@@ -207,7 +203,7 @@ stage_changes(RehomeConn *conn, Return *ret, const char *since, Oid owner)
 					 rehome_inverse_expressions(inverse, false), target);
 	if (!ret->everything)
 	{
-		keys = changed_keys(mapping->map, since, false, &nkeys);
+		keys = changed_keys(mapping->map, since, false);
 		appendStringInfo(&sql, " WHERE EXISTS (SELECT FROM rehome_keys AS k WHERE %s)",
 						 rehome_key_condition(mapping, "target", "k"));
 	}
@@ -219,8 +215,8 @@ stage_changes(RehomeConn *conn, Return *ret, const char *since, Oid owner)
 	if (ret->everything)
 		return n;
 	forget_keys(keys);
-	keys = changed_keys(mapping->map, since, true, &nkeys);
-	if (nkeys > 0)
+	keys = changed_keys(mapping->map, since, true);
+	if (tuplestore_tuple_count(keys) > 0)
 	{
 		resetStringInfo(&sql);
 		appendStringInfo(&sql, "SELECT 'd', %s FROM rehome_keys AS target"

@@ -445,17 +445,21 @@ rehome_touched_divisible(RehomeMapping *mapping)
 
 /*
  * rehome_touched_upto returns the key up to which a verification in parts has
- * come, to go on from; NULL when there is none.
+ * come, to go on from, and in *n how many rows that were; NULL when there is
+ * none.
  */
 char *
-rehome_touched_upto(RehomeSlice *slice, RehomeMapping *mapping)
+rehome_touched_upto(RehomeSlice *slice, RehomeMapping *mapping, int64 *n)
 {
 	RehomeTableMap *map = mapping->map;
-	RehomeRows *rows = rehome_spi("SELECT upto FROM rehome.full_pass WHERE table_map_id = $1 AND state = $2"
+	RehomeRows *rows = rehome_spi("SELECT upto, rows FROM rehome.full_pass WHERE table_map_id = $1 AND state = $2"
 								  " AND rules_hash IS NOT DISTINCT FROM rehome.rules_hash($1)", "it",
 								  map->id, rehome_state_name(slice->state));
 
-	return rows->n > 0 && fits(mapping) ? rows->value[0][0] : NULL;
+	if (rows->n == 0 || !fits(mapping))
+		return NULL;
+	*n = rehome_int64(rows->value[0][1]);
+	return rows->value[0][0];
 }
 
 /*
@@ -472,13 +476,12 @@ rehome_touched_part(RehomeSlice *slice, RehomeMapping *mapping, bool first, cons
 	RehomeRows *pass;
 
 	if (first)
-	{
 		rehome_touched_restart(slice, mapping, true, 0);
-		rehome_spi("UPDATE rehome.full_pass SET full_at = $2::timestamptz WHERE table_map_id = $1", "it", map->id, began);
-	}
 	pass = rehome_spi("UPDATE rehome.full_pass SET upto = $2::bigint, rows = rows + $3, at = clock_timestamp(),"
+					  " full_at = coalesce($5::timestamptz, full_at),"
 					  " unknown = CASE WHEN $4 THEN unknown ELSE 'not every difference is on record' END"
-					  " WHERE table_map_id = $1 RETURNING full_at, rows", "itlb", map->id, upto, n, recorded);
+					  " WHERE table_map_id = $1 RETURNING full_at, rows", "itlbt", map->id, upto, n, recorded,
+					  first ? began : NULL);
 	*rows = rehome_int64(pass->value[0][1]);
 	return pass->value[0][0];
 }

@@ -41,7 +41,7 @@ extern char *rehome_touched_collect(RehomeSlice *slice, RehomeMapping *mapping);
 extern void rehome_touched_restart(RehomeSlice *slice, RehomeMapping *mapping, bool full,
 								   int64 rows);
 extern bool rehome_touched_divisible(RehomeMapping *mapping);
-extern char *rehome_touched_upto(RehomeSlice *slice, RehomeMapping *mapping);
+extern char *rehome_touched_upto(RehomeSlice *slice, RehomeMapping *mapping, int64 *n);
 extern char *rehome_touched_part(RehomeSlice *slice, RehomeMapping *mapping, bool first,
 								 const char *upto, int64 n, bool recorded, const char *began,
 								 int64 *rows);

@@ -236,10 +236,11 @@ next_part(RehomeSlice *slice, RehomeMapping *mapping, Part *part, RehomeScope *w
 	const char *key = quote_identifier(mapping->key[0]->name);
 	StringInfoData filter;
 	RehomeRows *rows;
+	int64		done = 0;
 
 	if (rehome_verify_part_rows == 0 || !rehome_touched_divisible(mapping))
 		return false;
-	part->from = rehome_touched_upto(slice, mapping);
+	part->from = rehome_touched_upto(slice, mapping, &done);
 	rows = rehome_spi_as(slice->migration->owner, true,
 						 psprintf("SELECT %s FROM %s%s ORDER BY %s OFFSET %d LIMIT 1", key,
 								  rehome_relation_name(mapping->map->target),
@@ -259,9 +260,8 @@ next_part(RehomeSlice *slice, RehomeMapping *mapping, Part *part, RehomeScope *w
 	else
 		appendStringInfo(&filter, " OR %s IS NULL", key);	/* which the source may allow */
 	which->filter = filter.data;
-	if (part->from != NULL)		/* how far the table is */
-		rehome_pace_rows(rehome_int64(rehome_spi_value("SELECT rows FROM rehome.full_pass WHERE table_map_id = $1", "i",
-													   mapping->map->id)));
+	if (part->from != NULL)
+		rehome_pace_rows(done);
 	part->began = rehome_spi_value("SELECT clock_timestamp()", "");
 	return true;
 }

@@ -77,9 +77,10 @@ END
 my $pass  = q{SELECT coalesce(upto::text, 'end') || ' ' || rows FROM rehome.full_pass WHERE table_map_id = (SELECT id FROM rehome.table_map WHERE target = 'item'::regclass)};
 my $parts = q{SET rehome.verify_part_rows = 3000; CALL rehome.verify_tables('m')};
 sub item_parts { return (map { s/ since 2.*?(?=,|$)//gr =~ s/^psql:<stdin>:1: //r } grep { /public[.]item/ } split /\n/, ($pair->target->psql('inc', $parts))[2]) }
-target(q{TRUNCATE rehome.full_pass;
+my $breaks = q{TRUNCATE rehome.full_pass;
 	CREATE FUNCTION breaks() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'that is all'; END$$;
-	CREATE TRIGGER breaks BEFORE UPDATE ON rehome.full_pass FOR EACH ROW WHEN (NEW.upto > 7000) EXECUTE FUNCTION breaks()});
+	CREATE TRIGGER breaks BEFORE UPDATE ON rehome.full_pass FOR EACH ROW WHEN (NEW.upto > 7000) EXECUTE FUNCTION breaks()};
+target($breaks);
 sub behind { my ($sql) = @_; return target("ALTER TABLE item DISABLE TRIGGER ALL; $sql; ALTER TABLE item ENABLE ALWAYS TRIGGER rehome_guard; ALTER TABLE item ENABLE ALWAYS TRIGGER rehome_guard_truncate") }
 is((sqlstate_of($pair->target, $parts, 'inc'))[0], 'P0001', 'broken off in its third part');
 is(target($pass), '6001 6000', 'two were compared');
@@ -112,9 +113,7 @@ $pair->sql_source(q{DELETE FROM item WHERE id IN (-5, 25000)});
 target(q{CALL rehome.sync('m')});
 
 # What makes rows be others makes it begin again.
-target(q{TRUNCATE rehome.full_pass;
-	CREATE FUNCTION breaks() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'that is all'; END$$;
-	CREATE TRIGGER breaks BEFORE UPDATE ON rehome.full_pass FOR EACH ROW WHEN (NEW.upto > 7000) EXECUTE FUNCTION breaks()});
+target($breaks);
 is((sqlstate_of($pair->target, $parts, 'inc'))[0], 'P0001', 'once more broken off');
 target(q{DROP FUNCTION breaks CASCADE});
 $pair->sql_source(q{BEGIN; CREATE TEMP TABLE kept AS SELECT * FROM item; TRUNCATE item; INSERT INTO item SELECT * FROM kept; COMMIT});
