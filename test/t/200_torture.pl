@@ -175,7 +175,7 @@ sub cancel
 sub wait_for_peace
 {
 	my ($round) = @_;
-	sleep 0.01 while $proxy->late;
+	sleep 0.01 while $proxy->late; # another process has it: to be polled
 	$pair->sql_source('SELECT FROM rehome_source.slice FOR UPDATE');
 	my $since = $pair->sql_target('SELECT clock_timestamp()');
 	my $well = wait_until($node{target}, qq{
