@@ -129,8 +129,11 @@ forward(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 		worker->positioned_at = GetCurrentTimestamp();
 	rehome_commit_lazily();
 	rehome_call_commit(call);
-	if (batch.ntables > 0 && worker->prune_position == NULL)
+	/* what came while an earlier position waited to be pruned has its turn, too */
+	worker->prune_wanted = worker->prune_wanted || batch.ntables > 0;
+	if (worker->prune_wanted && worker->prune_position == NULL && (batch.ntables > 0 || !slice->lazy_position))
 	{
+		worker->prune_wanted = false;
 		rehome_forward_mark(worker->maps);
 		worker->prune_position = MemoryContextStrdup(worker->context, batch.position);
 		worker->prune_lsn = XactLastCommitEnd;

@@ -72,6 +72,7 @@ forget(RehomeWorkerState *worker)
 	worker->maps = NIL;
 	worker->idle_snapshot = NULL;
 	worker->prune_position = NULL;
+	worker->prune_wanted = false;
 	worker->prune_lsn = InvalidXLogRecPtr;
 	worker->positioned_at = 0;
 }

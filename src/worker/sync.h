@@ -23,6 +23,7 @@ struct RehomeWorkerState
 	bool		in_doubt;		/* the sides disagree: recover first */
 	char	   *idle_snapshot;	/* of the source, in which nothing was new; or NULL */
 	char	   *prune_position; /* applied, not yet known to be on disk */
+	bool		prune_wanted;	/* a batch has found something since that was set */
 	XLogRecPtr	prune_lsn;
 	TimestampTz pruned_at;
 	TimestampTz positioned_at;
