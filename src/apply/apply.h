@@ -44,23 +44,6 @@ extern char *rehome_target_name(RehomeMapping *mapping);
 extern char *rehome_mapped_list(RehomeMapping *mapping, const char *prefix);
 extern char *rehome_key_condition(RehomeMapping *mapping, const char *a, const char *b);
 
-/* One table's part of a batch. */
-typedef struct RehomeChange
-{
-	RehomeMapping *mapping;
-	bool		everything;		/* truncated: all there is is read */
-	Tuplestorestate *present;	/* then, if what is gone is not just deleted: the keys read */
-	int64		npresent;
-	bool		finished;		/* all have been read */
-	bool		by_parts;		/* rows may be applied while others are read */
-	Tuplestorestate *gone;
-	int64		ngone;
-	Tuplestorestate *rows;		/* on hand */
-	int64		nrows;
-	int64		nread;			/* applied */
-	int64		touched;		/* rows changed at the target */
-} RehomeChange;
-
 /* A batch: what it took to get from one snapshot of the source to another. */
 typedef struct RehomeBatch
 {

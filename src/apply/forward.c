@@ -19,11 +19,7 @@
  * changes makes that harmless.  If it dies after, the batch is done.  Change
  * rows are pruned only up to a position the target has flushed to disk.
  *
- * The tables are read and applied one after the other, so that what is on
- * hand at any time is one table's part of the batch.  Of a table without
- * unique values besides the key it is but a few thousand rows: they are
- * applied while the source looks up the next, so that both sides work.  Keys
- * come in order, which spares both sides' caches.
+ * The tables have their turns one after the other (turn.c).
  *
  * TRUNCATE is not MVCC-safe: a table truncated after S1 was taken, but before
  * it was read, reads as empty although S1 still has its rows.  So is changing
@@ -61,11 +57,12 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "apply/apply.h"
 #include "apply/touched.h"
+#include "apply/turn.h"
 #include "capture/capture.h"
-#include "copy/sieve.h"
-#include "copy/stream.h"
+#include "catalog/pg_class.h"
 #include "derive/derive.h"
 #include "errors.h"
 #include "guc.h"
@@ -76,22 +73,7 @@
 #include "util/wait.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-
-/*
- * Rows that are applied at once: about as many as fit into the buffers of a
- * socket, so that the source goes on meanwhile.
- */
-#define APPLY_ROWS 1000
-
-/* Rows in quarantine that are asked for at once. */
-#define RETRY_KEYS 500
-
-/*
- * Rows that another row's change may have cured: unique and exclusion
- * constraints.  A batch looks at no more than a thousand.
- */
-#define CURABLE "q.id IN (SELECT id FROM rehome.quarantine c WHERE c.target = q.target" \
-	" AND c.sqlstate IN ('23505', '23P01') ORDER BY c.last_seen LIMIT 1000)"
+#include "utils/syscache.h"
 
 /*
  * Tells, in one round trip, the snapshot, who has authority, how far the log
@@ -99,13 +81,16 @@
  * and what has become of each table since its position.  Parameters: token,
  * slice, whether to take the fingerprint; the table maps, their positions,
  * their tables' names, and the partitions of each, an empty string where there
- * are none.
+ * are none; whether another session may want the snapshot, which it may only
+ * when there are several tables to read.
  */
 static const char *const poll_query =
 	"SELECT txid_current_snapshot(), s.authority, s.pruned, pg_current_wal_insert_lsn(),"
 	" CASE WHEN $3::boolean THEN rehome_source.fingerprint($1, $2::int, $6::text[]) END,"
-	" rehome_source.changed($1, $4::int[], $5::text[], $6::text[], $7::text[])"
-	" FROM rehome_source.slice s WHERE s.token = $1 AND s.slice = $2::int";
+	" c.flags, CASE WHEN $8::boolean AND length(replace(c.flags, '-', '')) > 1 THEN pg_export_snapshot() END"
+	" FROM rehome_source.slice s,"
+	" (SELECT rehome_source.changed($1, $4::int[], $5::text[], $6::text[], $7::text[]) AS flags OFFSET 0) AS c"
+	" WHERE s.token = $1 AND s.slice = $2::int";
 
 static char *
 relation_names(List *maps)
@@ -119,20 +104,10 @@ relation_names(List *maps)
 }
 
 /*
- * position_of returns the position a table is at: the slice's, unless it has
- * been paused by itself and is catching up.
- */
-static char *
-position_of(RehomeSlice *slice, RehomeTableMap *map)
-{
-	return map->position ? map->position : slice->position;
-}
-
-/*
  * poll_source asks that about the maps.
  */
 static RehomeRows *
-poll_source(RehomeConn *conn, RehomeSlice *slice, List *maps)
+poll_source(RehomeConn *conn, RehomeSlice *slice, List *maps, bool share)
 {
 	List	   *ids = NIL;
 	List	   *positions = NIL;
@@ -144,12 +119,12 @@ poll_source(RehomeConn *conn, RehomeSlice *slice, List *maps)
 		RehomeTableMap *map = lfirst(lc);
 
 		ids = lappend(ids, psprintf("%d", map->id));
-		positions = lappend(positions, position_of(slice, map));
+		positions = lappend(positions, rehome_position_of(slice, map));
 		parts = lappend(parts, map->source_parts ? map->source_parts : "");
 	}
-	return rehome_conn_query_prepared(conn, poll_query, "tibtttt", slice->migration->token, slice->id,
+	return rehome_conn_query_prepared(conn, poll_query, "tibttttb", slice->migration->token, slice->id,
 									  !slice->lazy_position, rehome_name_array(ids), rehome_name_array(positions),
-									  relation_names(maps), rehome_name_array(parts));
+									  relation_names(maps), rehome_name_array(parts), share);
 }
 
 /*
@@ -196,306 +171,6 @@ check_source(RehomeSlice *slice, RehomeRows *poll)
 }
 
 /*
- * source_select starts "SELECT source columns FROM the source table".
- */
-static char *
-source_select(StringInfo sql, RehomeMapping *mapping, List *columns)
-{
-	appendStringInfo(sql, "SELECT %s FROM ", rehome_quote_list(columns, "source."));
-	rehome_remote_from(sql, rehome_remote_table(mapping->map->source), NULL, false);
-	return sql->data;
-}
-
-/*
- * read_gone stores the keys (as the target knows them) of changed rows that
- * the source no longer has, or that the filter no longer lets through.
- */
-static void
-read_gone(RehomeConn *conn, RehomeSlice *slice, RehomeChange *change)
-{
-	RehomeTableMap *map = change->mapping->map;
-	RehomeProjector *projector = rehome_projector_key(change->mapping);
-	StringInfoData sql;
-	int			n = list_length(map->source_key);
-
-	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT ");
-	for (int k = 1; k <= n; k++)
-		appendStringInfo(&sql, "%sk.key%d", k > 1 ? ", " : "", k);
-	appendStringInfoString(&sql, " FROM ");
-	rehome_changed_keys(&sql, slice->migration, map, position_of(slice, map), map->filter == NULL);
-	appendStringInfoString(&sql, " AS k WHERE NOT EXISTS (SELECT FROM ");
-	rehome_remote_from(&sql, rehome_remote_table(map->source), NULL, false);
-	appendStringInfoString(&sql, " WHERE ");
-	rehome_join_key(&sql, map, "source", "k");
-	if (map->filter != NULL)
-		appendStringInfo(&sql, " AND (%s)", map->filter);
-	appendStringInfoChar(&sql, ')');
-	change->ngone = rehome_stream_gone(conn, sql.data, change->mapping, projector,
-									   rehome_receive_store, change->gone);
-	rehome_projector_end(projector);
-}
-
-/*
- * apply_rows brings the rows on hand into the target, and lets go of them.
- */
-static void
-apply_rows(RehomeSlice *slice, RehomeChange *change)
-{
-	RehomeApplying applying;
-
-	if (change->nrows == 0)
-		return;
-	rehome_applying_begin(&applying, slice->migration->owner);
-	if (change->everything && change->present == NULL)
-		change->touched += rehome_apply_insert(change->mapping, change->rows, change->nrows);
-	else
-		change->touched += rehome_apply_rows(change->mapping, change->rows, change->nrows);
-	rehome_applying_end(&applying);
-	rehome_touched_keys(change->mapping, change->mapping->mapped_desc, change->rows, change->nrows);
-	tuplestore_clear(change->rows);
-	change->nread += change->nrows;
-	change->nrows = 0;
-	CommandCounterIncrement();
-}
-
-/* Where the rows of a stream go. */
-typedef struct Sink
-{
-	RehomeSlice *slice;
-	RehomeChange *change;
-	MemoryContext context;		/* for the time of one application */
-} Sink;
-
-/*
- * keep_key remembers the key of a row that the source has.
- */
-static void
-keep_key(RehomeChange *change, TupleTableSlot *row)
-{
-	RehomeMapping *mapping = change->mapping;
-	Datum	   *values = palloc(sizeof(Datum) * mapping->nkey);
-	bool	   *nulls = palloc(sizeof(bool) * mapping->nkey);
-
-	for (int k = 0; k < mapping->nkey; k++)
-	{
-		int			i = mapping->key[k] - mapping->columns;
-
-		values[k] = row->tts_values[i];
-		nulls[k] = row->tts_isnull[i];
-	}
-	tuplestore_putvalues(change->present, mapping->key_desc, values, nulls);
-	change->npresent++;
-	pfree(values);
-	pfree(nulls);
-}
-
-/*
- * receive_change keeps a row, and applies what is there when it is enough; a
- * RehomeReceive.
- */
-static void
-receive_change(TupleTableSlot *row, void *arg)
-{
-	Sink	   *sink = arg;
-	MemoryContext old;
-
-	tuplestore_puttupleslot(sink->change->rows, row);
-	if (sink->change->present != NULL)
-		keep_key(sink->change, row);
-	if (++sink->change->nrows < APPLY_ROWS || !sink->change->by_parts)
-		return;
-	old = MemoryContextSwitchTo(sink->context);
-	apply_rows(sink->slice, sink->change);
-	MemoryContextSwitchTo(old);
-	MemoryContextReset(sink->context);
-}
-
-/*
- * flush_changes applies the rows on hand, as part of a set that may be undone.
- */
-static void
-flush_changes(void *arg)
-{
-	Sink	   *sink = arg;
-
-	apply_rows(sink->slice, sink->change);
-}
-
-/*
- * reset_changes forgets the rows of a set that was undone.
- */
-static void
-reset_changes(void *arg)
-{
-	Sink	   *sink = arg;
-
-	tuplestore_clear(sink->change->rows);
-	sink->change->nrows = 0;
-	(void) SPI_unregister_relation("rehome_rows");
-}
-
-/*
- * remove_change takes away the target's version of a row that is refused.
- */
-static void
-remove_change(TupleTableSlot *key, void *arg)
-{
-	Sink	   *sink = arg;
-	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
-	RehomeApplying applying;
-
-	tuplestore_puttupleslot(store, key);
-	rehome_applying_begin(&applying, sink->slice->migration->owner);
-	sink->change->touched += rehome_apply_gone(sink->change->mapping, store, 1);
-	rehome_applying_end(&applying);
-	rehome_touched_keys(sink->change->mapping, sink->change->mapping->key_desc, store, 1);
-	tuplestore_end(store);
-	CommandCounterIncrement();
-}
-
-/*
- * sieve_changes sets up what becomes of rows that are refused; NULL for a
- * table whose rows are not.
- */
-static RehomeSieve *
-sieve_changes(RehomeSlice *slice, RehomeChange *change)
-{
-	RehomeTaker *taker;
-	Sink	   *sink;
-
-	if (!change->mapping->tolerant)
-		return NULL;
-	taker = palloc0(sizeof(RehomeTaker));
-	sink = palloc0(sizeof(Sink));
-	sink->slice = slice;
-	sink->change = change;
-	sink->context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome part of a batch",
-										  ALLOCSET_DEFAULT_SIZES);
-	*taker = (RehomeTaker) {receive_change, flush_changes, reset_changes, remove_change, sink};
-	return rehome_sieve_begin(slice, change->mapping, taker, false);
-}
-
-/*
- * move_quarantined reads rows that are in quarantine again, by key, those of
- * the condition (SQL over rehome.quarantine q) only, and applies what is good
- * now.  What the source no longer has leaves the quarantine.  Returns the
- * number of rows that are asked for.
- */
-static int64
-move_quarantined(RehomeConn *conn, RehomeSlice *slice, RehomeChange *change, const char *condition,
-				 const char *rule)
-{
-	RehomeTableMap *map = change->mapping->map;
-	List	   *columns = rehome_mapping_source_columns(change->mapping);
-	RehomeProjector *projector;
-	RehomeRows *rows;
-	RehomeAs	as;
-
-	rows = rehome_spi(psprintf("SELECT q.id, (SELECT array_agg(q.source_key->>k ORDER BY n)"
-							   " FROM unnest($4::text[]) WITH ORDINALITY AS u(k, n)) FROM rehome.quarantine q"
-							   " WHERE q.migration = $1::name AND q.slice = $2::name AND q.target = $3"
-							   " AND q.source_key IS NOT NULL AND ($5 IS NULL OR q.rule = $5) AND %s ORDER BY q.id", condition),
-					  "ttott", slice->migration->name, slice->name, map->target,
-					  rehome_name_array(map->source_key), rule);
-	rehome_become(&as, slice->migration->owner);
-	projector = rehome_projector_mapped(change->mapping);
-	for (int from = 0; from < rows->n; from += RETRY_KEYS)
-	{
-		StringInfoData sql;
-
-		CHECK_FOR_INTERRUPTS();
-		initStringInfo(&sql);
-		source_select(&sql, change->mapping, columns);
-		appendStringInfoString(&sql, " WHERE (");
-		for (int i = from; i < Min(from + RETRY_KEYS, rows->n); i++)
-		{
-			ListCell   *lc;
-
-			appendStringInfoString(&sql, i > from ? " OR (" : "(");
-			foreach(lc, rehome_name_list(rows->value[i][1]))
-				appendStringInfo(&sql, "%ssource.%s = %s", foreach_current_index(lc) > 0 ? " AND " : "",
-								 quote_identifier(list_nth(map->source_key, foreach_current_index(lc))),
-								 quote_literal_cstr(lfirst(lc) ? lfirst(lc) : ""));
-			appendStringInfoChar(&sql, ')');
-		}
-		appendStringInfoChar(&sql, ')');
-		if (map->filter != NULL)
-			appendStringInfo(&sql, " AND (%s)", map->filter);
-		(void) rehome_sieve_stream(conn, sql.data, change->mapping, columns, projector, NULL);
-	}
-	rehome_projector_end(projector);
-	rehome_become_self(&as);
-	apply_rows(slice, change);
-	return rows->n;
-}
-
-/*
- * rehome_forward_retry reads the quarantined rows of a table again, in the
- * source transaction of the slice's position: those that rule refused, or all
- * when it is NULL.  Counts what was asked for, and what is refused still.
- */
-void
-rehome_forward_retry(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, const char *rule,
-					 int64 *asked, int64 *refused)
-{
-	RehomeChange change = {0};
-	RehomeSieve *sieve;
-	char	   *began = rehome_spi_value("SELECT clock_timestamp()", "");
-
-	change.mapping = rehome_mapping_compile(map, slice->migration->owner);
-	change.mapping->tolerant = true;
-	change.by_parts = true;
-	change.rows = tuplestore_begin_heap(false, false, work_mem);
-	rehome_targets_lock(list_make1(map), RowExclusiveLock);
-	rehome_touched_mark(slice, list_make1(map));
-	rehome_touched_check(change.mapping);
-	sieve = sieve_changes(slice, &change);
-	*asked = move_quarantined(conn, slice, &change, "true", rule);
-	rehome_sieve_end(sieve);
-	rehome_apply_end(change.mapping);
-	rehome_touched_bound(map, change.nread);
-	tuplestore_end(change.rows);
-	CommandCounterIncrement();
-	rehome_spi("DELETE FROM rehome.quarantine WHERE migration = $1::name AND slice = $2::name AND target = $3"
-			   " AND source_key IS NOT NULL AND ($4 IS NULL OR rule = $4) AND last_seen < $5::timestamptz", "ttott",
-			   slice->migration->name, slice->name, map->target, rule, began);
-	*refused = rehome_int64(rehome_spi_value("SELECT count(*) FROM rehome.quarantine WHERE migration = $1::name"
-											 " AND slice = $2::name AND target = $3 AND last_seen >= $4::timestamptz", "ttot",
-											 slice->migration->name, slice->name, map->target, began));
-}
-
-/*
- * move_rows brings over the changed rows as the source has them; after a
- * TRUNCATE all rows.
- */
-static void
-move_rows(RehomeConn *conn, RehomeSlice *slice, RehomeChange *change)
-{
-	RehomeTableMap *map = change->mapping->map;
-	List	   *columns = rehome_mapping_source_columns(change->mapping);
-	RehomeProjector *projector = rehome_projector_mapped(change->mapping);
-	Sink		sink = {slice, change};
-	StringInfoData sql;
-
-	initStringInfo(&sql);
-	source_select(&sql, change->mapping, columns);
-	if (!change->everything)
-	{
-		appendStringInfoString(&sql, " JOIN ");
-		rehome_changed_keys(&sql, slice->migration, map, position_of(slice, map), false);
-		appendStringInfoString(&sql, " AS k ON ");
-		rehome_join_key(&sql, map, "source", "k");
-	}
-	if (map->filter != NULL)
-		appendStringInfo(&sql, " WHERE (%s)", map->filter);
-	sink.context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome part of a batch",
-										 ALLOCSET_DEFAULT_SIZES);
-	(void) rehome_stream(conn, sql.data, change->mapping, columns, projector, receive_change, &sink, NULL);
-	rehome_projector_end(projector);
-}
-
-/*
  * rehome_forward_stale compares the files of a table, and its partitions,
  * with those it had in the snapshot of the transaction open on conn.
  */
@@ -518,120 +193,104 @@ any_stale(RehomeConn *conn, List *maps)
 									  "t", relation_names(maps)));
 }
 
-/*
- * record_parts stores which partitions the table had in the snapshot, and has
- * new ones covered with triggers once the batch is done.
- */
-static void
-record_parts(RehomeConn *conn, RehomeTableMap *map)
+/* A table that is to be moved. */
+typedef struct Due
 {
-	char	   *parts;
+	RehomeTableMap *map;
+	char		flag;			/* what the poll says of it */
+	int32		pages;			/* of the target */
+} Due;
 
-	if (map->source_parts == NULL)
-		return;
-	parts = rehome_conn_value(conn, "SELECT rehome_source.partitions($1::regclass)", "t",
-							  rehome_remote_relation(rehome_remote_table(map->source)));
-	if (strcmp(parts, map->source_parts) == 0)
-		return;
-	rehome_spi("UPDATE rehome.table_map SET source_parts = $2 WHERE id = $1", "it", map->id, parts);
-	map->source_parts = MemoryContextStrdup(GetMemoryChunkContext(map), parts);
+static int
+larger_first(const void *a, const void *b)
+{
+	const Due  *left = a;
+	const Due  *right = b;
+
+	if (left->pages != right->pages)
+		return left->pages > right->pages ? -1 : 1;
+	return left->map->id - right->map->id;
+}
+
+static int32
+pages_of(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	int32		pages = 0;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		pages = ((Form_pg_class) GETSTRUCT(tuple))->relpages;
+		ReleaseSysCache(tuple);
+	}
+	return pages;
 }
 
 /*
- * apply_gone takes away what is gone: the keys on hand, or everything.
+ * tables_due returns the tables that have changed, and their number; those of
+ * whole as a whole.  The largest are the first: while they are applied, the
+ * source can get on with the others.
  */
-static void
-apply_gone(RehomeSlice *slice, RehomeChange *change)
+static Due *
+tables_due(List *maps, List *whole, const char *flags, int *n)
 {
-	RehomeApplying applying;
+	Due		   *due = palloc(sizeof(Due) * list_length(maps));
+	ListCell   *lc;
 
-	rehome_applying_begin(&applying, slice->migration->owner);
-	if (!change->everything)
-		change->touched += rehome_apply_gone_treated(change->mapping, change->gone, change->ngone, false);
-	else if (change->present == NULL)
-		change->touched += rehome_apply_delete_all(change->mapping);
-	else if (change->finished)
-		change->touched += rehome_apply_gone_treated(change->mapping, change->present, change->npresent, true);
-	rehome_applying_end(&applying);
-	if (!change->everything)
-		rehome_touched_keys(change->mapping, change->mapping->key_desc, change->gone, change->ngone);
-	CommandCounterIncrement();
+	*n = 0;
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		char		flag = list_member_ptr(whole, map) ? 't' : flags[foreach_current_index(lc)];
+
+		/* it may have been paused just now */
+		if (flag != '-' && !map->paused)
+			due[(*n)++] = (Due) {map, flag, pages_of(map->target)};
+	}
+	qsort(due, *n, sizeof(Due), larger_first);
+	return due;
 }
 
 /*
- * move_table moves one table's part of the batch; flag is what the poll says
- * of it.  False when its target could not be locked, which is batch->blockers,
- * or when the table was truncated meanwhile, so that what has been applied is
- * not what the snapshot has.  It is all of keys that will be read again.
- * *checked is false when that is to be found out later.
+ * take_turns moves the tables that are due, one after the other, each being
+ * got ready before the one before it is moved.  False when the batch has to
+ * begin again.
  */
 static bool
-move_table(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, char flag,
-		   bool locked, bool *checked, RehomeBatch *batch)
+take_turns(RehomeConn *conn, RehomeSlice *slice, const Due *due, int n, char *snapshot,
+		   bool locked, RehomeBatch *batch)
 {
-	RehomeChange change = {0};
-	bool		everything = flag == 't';
-	RehomeSieve *sieve;
-	char	   *began = NULL;
-	RehomeAs	as;
+	RehomeSessions sessions = {.conn = conn,.snapshot = snapshot};
+	List	   *unchecked = NIL;
+	RehomeTurn *turn = NULL;
+	bool		good = true;
 
-	batch->blockers = rehome_targets_try_lock(list_make1(map), RowExclusiveLock);
-	if (batch->blockers != NULL)
-		return false;
-	change.mapping = rehome_mapping_compile(map, slice->migration->owner);
-	change.everything = everything;
-	change.by_parts = everything || change.mapping->tolerant || !rehome_apply_is_fragile(change.mapping);
-	change.gone = tuplestore_begin_heap(false, false, work_mem);
-	change.rows = tuplestore_begin_heap(false, false, work_mem);
-	if (everything)
-		rehome_touched_all(map, "all of it was read again since");
-	else
-		rehome_touched_check(change.mapping);
-	if (everything && map->on_delete != 'd')
-		change.present = tuplestore_begin_heap(false, false, work_mem);
-	sieve = sieve_changes(slice, &change);
-	if (sieve != NULL)
-		began = rehome_spi_value("SELECT clock_timestamp()", "");
-	rehome_become(&as, slice->migration->owner);
-	if (flag == 'd' || (!everything && map->filter != NULL))
-		read_gone(conn, slice, &change);
-	apply_gone(slice, &change);
-	move_rows(conn, slice, &change);
-	rehome_become_self(&as);
-	rehome_debug_point("batch-read");
+	for (int i = 0; good && i <= n; i++)
+	{
+		RehomeTurn *next = NULL;
+		bool		checked;
 
-	*checked = everything || sieve != NULL || !change.by_parts;
-	if (*checked && !locked && rehome_forward_stale(conn, map))
-		return false;
-	apply_rows(slice, &change);
-	if (change.present != NULL)
-	{
-		change.finished = true;
-		apply_gone(slice, &change);
-		tuplestore_end(change.present);
+		if (i < n)
+		{
+			due[i].map->unpruned++;
+			batch->ntables++;
+			next = rehome_turn_begin(slice, due[i].map, due[i].flag, &sessions, batch);
+			good = next != NULL;
+		}
+		if (turn != NULL)
+		{
+			good = good && rehome_turn_take(turn, next, locked, &checked, batch);
+			if (good && !checked && !locked)
+				unchecked = lappend(unchecked, turn->map);
+			rehome_turn_end(turn);
+		}
+		turn = next;
 	}
-	if (sieve != NULL)
-	{
-		if (everything)
-			rehome_spi("DELETE FROM rehome.quarantine WHERE migration = $1::name AND slice = $2::name AND target = $3"
-					   " AND source_key IS NOT NULL AND last_seen < $4::timestamptz", "ttot",
-					   slice->migration->name, slice->name, map->target, began);
-		else if (map->quarantine)
-			(void) move_quarantined(conn, slice, &change, CURABLE, NULL);
-		rehome_sieve_end(sieve);
-	}
-	batch->touched += change.touched;
-	batch->nrows += change.ngone + change.nread;
-	rehome_touched_bound(map, change.ngone + change.nread);
-	if (everything)
-	{
-		record_parts(conn, map);
-		rehome_spi("UPDATE rehome.table_map SET rules_hash = rehome.rules_hash(id) WHERE id = $1", "i", map->id);
-	}
-	rehome_apply_end(change.mapping);
-	tuplestore_end(change.gone);
-	tuplestore_end(change.rows);
-	return true;
+	if (turn != NULL)
+		rehome_turn_end(turn);
+	if (sessions.second != NULL)
+		rehome_conn_close(sessions.second);
+	return good && !any_stale(conn, unchecked);
 }
 
 /*
@@ -647,9 +306,9 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked
 {
 	RehomeRows *poll;
 	List	   *touched = NIL;
-	List	   *unchecked = NIL;
 	bool		inspected = false;
-	bool		stale = false;
+	Due		   *due;
+	int			n;
 	ListCell   *lc;
 
 	memset(batch, 0, sizeof(*batch));
@@ -660,43 +319,16 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked
 			rehome_refused_at_target(slice, maps);
 		maps = rehome_target_inspect(slice, maps);
 	}
-	poll = poll_source(conn, slice, maps);
+	poll = poll_source(conn, slice, maps, !locked);
 	check_source(slice, poll);
 	if (poll->value[0][4] != NULL)
 		inspected = rehome_source_inspect(conn, slice, maps, poll->value[0][4], &touched);
 	batch->position = poll->value[0][0];
 	batch->lsn = poll->value[0][3];
-	if (touched != NIL || strspn(poll->value[0][5], "-") < list_length(maps))
+	due = tables_due(maps, touched, poll->value[0][5], &n);
+	if (n > 0)
 		rehome_touched_mark(slice, maps);
-	foreach(lc, maps)
-	{
-		char		flag = poll->value[0][5][foreach_current_index(lc)];
-		MemoryContext context;
-		MemoryContext old;
-		bool		checked;
-
-		if (stale)
-			break;
-		if (((RehomeTableMap *) lfirst(lc))->paused)
-			continue;			/* just now */
-		if (list_member_ptr(touched, lfirst(lc)))
-			flag = 't';
-		if (flag == '-')
-			continue;
-		((RehomeTableMap *) lfirst(lc))->unpruned = true;
-		batch->ntables++;
-		context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome batch table",
-										ALLOCSET_DEFAULT_SIZES);
-		old = MemoryContextSwitchTo(context);
-		stale = !move_table(conn, slice, lfirst(lc), flag, locked, &checked, batch);
-		MemoryContextSwitchTo(old);
-		if (!stale && !checked && !locked)
-			unchecked = lappend(unchecked, lfirst(lc));
-		if (batch->blockers != NULL)
-			batch->blockers = pstrdup(batch->blockers);
-		MemoryContextDelete(context);
-	}
-	if (stale || any_stale(conn, unchecked))
+	if (!take_turns(conn, slice, due, n, poll->value[0][6], locked, batch))
 	{
 		/* to be read as a whole the next time, too */
 		foreach(lc, touched)
@@ -763,15 +395,58 @@ rehome_forward_mark(List *maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
 
-		map->prune_due = map->prune_due || map->unpruned;
-		map->unpruned = false;
+		map->prune_due += map->unpruned;
+		map->unpruned = 0;
 	}
+}
+
+/*
+ * delete_pruned deletes the change rows that position has seen, of the maps
+ * that have some: of two tables at a time, where that is worth a session.
+ */
+static void
+delete_pruned(RehomeConn *conn, RehomeSlice *slice, List *maps, const char *position)
+{
+	char	   *seen = rehome_position_seen(position);
+	RehomeConn *second = NULL;
+	bool		busy = false;
+	int64		rows = 0;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+		rows += ((RehomeTableMap *) lfirst(lc))->prune_due;
+	if (rows >= REHOME_MANY_ROWS)
+		second = rehome_conn_another(conn);
+	if (second != NULL)
+		rehome_conn_exec(second, "SET synchronous_commit = off");
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		char	   *sql;
+
+		if (map->prune_due == 0)
+			continue;
+		sql = psprintf("DELETE FROM %s WHERE %s", rehome_change_table(slice->migration, map), seen);
+		if (second != NULL && !busy)
+			rehome_conn_send(second, sql);
+		else
+			rehome_conn_exec(conn, sql);
+		if (busy)
+			(void) rehome_conn_receive(second);
+		busy = second != NULL && !busy;
+	}
+	if (busy)
+		(void) rehome_conn_receive(second);
+	if (second != NULL)
+		rehome_conn_close(second);
 }
 
 /*
  * rehome_forward_prune deletes change rows that no position will ask for
  * again, and sees to new partitions, but not for tables that are behind.
- * position is that of the mark; it must be on disk at the target.
+ * position is that of the mark; it must be on disk at the target.  Nobody
+ * waits for the source's disk: what a crash takes back is what came last, and
+ * rows are not gone before it is on record that they may be.
  */
 void
 rehome_forward_prune(RehomeConn *conn, RehomeSlice *slice, List *maps, const char *position)
@@ -787,14 +462,14 @@ rehome_forward_prune(RehomeConn *conn, RehomeSlice *slice, List *maps, const cha
 			rehome_source_cover(conn, slice, map);
 	}
 	rehome_conn_begin(conn, "");
+	rehome_conn_exec(conn, "SET LOCAL synchronous_commit = off");
 	rehome_conn_query(conn, "UPDATE rehome_source.slice SET pruned = $3 WHERE token = $1 AND slice = $2::int",
 					  "tit", slice->migration->token, slice->id, position);
-	foreach(lc, maps)
-		if (((RehomeTableMap *) lfirst(lc))->prune_due)
-			rehome_conn_exec(conn, psprintf("DELETE FROM %s WHERE %s",
-											rehome_change_table(slice->migration, lfirst(lc)),
-											rehome_position_seen(position)));
+	rehome_conn_commit(conn);
+	rehome_conn_begin(conn, "");
+	rehome_conn_exec(conn, "SET LOCAL synchronous_commit = off");
+	delete_pruned(conn, slice, maps, position);
 	rehome_conn_commit(conn);
 	foreach(lc, maps)
-		((RehomeTableMap *) lfirst(lc))->prune_due = false;
+		((RehomeTableMap *) lfirst(lc))->prune_due = 0;
 }

@@ -327,7 +327,7 @@ table_map_from_row(char **v)
 {
 	RehomeTableMap *map = palloc0(sizeof(RehomeTableMap));
 
-	map->unpruned = true;		/* nobody knows */
+	map->unpruned = 1;		/* nobody knows */
 	map->id = rehome_int(v[0]);
 	map->slice_id = rehome_int(v[1]);
 	map->source = (Oid) rehome_int64(v[2]);

@@ -103,8 +103,8 @@ typedef struct RehomeTableMap
 	char	   *delete_column;	/* what mark sets */
 	Oid			delete_archive; /* where archive puts rows */
 	bool		tracked;		/* keys that are touched are written down (touched.c) */
-	bool		unpruned;		/* change rows may have come since the last mark (forward.c) */
-	bool		prune_due;		/* there may be some up to the mark */
+	int64		unpruned;		/* about how many rows batches have found since the last mark (forward.c) */
+	int64		prune_due;		/* and up to it; 0: there is nothing to prune */
 	List	   *columns;		/* RehomeColumnMap * */
 } RehomeTableMap;
 

@@ -21,6 +21,7 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "commands/copy.h"
@@ -35,6 +36,7 @@
 #include "remote/throttle.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 
 #define SIGNATURE_LENGTH 11
 
@@ -68,7 +70,9 @@ typedef struct Column
 struct RehomeReader
 {
 	RehomeConn *conn;
-	Relation	source;
+	char	   *sql;
+	Relation	source;			/* the foreign table */
+	List	   *names;			/* of the columns, char * */
 	int			ncolumns;
 	Column	   *columns;
 	bool		binary;
@@ -187,12 +191,12 @@ counting_read(void *outbuf, int minread, int maxread)
  * open_text begins to parse COPY text.
  */
 static void
-open_text(RehomeReader *reader, List *columns)
+open_text(RehomeReader *reader)
 {
 	List	   *attnames = NIL;
 	ListCell   *lc;
 
-	foreach(lc, columns)
+	foreach(lc, reader->names)
 		attnames = lappend(attnames, makeString(lfirst(lc)));
 	counted = reader;
 	reader->cstate = BeginCopyFrom(NULL, reader->source, NULL, NULL, false, counting_read, attnames,
@@ -227,12 +231,13 @@ open_binary(RehomeReader *reader)
 }
 
 /*
- * rehome_reader_open runs select in the transaction open on the connection.
- * columns (char *) names what it returns, in order, as the foreign table
- * source has it.  The reader lives in the current memory context.
+ * rehome_reader_send has the source begin to run select, in the transaction
+ * open on the connection, which can serve nothing else from then on.  columns
+ * (char *) names what it returns, in order, as the foreign table source has
+ * it.  The reader lives in the current memory context.
  */
 RehomeReader *
-rehome_reader_open(RehomeConn *conn, Relation source, List *columns, const char *select)
+rehome_reader_send(RehomeConn *conn, Oid source, List *columns, const char *select)
 {
 	RehomeReader *reader = palloc0(sizeof(RehomeReader));
 	Oid		   *types;
@@ -240,18 +245,52 @@ rehome_reader_open(RehomeConn *conn, Relation source, List *columns, const char 
 	ListCell   *lc;
 
 	reader->conn = conn;
-	reader->source = source;
+	reader->source = table_open(source, AccessShareLock);
+	reader->names = columns;
 	reader->columns = palloc0(sizeof(Column) * Max(list_length(columns), 1));
 	foreach(lc, columns)
-		reader->columns[reader->ncolumns++].attnum = get_attnum(RelationGetRelid(source), lfirst(lc));
+		reader->columns[reader->ncolumns++].attnum = get_attnum(source, lfirst(lc));
 	rehome_conn_describe(conn, select, reader->ncolumns, &types, &typmods);
 	reader->binary = prepare_columns(reader, types, typmods);
-	rehome_conn_copy_out(conn, psprintf("COPY (%s) TO STDOUT%s", select,
-										reader->binary ? " (FORMAT binary)" : ""));
+	reader->sql = psprintf("COPY (%s) TO STDOUT%s", select, reader->binary ? " (FORMAT binary)" : "");
+	rehome_conn_send(conn, reader->sql);
+	return reader;
+}
+
+/*
+ * rehome_reader_begin waits for the source to have begun.  Readers are begun
+ * and closed one after the other.
+ */
+void
+rehome_reader_begin(RehomeReader *reader)
+{
+	rehome_conn_copy_out_begin(reader->conn, reader->sql);
 	if (reader->binary)
 		open_binary(reader);
 	else
-		open_text(reader, columns);
+		open_text(reader);
+}
+
+/*
+ * rehome_reader_stop gives up a query that was sent, and not begun to be read:
+ * its transaction can only be rolled back.
+ */
+void
+rehome_reader_stop(RehomeReader *reader)
+{
+	rehome_conn_copy_out_stop(reader->conn);
+	table_close(reader->source, AccessShareLock);
+}
+
+/*
+ * rehome_reader_open sends a query and begins to read it.
+ */
+RehomeReader *
+rehome_reader_open(RehomeConn *conn, Oid source, List *columns, const char *select)
+{
+	RehomeReader *reader = rehome_reader_send(conn, source, columns, select);
+
+	rehome_reader_begin(reader);
 	return reader;
 }
 
@@ -462,5 +501,6 @@ rehome_reader_close(RehomeReader *reader)
 	else
 		EndCopyFrom(reader->cstate);
 	rehome_conn_copy_out_end(reader->conn);
+	table_close(reader->source, AccessShareLock);
 	return reader->bytes;
 }

@@ -742,8 +742,7 @@ int64
 rehome_sieve_stream(RehomeConn *conn, const char *select, RehomeMapping *mapping,
 					List *columns, RehomeProjector *projector, int64 *bytes)
 {
-	Relation	source = table_open(mapping->map->source, AccessShareLock);
-	RehomeReader *reader = rehome_reader_open(conn, source, columns, select);
+	RehomeReader *reader = rehome_reader_open(conn, mapping->map->source, columns, select);
 	MemoryContext context = GetPerTupleMemoryContext(projector->estate);
 	Batch		batch = {.sieve = mapping->sieve,.projector = projector};
 	int64		size;
@@ -782,7 +781,6 @@ rehome_sieve_stream(RehomeConn *conn, const char *select, RehomeMapping *mapping
 	} while (more);
 
 	size = rehome_reader_close(reader);
-	table_close(source, AccessShareLock);
 	if (bytes != NULL)
 		*bytes = size;
 	return n;

@@ -14,8 +14,6 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
-#include "copy/reader.h"
 #include "copy/sieve.h"
 #include "copy/stream.h"
 #include "miscadmin.h"
@@ -51,16 +49,13 @@ try_project(RehomeProjector *projector)
 }
 
 /*
- * stream is what rehome_stream and rehome_stream_gone share; with tolerant,
- * rows whose values the map refuses are left out.
+ * stream is what the others share; with tolerant, rows whose values the map
+ * refuses are left out.
  */
 static int64
-stream(RehomeConn *conn, const char *select, RehomeMapping *mapping,
-	   List *columns, RehomeProjector *projector,
+stream(RehomeReader *reader, RehomeMapping *mapping, RehomeProjector *projector,
 	   RehomeReceive receive, void *arg, int64 *bytes, bool tolerant)
 {
-	Relation	source = table_open(mapping->map->source, AccessShareLock);
-	RehomeReader *reader = rehome_reader_open(conn, source, columns, select);
 	TupleTableSlot *source_slot = projector->source;
 	int64		size;
 	int64		n = 0;
@@ -97,7 +92,6 @@ stream(RehomeConn *conn, const char *select, RehomeMapping *mapping,
 	}
 
 	size = rehome_reader_close(reader);
-	table_close(source, AccessShareLock);
 	if (bytes != NULL)
 		*bytes = size;
 	return n;
@@ -117,7 +111,20 @@ rehome_stream(RehomeConn *conn, const char *select, RehomeMapping *mapping,
 {
 	if (mapping->sieve != NULL)
 		return rehome_sieve_stream(conn, select, mapping, columns, projector, bytes);
-	return stream(conn, select, mapping, columns, projector, receive, arg, bytes, false);
+	return stream(rehome_reader_open(conn, mapping->map->source, columns, select),
+				  mapping, projector, receive, arg, bytes, false);
+}
+
+/*
+ * rehome_stream_sent does the same with what the source was sent before
+ * (rehome_reader_send); the mapping has no sieve.
+ */
+int64
+rehome_stream_sent(RehomeReader *reader, RehomeMapping *mapping, RehomeProjector *projector,
+				   RehomeReceive receive, void *arg)
+{
+	rehome_reader_begin(reader);
+	return stream(reader, mapping, projector, receive, arg, NULL, false);
 }
 
 /*
@@ -133,8 +140,8 @@ rehome_stream_gone(RehomeConn *conn, const char *select, RehomeMapping *mapping,
 
 	for (int k = 0; k < mapping->nkey; k++)
 		computed = computed || mapping->key[k]->plain == 0;
-	return stream(conn, select, mapping, mapping->map->source_key, projector, receive, arg,
-				  NULL, computed);
+	return stream(rehome_reader_open(conn, mapping->map->source, mapping->map->source_key, select),
+				  mapping, projector, receive, arg, NULL, computed);
 }
 
 /*

@@ -8,6 +8,7 @@
 #ifndef REHOME_STREAM_H
 #define REHOME_STREAM_H
 
+#include "copy/reader.h"
 #include "mapping/mapping.h"
 #include "remote/connection.h"
 #include "utils/tuplestore.h"
@@ -18,6 +19,8 @@ typedef void (*RehomeReceive) (TupleTableSlot *slot, void *arg);
 extern int64 rehome_stream(RehomeConn *conn, const char *select, RehomeMapping *mapping,
 						   List *columns, RehomeProjector *projector,
 						   RehomeReceive receive, void *arg, int64 *bytes);
+extern int64 rehome_stream_sent(RehomeReader *reader, RehomeMapping *mapping,
+								RehomeProjector *projector, RehomeReceive receive, void *arg);
 extern int64 rehome_stream_gone(RehomeConn *conn, const char *select, RehomeMapping *mapping,
 								RehomeProjector *projector, RehomeReceive receive, void *arg);
 extern int64 rehome_stream_local(const char *select, RehomeMapping *mapping,

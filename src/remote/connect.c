@@ -104,6 +104,33 @@ rehome_conn_establish(RehomeConn *conn, const char **keywords, const char **valu
 }
 
 /*
+ * rehome_conn_params tells what a connection was made with; false when libpq
+ * has no memory left.
+ */
+bool
+rehome_conn_params(RehomeConn *conn, const char ***keywords, const char ***values)
+{
+	PQconninfoOption *options = PQconninfo(conn->pg);
+	int			n = 0;
+
+	if (options == NULL)
+		return false;
+	while (options[n].keyword != NULL)
+		n++;
+	*keywords = palloc0(sizeof(char *) * (n + 1));
+	*values = palloc0(sizeof(char *) * (n + 1));
+	n = 0;
+	for (PQconninfoOption *option = options; option->keyword != NULL; option++)
+		if (option->val != NULL)
+		{
+			(*keywords)[n] = pstrdup(option->keyword);
+			(*values)[n++] = pstrdup(option->val);
+		}
+	PQconninfoFree(options);
+	return true;
+}
+
+/*
  * rehome_conn_cancel has the statement cancelled that a connection, which is
  * about to be closed, is at.  A session of its own asks for it: PQcancel()
  * would wait for ever for a server that hangs, and nobody could end us.  When
@@ -112,29 +139,13 @@ rehome_conn_establish(RehomeConn *conn, const char **keywords, const char **valu
 void
 rehome_conn_cancel(RehomeConn *conn)
 {
-	PQconninfoOption *options = PQconninfo(conn->pg);
 	const char **keywords;
 	const char **values;
-	PGconn	   *pg = NULL;
-	int			n = 0;
+	PGconn	   *pg;
 
-	if (options == NULL || !AcquireExternalFD())
-	{
-		PQconninfoFree(options);
+	if (!rehome_conn_params(conn, &keywords, &values) || !AcquireExternalFD())
 		return;
-	}
 	HOLD_INTERRUPTS();
-	while (options[n].keyword != NULL)
-		n++;
-	keywords = palloc0(sizeof(char *) * (n + 1));
-	values = palloc0(sizeof(char *) * (n + 1));
-	n = 0;
-	for (PQconninfoOption *option = options; option->keyword != NULL; option++)
-		if (option->val != NULL)
-		{
-			keywords[n] = option->keyword;
-			values[n++] = option->val;
-		}
 	pg = PQconnectStartParams(keywords, values, false);
 	if (pg == NULL)
 		ReleaseExternalFD();
@@ -145,6 +156,5 @@ rehome_conn_cancel(RehomeConn *conn)
 			(void) PQsendQuery(pg, psprintf("SELECT pg_catalog.pg_cancel_backend(%d)", PQbackendPID(conn->pg)));
 		libpqsrv_disconnect(pg);
 	}
-	PQconninfoFree(options);
 	RESUME_INTERRUPTS();
 }

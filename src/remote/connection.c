@@ -156,6 +156,41 @@ rehome_user_mapping(Oid roleid, ForeignServer *server)
 }
 
 /*
+ * connect_with connects; NULL, and why in *reason, when that does not succeed.
+ */
+static RehomeConn *
+connect_with(const char **keywords, const char **values, char **reason)
+{
+	RehomeConn *conn = MemoryContextAllocZero(TopMemoryContext, sizeof(RehomeConn));
+
+	conn->open_level = GetCurrentTransactionNestLevel();
+	rehome_conn_remember(conn);
+	*reason = rehome_conn_establish(conn, keywords, values);
+	if (*reason == NULL)
+		return conn;
+	rehome_conn_close(conn);
+	return NULL;
+}
+
+/*
+ * begin_session makes a new connection ready for use.
+ */
+static void
+begin_session(RehomeConn *conn)
+{
+	make_events(conn);
+	rehome_conn_exec(conn, session_settings);
+	if (PQserverVersion(conn->pg) >= 110000)
+		rehome_conn_exec(conn, "SET jit = off");
+	if (PQserverVersion(conn->pg) >= 140000)
+	{
+		RehomeRemoteError ignored;	/* not every platform has it */
+
+		conn->self_ending = rehome_conn_try(conn, "SET client_connection_check_interval = '200ms'", &ignored) != NULL;
+	}
+}
+
+/*
  * rehome_conn_open connects to the server with the role's user mapping.
  * purpose ends up in the source's pg_stat_activity.  The connection lives
  * until rehome_conn_close(), or until the local transaction aborts.
@@ -170,7 +205,6 @@ rehome_conn_open(Oid serverid, Oid roleid, const char *purpose)
 	const char **values;
 	bool		optional = password_optional(user, roleid);
 	RehomeConn *conn;
-	PGconn	   *pg;
 	char	   *reason;
 	int			n = 0;
 
@@ -200,20 +234,13 @@ rehome_conn_open(Oid serverid, Oid roleid, const char *purpose)
 	keywords[n] = "client_encoding";
 	values[n++] = GetDatabaseEncodingName();
 
-	conn = MemoryContextAllocZero(TopMemoryContext, sizeof(RehomeConn));
-	conn->open_level = GetCurrentTransactionNestLevel();
-	rehome_conn_remember(conn);
-	reason = rehome_conn_establish(conn, keywords, values);
-	if (reason != NULL)
-	{
-		rehome_conn_close(conn);
+	conn = connect_with(keywords, values, &reason);
+	if (conn == NULL)
 		ereport(ERROR,
 				errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
 				errmsg("could not connect to server \"%s\"", server->servername),
 				errdetail_internal("%s", reason));
-	}
-	pg = conn->pg;
-	if (!optional && !PQconnectionUsedPassword(pg))
+	if (!optional && !PQconnectionUsedPassword(conn->pg))
 	{
 		rehome_conn_close(conn);
 		ereport(ERROR,
@@ -222,17 +249,28 @@ rehome_conn_open(Oid serverid, Oid roleid, const char *purpose)
 				errdetail("Non-superuser cannot connect if the server does not request a password."),
 				errhint("Target server's authentication method must be changed or password_required=false set in the user mapping attributes."));
 	}
-	make_events(conn);
-	rehome_conn_exec(conn, session_settings);
-	if (PQserverVersion(pg) >= 110000)
-		rehome_conn_exec(conn, "SET jit = off");
-	if (PQserverVersion(pg) >= 140000)
-	{
-		RehomeRemoteError ignored;	/* not every platform has it */
-
-		conn->self_ending = rehome_conn_try(conn, "SET client_connection_check_interval = '200ms'", &ignored) != NULL;
-	}
+	begin_session(conn);
 	return conn;
+}
+
+/*
+ * rehome_conn_another connects once more to where a connection leads, as the
+ * same role; NULL when the source has no room for it.  It lives like the
+ * other.
+ */
+RehomeConn *
+rehome_conn_another(RehomeConn *conn)
+{
+	const char **keywords;
+	const char **values;
+	char	   *reason;
+	RehomeConn *another = NULL;
+
+	if (rehome_conn_params(conn, &keywords, &values))
+		another = connect_with(keywords, values, &reason);
+	if (another != NULL)
+		begin_session(another);
+	return another;
 }
 
 /*

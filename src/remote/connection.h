@@ -27,6 +27,7 @@ extern void rehome_conn_init(void);
 
 extern UserMapping *rehome_user_mapping(Oid roleid, ForeignServer *server);
 extern RehomeConn *rehome_conn_open(Oid serverid, Oid roleid, const char *purpose);
+extern RehomeConn *rehome_conn_another(RehomeConn *conn);
 extern void rehome_conn_close(RehomeConn *conn);
 extern int	rehome_conn_version(RehomeConn *conn);
 
@@ -64,10 +65,11 @@ extern void rehome_conn_describe(RehomeConn *conn, const char *sql, int nfields,
 								 Oid **types, int **typmods);
 
 /* COPY. */
-extern void rehome_conn_copy_out(RehomeConn *conn, const char *sql);
+extern void rehome_conn_copy_out_begin(RehomeConn *conn, const char *sql);
 extern char *rehome_conn_copy_message(RehomeConn *conn, int *len);
 extern int	rehome_conn_copy_read(void *outbuf, int minread, int maxread);
 extern void rehome_conn_copy_out_end(RehomeConn *conn);
+extern void rehome_conn_copy_out_stop(RehomeConn *conn);
 extern void rehome_conn_copy_in(RehomeConn *conn, const char *sql);
 extern void rehome_conn_copy_put(RehomeConn *conn, const char *data, int len);
 extern void rehome_conn_copy_in_end(RehomeConn *conn);

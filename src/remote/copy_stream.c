@@ -49,13 +49,14 @@ rehome_conn_copy_forget(RehomeConn *conn)
 		copy_stream = NULL;
 }
 
-static PGresult *
-start_copy(RehomeConn *conn, const char *sql, ExecStatusType expected)
+/*
+ * await_copy waits for a COPY that was sent to begin.
+ */
+static void
+await_copy(RehomeConn *conn, const char *sql, ExecStatusType expected)
 {
-	PGresult   *result;
+	PGresult   *result = rehome_conn_result(conn, 0);
 
-	rehome_conn_check_sent(conn, PQsendQuery(conn->pg, sql), sql);
-	result = rehome_conn_result(conn, 0);
 	if (PQresultStatus(result) != expected)
 	{
 		RehomeRemoteError error;
@@ -63,7 +64,7 @@ start_copy(RehomeConn *conn, const char *sql, ExecStatusType expected)
 		rehome_conn_fill_error(conn, result, &error);
 		rehome_conn_raise(conn, &error, sql);
 	}
-	return result;
+	PQclear(result);
 }
 
 /*
@@ -80,13 +81,14 @@ finish_copy(RehomeConn *conn, const char *what)
 }
 
 /*
- * rehome_conn_copy_out starts a COPY ... TO STDOUT and makes it the stream
- * that rehome_conn_copy_read() serves; one at a time in a session.
+ * rehome_conn_copy_out_begin waits for a COPY ... TO STDOUT that was sent to
+ * begin, and makes it the stream that rehome_conn_copy_read() serves; one at a
+ * time in a session of ours.
  */
 void
-rehome_conn_copy_out(RehomeConn *conn, const char *sql)
+rehome_conn_copy_out_begin(RehomeConn *conn, const char *sql)
 {
-	PQclear(start_copy(conn, sql, PGRES_COPY_OUT));
+	await_copy(conn, sql, PGRES_COPY_OUT);
 	conn->copy_data = NULL;
 	conn->copy_len = conn->copy_pos = 0;
 	conn->copy_done = false;
@@ -187,6 +189,38 @@ rehome_conn_copy_out_end(RehomeConn *conn)
 }
 
 /*
+ * rehome_conn_copy_out_stop gives up a COPY ... TO STDOUT that was sent, and
+ * not begun to be read.  There is nothing left to do in its transaction but to
+ * roll it back.
+ */
+void
+rehome_conn_copy_out_stop(RehomeConn *conn)
+{
+	PGresult   *result;
+	bool		begun;
+	char	   *data;
+	int			len;
+
+	rehome_conn_cancel(conn);
+	result = rehome_conn_result(conn, 0);
+	begun = PQresultStatus(result) == PGRES_COPY_OUT;
+	PQclear(result);
+	if (!begun)
+		return;
+	while ((len = PQgetCopyData(conn->pg, &data, 1)) >= 0)
+	{
+		if (len > 0)
+			PQfreemem(data);
+		else
+		{
+			rehome_conn_wait(conn, WL_SOCKET_READABLE, 0);
+			rehome_conn_check_sent(conn, PQconsumeInput(conn->pg), "COPY TO STDOUT");
+		}
+	}
+	PQclear(rehome_conn_result(conn, 0));
+}
+
+/*
  * flush hands what libpq holds back to the kernel, waiting for the source to
  * take it.
  */
@@ -211,7 +245,8 @@ flush(RehomeConn *conn)
 void
 rehome_conn_copy_in(RehomeConn *conn, const char *sql)
 {
-	PQclear(start_copy(conn, sql, PGRES_COPY_IN));
+	rehome_conn_send(conn, sql);
+	await_copy(conn, sql, PGRES_COPY_IN);
 	rehome_conn_check_sent(conn, PQsetnonblocking(conn->pg, 1) == 0, sql);
 }
 

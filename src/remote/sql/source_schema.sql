@@ -111,18 +111,22 @@ $partitions$;
 -- '' of a table that had none.
 -- A query a table, planned when it is run: one of all tables together would
 -- take a gigabyte, and time in the square of their number, for 2,000 of them.
+-- Change tables are full of rows that were pruned, and not yet vacuumed, before
+-- those that count: they are never to be scanned.
 CREATE OR REPLACE FUNCTION rehome_source.changed(token text, maps int[], seen text[], relations text[], parts text[])
-RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $changed$
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $changed$
 DECLARE
     flags   text := '';
     flag    text;
     at      text;
+    xmin    bigint;
     xmax    bigint;
     xip     bigint[];
 BEGIN
     FOR i IN 1 .. coalesce(array_length(maps, 1), 0) LOOP
         IF at IS DISTINCT FROM seen[i] THEN
             at := seen[i];
+            xmin := txid_snapshot_xmin(at::txid_snapshot);
             xmax := txid_snapshot_xmax(at::txid_snapshot);
             xip := ARRAY(SELECT txid_snapshot_xip(at::txid_snapshot));
         END IF;
@@ -130,11 +134,11 @@ BEGIN
             flag := 't';
         ELSE
             EXECUTE format($look$
-                SELECT CASE WHEN NOT EXISTS (SELECT FROM %1$s WHERE xid >= $1 OR xid = ANY ($2)) THEN '-'
+                SELECT CASE WHEN NOT EXISTS (SELECT FROM %1$s WHERE xid >= $1 AND (xid >= $2 OR xid = ANY ($3))) THEN '-'
                             ELSE (SELECT CASE WHEN bool_or(op = 't') THEN 't' WHEN bool_or(op = 'd') THEN 'd' ELSE 'u' END
-                                    FROM %1$s WHERE xid >= $1 OR xid = ANY ($2)) END$look$,
+                                    FROM %1$s WHERE xid >= $1 AND (xid >= $2 OR xid = ANY ($3)) AND op IN ('d', 't')) END$look$,
                            format('rehome_source.%I', format('change_%s_%s', token, maps[i])))
-               INTO flag USING xmax, xip;
+               INTO flag USING xmin, xmax, xip;
         END IF;
         flags := flags || flag;
     END LOOP;
@@ -537,6 +541,7 @@ BEGIN
 
     EXECUTE format('CREATE TABLE %s (xid bigint NOT NULL DEFAULT txid_current(), op "char" NOT NULL, %s)', change, columns);
     EXECUTE format('CREATE INDEX ON %s (xid)', change);
+    EXECUTE format('CREATE INDEX ON %s (xid) WHERE op IN (''d'', ''t'')', change);
     EXECUTE format('CREATE SEQUENCE rehome_source.%I', format('refused_%s_%s', token, map));
 
     INSERT INTO rehome_source.captured (token, map, slice, relation, key, names, types, per_row, role)

@@ -1,0 +1,68 @@
+/*-------------------------------------------------------------------------
+ *
+ * turn.h
+ *	  One table's turn in a batch from source to target.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REHOME_TURN_H
+#define REHOME_TURN_H
+
+#include "apply/apply.h"
+#include "copy/reader.h"
+#include "copy/sieve.h"
+
+/*
+ * Rows from which on a batch, or what it leaves behind, is worth a second
+ * session: one costs as much as some hundreds of them.
+ */
+#define REHOME_MANY_ROWS 5000
+
+/* The sessions at the source that are on the batch's snapshot. */
+typedef struct RehomeSessions
+{
+	RehomeConn *conn;			/* the batch's own */
+	RehomeConn *second;			/* NULL until it is wanted */
+	char	   *snapshot;		/* exported by the first; NULL: no second is to be had */
+} RehomeSessions;
+
+typedef struct RehomeTurn
+{
+	RehomeSlice *slice;
+	RehomeTableMap *map;
+	char		flag;			/* what the poll says of it */
+	MemoryContext context;		/* all that follows */
+	RehomeMapping *mapping;
+	bool		everything;		/* truncated: all there is is read */
+	Tuplestorestate *present;	/* then, if what is gone is not just deleted: the keys read */
+	int64		npresent;
+	bool		finished;		/* all have been read */
+	bool		by_parts;		/* rows may be applied while others are read */
+	Tuplestorestate *gone;
+	int64		ngone;
+	Tuplestorestate *rows;		/* on hand */
+	int64		nrows;
+	int64		nread;			/* applied */
+	int64		touched;		/* rows changed at the target */
+	RehomeSieve *sieve;			/* for rows that may be refused, or NULL */
+	RehomeSessions *sessions;
+	RehomeConn *conn;			/* where its rows are read */
+	RehomeReader *ahead;		/* the source has been asked for them already, or NULL */
+	struct RehomeTurn *next;	/* whose rows are still to be asked for meanwhile, or NULL */
+	int64		earlier;		/* rows of the batch before its turn */
+} RehomeTurn;
+
+extern RehomeTurn *rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag,
+									 RehomeSessions *sessions, RehomeBatch *batch);
+extern bool rehome_turn_take(RehomeTurn *turn, RehomeTurn *next, bool locked, bool *checked,
+							 RehomeBatch *batch);
+extern void rehome_turn_end(RehomeTurn *turn);
+
+/* The position a table is at: the slice's, unless it catches up after a pause. */
+static inline char *
+rehome_position_of(RehomeSlice *slice, RehomeTableMap *map)
+{
+	return map->position ? map->position : slice->position;
+}
+
+#endif							/* REHOME_TURN_H */

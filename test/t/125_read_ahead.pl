@@ -1,0 +1,153 @@
+# A large batch: while one table is applied, the source is asked for the next one
+# in a second session on the same snapshot.
+use strict;
+use warnings;
+
+use RehomeTest;
+use Test::More;
+
+my $pair = new_pair(
+	role        => 1,
+	source_conf => 'log_statement = all',
+	target_conf => "rehome.lock_timeout = '100ms'\nrehome.lock_retries = 100");
+my ($source, $target) = ($pair->source, $pair->target);
+
+# In the order of their turns: the larger the earlier.  The values of c and d are
+# unique besides the key, so that whether they were truncated is asked at once; a
+# filter of b has it asked for what is gone.
+my %rows = (a => 12_000, b => 9_000, c => 8_000, d => 7_000, e => 6_000);
+my @names = sort keys %rows;
+my @content = map { "app.$_" } @names;
+
+sub statements
+{
+	my ($from, $pattern) = @_;
+	return scalar(() = PostgreSQL::Test::Utils::slurp_file($source->logfile, $from) =~ /$pattern/g);
+}
+
+sub second_sessions { return statements($_[0], qr/statement: SET TRANSACTION SNAPSHOT/) }
+sub given_up        { return statements($_[0], qr/pg_cancel_backend/) }
+
+for my $side (qw(source target))
+{
+	my $run = "sql_$side";
+	$pair->$run('CREATE SCHEMA app');
+	$pair->$run("CREATE TABLE app.$_ (id int PRIMARY KEY, n int" . (/[cd]/ ? ' UNIQUE' : '') . ', note text)') for @names;
+}
+$pair->sql_source("INSERT INTO app.$_ SELECT i, i, repeat('x', 50) FROM generate_series(1, $rows{$_}) i") for @names;
+$pair->grant_source('app');
+$pair->import_foreign_schema('app', 'far');
+$pair->sql_target(q{
+	SELECT rehome.create_migration('m', 'src', 'a test of large batches');
+	SELECT rehome.add_table('m', 'far.' || t, 'app.' || t, filter => CASE t WHEN 'b' THEN 'n IS NOT NULL' END)
+	  FROM unnest('{a,b,c,d,e}'::text[]) AS t;
+	CALL rehome.copy('m');
+	ANALYZE;
+});
+
+# Rows that change, are inserted, deleted, and whose keys change, in every table.
+sub write_all
+{
+	for my $name (@names)
+	{
+		$pair->sql_source(qq{
+			UPDATE app.$name SET note = coalesce(note, '') || '.';
+			DELETE FROM app.$name WHERE id % 10 = 3;
+			UPDATE app.$name SET id = -id WHERE id % 10 = 4;
+			INSERT INTO app.$name SELECT i, -1000000 - i FROM generate_series((SELECT max(id) + 1 FROM app.$name), (SELECT max(id) + 1000 FROM app.$name)) i;
+		});
+	}
+	return;
+}
+
+sub in_sync
+{
+	my ($name) = @_;
+	my $result = finish_psql(start_psql($target, q{CALL rehome.sync('m')}));
+	is($result->{sqlstate}, '00000', "$name: sync ends well") or diag($result->{stderr});
+	same_content($pair, \@content, "$name: the same content on both sides");
+	is($pair->sql_source(q{SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pg_rehome%'}), 0, "$name: no session stays at the source");
+	return;
+}
+
+# Stops a sync after it has read its first table, calls the code, and lets go.
+sub after_the_first
+{
+	my ($code) = @_;
+	my $lock = hold_lock($target, debug_lock());
+	my $sync = start_psql($target, q{CALL rehome.sync('m')}, debug_point => 'batch-read:wait');
+	wait_for_lock_waiter($target, debug_lock()) or BAIL_OUT('sync does not come to its first table');
+	$code->();
+	$lock->quit;
+	return $sync;
+}
+
+{
+	my $from = -s $source->logfile;
+	write_all();
+	in_sync('a large batch');
+	is(second_sessions($from), 1, 'it takes one second session');
+	is(given_up($from), 0, 'and asks for nothing in vain');
+
+	$from = -s $source->logfile;
+	$pair->sql_source("UPDATE app.$_ SET note = 'small' WHERE id = 1") for @names;
+	in_sync('a small batch');
+	is(second_sessions($from), 0, 'a small batch takes none');
+}
+
+# A source that has no room for it.
+{
+	my $role = $pair->sql_target(q{SELECT (SELECT option_value FROM pg_options_to_table(umoptions) WHERE option_name = 'user') FROM pg_user_mappings});
+	my $from = -s $source->logfile;
+	$pair->sql_source("ALTER ROLE $role CONNECTION LIMIT 1");
+	write_all();
+	in_sync('room for one session');
+	is(second_sessions($from), 0, 'it goes on without');
+	cmp_ok(statements($from, qr/too many connections for role/), '>', 0, 'having tried');
+	$pair->sql_source("ALTER ROLE $role CONNECTION LIMIT -1");
+}
+
+# What was asked for ahead of its turn is locked; what was not may be truncated,
+# and the batch has to begin again, with another table asked for in vain: in the
+# second session, or in the first.
+for my $name (qw(c d))
+{
+	my $from = -s $source->logfile;
+	write_all();
+	my $sync = after_the_first(sub {
+		is((sqlstate_of($source, "SET lock_timeout = '100ms'; TRUNCATE app.b"))[0], '55P03', 'the table that is next cannot be truncated');
+		$pair->sql_source("TRUNCATE app.$name; INSERT INTO app.$name SELECT i, i FROM generate_series(1, 7000) i");
+	});
+	is(finish_psql($sync)->{sqlstate}, '00000', "$name truncated: sync ends well");
+	is(given_up($from), 1, "$name truncated: what was asked for in vain was given up");
+	same_content($pair, \@content, "$name truncated: the same content on both sides");
+	in_sync("$name truncated");
+}
+
+# A target that is locked while its rows are on their way, and for a while after.
+{
+	my $from = -s $source->logfile;
+	my $blocker;
+	write_all();
+	my $sync = after_the_first(sub {
+		$blocker = $target->background_psql('postgres');
+		$blocker->query_safe('BEGIN; LOCK TABLE app.c IN SHARE MODE');
+	});
+	ok(wait_until($target, q{SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'app.c'::regclass AND NOT granted)}), 'it waits for a target');
+	$blocker->query_safe('COMMIT');
+	$blocker->quit;
+	is(finish_psql($sync)->{sqlstate}, '00000', 'locked target: sync ends well');
+	in_sync('locked target');
+}
+
+# A row that the target refuses, while the next table is on its way.
+{
+	write_all();
+	$pair->sql_target('ALTER TABLE app.a ADD CONSTRAINT short CHECK (length(note) < 40) NOT VALID');
+	is((sqlstate_of($target, q{CALL rehome.sync('m')}))[0], '23514', 'a refused row: sync says so');
+	ok(wait_until($source, q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'pg_rehome%')}), 'and nothing stays open at the source');
+	$pair->sql_target('ALTER TABLE app.a DROP CONSTRAINT short');
+	in_sync('a refused row');
+}
+
+done_testing();
