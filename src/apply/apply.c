@@ -446,11 +446,37 @@ assignments(RehomeMapping *mapping)
 }
 
 /*
- * upsert is steps 3 and 4, in one pass where MERGE can do it.  A batch comes
- * in many parts, for which that is planned once.
+ * forget_plan lets go of the MERGE of a batch.
+ */
+static void
+forget_plan(RehomeMapping *mapping)
+{
+	if (mapping->merge != NULL)
+		(void) SPI_freeplan(mapping->merge);
+	mapping->merge = NULL;
+}
+
+/*
+ * merge runs a MERGE of n rows.  A batch comes in many parts; that is planned
+ * anew only when they have doubled: the plan for a table that was empty when
+ * the batch began goes through all of it for each row.
  */
 static int64
-upsert(RehomeMapping *mapping)
+merge(RehomeMapping *mapping, const char *sql, int64 n)
+{
+	if (mapping->merged >= 2 * mapping->merged_before)
+		forget_plan(mapping);
+	if (mapping->merge == NULL)
+		mapping->merged_before = mapping->merged;
+	mapping->merged += n;
+	return (int64) rehome_spi_planned(&mapping->merge, sql, "")->processed;
+}
+
+/*
+ * upsert is steps 3 and 4 for n rows, in one pass where MERGE can do it.
+ */
+static int64
+upsert(RehomeMapping *mapping, int64 n)
 {
 	char	   *target = rehome_target_name(mapping);
 	char	   *join = rehome_key_condition(mapping, "t", "n");
@@ -462,12 +488,12 @@ upsert(RehomeMapping *mapping)
 	int64		touched = 0;
 
 	if (!has_rules(mapping))
-		return (int64) rehome_spi_planned(&mapping->merge,
-										  psprintf("MERGE INTO %s AS t USING rehome_rows AS n ON %s"
-												   "%s WHEN NOT MATCHED THEN INSERT (%s) OVERRIDING SYSTEM VALUE VALUES (%s)",
-												   target, join, set[0] == '\0' ? "" :
-												   psprintf(" WHEN MATCHED AND %s THEN UPDATE SET %s", differs, set),
-												   columns, values), "")->processed;
+		return merge(mapping,
+					 psprintf("MERGE INTO %s AS t USING rehome_rows AS n ON %s"
+							  "%s WHEN NOT MATCHED THEN INSERT (%s) OVERRIDING SYSTEM VALUE VALUES (%s)",
+							  target, join, set[0] == '\0' ? "" :
+							  psprintf(" WHEN MATCHED AND %s THEN UPDATE SET %s", differs, set),
+							  columns, values), n);
 	if (set[0] != '\0')
 		touched = (int64) rehome_spi(psprintf("UPDATE %s AS t SET %s FROM rehome_rows AS n WHERE %s AND %s",
 											  target, set, join, differs), "")->processed;
@@ -489,7 +515,7 @@ rehome_apply_rows(RehomeMapping *mapping, Tuplestorestate *rows, int64 n)
 		return 0;
 	rehome_rows_register("rehome_rows", mapping->mapped_desc, rows, n);
 	touched = replace_fragile(mapping);
-	touched += upsert(mapping);
+	touched += upsert(mapping, n);
 	touched += unmark(mapping);
 	rehome_rows_unregister("rehome_rows");
 	return touched;
@@ -501,9 +527,7 @@ rehome_apply_rows(RehomeMapping *mapping, Tuplestorestate *rows, int64 n)
 void
 rehome_apply_end(RehomeMapping *mapping)
 {
-	if (mapping->merge != NULL)
-		(void) SPI_freeplan(mapping->merge);
-	mapping->merge = NULL;
+	forget_plan(mapping);
 }
 
 /*

@@ -298,8 +298,9 @@ compose(RehomeConn *conn, Return *ret)
 								  ret->relation, set.data, ret->stage, ret->join,
 								  rehome_inverse_columns(inverse, "r.", false),
 								  rehome_inverse_columns(inverse, "s.", false), visible);
+	/* sorted, so that the search is over when the table begins to grow: a plan for an empty one goes through it for each row */
 	ret->upsert[2] = psprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s s"
-							  " WHERE s.rehome_op = 'u' AND NOT EXISTS (SELECT FROM %s r WHERE %s)",
+							  " WHERE s.rehome_op = 'u' AND NOT EXISTS (SELECT FROM %s r WHERE %s) ORDER BY s.ctid",
 							  ret->relation, rehome_inverse_columns(inverse, "", false),
 							  rehome_inverse_columns(inverse, "s.", false), ret->stage,
 							  ret->relation, ret->join);
@@ -469,7 +470,7 @@ all_at_once(List *returns)
 							 rehome_inverse_columns(ret->inverse, "s.", false), stays, ret->visible);
 		appendStringInfo(&sql, ", add%d AS (INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s s"
 						 " WHERE s.rehome_op = 'u' AND (SELECT n FROM cleared) >= 0"
-						 " AND NOT EXISTS (SELECT FROM %s r WHERE %s%s) RETURNING 1)",
+						 " AND NOT EXISTS (SELECT FROM %s r WHERE %s%s) ORDER BY s.ctid RETURNING 1)",
 						 i, ret->relation, rehome_inverse_columns(ret->inverse, "", false),
 						 rehome_inverse_columns(ret->inverse, "s.", false), ret->stage,
 						 ret->relation, ret->join, stays);

@@ -49,6 +49,8 @@ typedef struct RehomeMapping
 	bool		tolerant;		/* some rows may be refused without an error */
 	struct RehomeSieve *sieve;	/* where refused rows go; set by who moves rows */
 	struct _SPI_plan *merge;	/* kept between the parts of a batch (apply.c) */
+	int64		merged;			/* rows of the batch that were merged */
+	int64		merged_before;	/* and of these, before that was planned */
 } RehomeMapping;
 
 /* A projection of source rows, ready to run. */
