@@ -634,7 +634,7 @@ $pair->sql_target('DELETE FROM hard.empty');
 after_sync('target: the table is empty');
 $pair->sql_source('VACUUM ANALYZE');
 $pair->sql_target(q{INSERT INTO hard.empty SELECT i, 'many' FROM generate_series(1, 100000) AS i});
-is((sqlstate_of($target, q{SET statement_timeout = '60s'; CALL rehome.sync('m')}))[0], '00000', 'target: many rows into a table that the source believes to be empty');
+is((sqlstate_of($target, q{SET statement_timeout = '20s'; CALL rehome.sync('m')}))[0], '00000', 'target: many rows into a table that the source believes to be empty');
 $pair->sql_target('DELETE FROM hard.empty WHERE id > 100');
 
 $pair->sql_target('TRUNCATE hard.part');

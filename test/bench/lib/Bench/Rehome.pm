@@ -6,9 +6,10 @@ package Bench::Rehome;
 use strict;
 use warnings;
 
+use DBD::Pg qw(:async);
 use Exporter 'import';
 
-our @EXPORT = qw(rehome_prepare rehome_define rehome_call rehome_verify rehome_migrate rehome_cancel);
+our @EXPORT = qw(rehome_prepare rehome_define rehome_call rehome_call_begin rehome_call_end rehome_verify rehome_migrate rehome_cancel);
 
 # Runs the code with a new connection to a database of the target; an error of it
 # begins with the SQLSTATE.
@@ -54,6 +55,25 @@ sub rehome_call
 	my ($bench, $to, $procedure, $migration) = @_;
 	$migration //= 'm';
 	in_session($bench, $to, sub { $_[0]->do("CALL rehome.$procedure('$migration')") });
+	return;
+}
+
+# The same, without waiting for its end: rehome_call_end waits for what
+# rehome_call_begin returns.
+sub rehome_call_begin
+{
+	my ($bench, $to, $procedure, $migration) = @_;
+	$migration //= 'm';
+	my $dbh = $bench->target->connect($to);
+	$dbh->do("CALL rehome.$procedure('$migration')", { pg_async => PG_ASYNC });
+	return $dbh;
+}
+
+sub rehome_call_end
+{
+	my ($dbh) = @_;
+	eval { $dbh->pg_result; 1 } or die $dbh->state . ": $@";
+	$dbh->disconnect;
 	return;
 }
 

@@ -49,9 +49,10 @@ sub has_marker
 	return $bench->target->value($dbname, 'SELECT EXISTS (SELECT FROM marker WHERE id = ?)', $id);
 }
 
-# ours: one CALL of sync, which catches up to a snapshot taken after the call.
-# peer: a subscription, disabled while the backlog is written, then enabled, until
-# the last of the backlog is here. Both with the settings they come with.
+# Until the last of the backlog is here; both with the settings they come with.
+# ours: one CALL of sync, which catches up to a snapshot taken after the call, and
+# then prunes, which the line drain:call includes. peer: a subscription, disabled
+# while the backlog is written, then enabled.
 sub drain
 {
 	my ($bench) = @_;
@@ -68,9 +69,11 @@ sub drain
 	$bench->target->do($_, 'ANALYZE') for qw(ours peer);
 
 	my $has_slot_in_use = sub { $source->value('peer', q{SELECT bool_or(active) FROM pg_replication_slots}) };
-	my $catch_up = sub {
-		$bench->wait_for('the subscription', sub { has_marker($bench, 'peer', $id{peer}) });
+	my $arrives = sub {
+		my ($dbname) = @_;
+		$bench->wait_for("the backlog of $dbname", sub { has_marker($bench, $dbname, $id{$dbname}) });
 	};
+	my ($call, $called, @calls);
 	my $check = sub {
 		my ($dbname) = @_;
 		$bench->same_contents($dbname, $bench->contents($source, $dbname), "the drain of $dbname");
@@ -84,13 +87,18 @@ sub drain
 					write_backlog($bench, 'ours', $transactions, ++$id{ours});
 					# The other's backlog shall not begin with ours: it reads past it here.
 					$source->do('peer', 'INSERT INTO marker VALUES (' . ++$id{peer} . ')');
-					$catch_up->();
+					$arrives->('peer');
 					$target->do('peer', 'ALTER SUBSCRIPTION bench DISABLE');
 					$bench->wait_for('the slot to be let go', sub { !$has_slot_in_use->() });
 				},
-				run   => sub { rehome_call($bench, 'ours', 'sync') },
+				run => sub {
+					$called = time;
+					$call   = rehome_call_begin($bench, 'ours', 'sync');
+					$arrives->('ours');
+				},
 				after => sub {
-					die "sync returned before the marker came\n" unless has_marker($bench, 'ours', $id{ours});
+					rehome_call_end($call);
+					push @calls, time - $called;
 					$check->('ours');
 				},
 			},
@@ -99,13 +107,14 @@ sub drain
 				before => sub { write_backlog($bench, 'peer', $transactions, ++$id{peer}) },
 				run    => sub {
 					$target->do('peer', 'ALTER SUBSCRIPTION bench ENABLE');
-					$catch_up->();
+					$arrives->('peer');
 				},
 				after => sub { $check->('peer') },
 			}
 		]);
 	$bench->line_times('drain', $result, 'peer', '>= 4',
 		"$transactions transactions of pgbench, " . 4 * $transactions . ' changes; against a subscription');
+	$bench->line('drain:call', ours => Bench::seconds_text(Bench::median(@calls)), remark => 'the whole CALL, with pruning');
 	my ($ours, $peer) = map { Bench::median(@{ $result->{$_}{cpu} }) } qw(ours peer);
 	$bench->line('drain:cpu', ours => Bench::seconds_text($ours), peer => Bench::seconds_text($peer),
 		ratio => $peer / $ours, remark => 'both servers');
