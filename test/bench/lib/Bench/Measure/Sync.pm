@@ -117,7 +117,7 @@ sub drain
 	$bench->line('drain:call', ours => Bench::seconds_text(Bench::median(@calls)), remark => 'the whole CALL, with pruning');
 	my ($ours, $peer) = map { Bench::median(@{ $result->{$_}{cpu} }) } qw(ours peer);
 	$bench->line('drain:cpu', ours => Bench::seconds_text($ours), peer => Bench::seconds_text($peer),
-		ratio => $peer / $ours, remark => 'both servers');
+		ratio => $peer / $ours, remark => 'both servers, until then');
 	$bench->line_memory('drain:memory', @{ $result->{ours} }{qw(memory who)});
 	return;
 }
