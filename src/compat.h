@@ -62,6 +62,15 @@ rehome_may_use_server(Oid serverid, Oid roleid)
 					   bms_make_singleton(1))
 #endif
 
+/* And there is where the updated columns are. */
+#if PG_VERSION_NUM < 160000
+#define RehomeRangeTableUpdated(pstate) \
+	linitial_node(RangeTblEntry, (pstate)->p_rtable)->updatedCols
+#else
+#define RehomeRangeTableUpdated(pstate) \
+	linitial_node(RTEPermissionInfo, (pstate)->p_rteperminfos)->updatedCols
+#endif
+
 /* Index insertion grew an argument in 16. */
 #if PG_VERSION_NUM < 160000
 #define RehomeInsertIndexTuples(rri, slot, estate) \
@@ -69,6 +78,51 @@ rehome_may_use_server(Oid serverid, Oid roleid)
 #else
 #define RehomeInsertIndexTuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
+#endif
+
+/* Which indexes an updated row needs to be in: all or none, or, from 16 on, some. */
+#include "access/tableam.h"
+#include "executor/executor.h"
+
+#if PG_VERSION_NUM < 160000
+typedef bool RehomeIndexUpdate;
+#else
+typedef TU_UpdateIndexes RehomeIndexUpdate;
+#endif
+
+static inline TM_Result
+rehome_tuple_update(Relation rel, ItemPointer tid, TupleTableSlot *slot, CommandId cid,
+					Snapshot snapshot, TM_FailureData *failure, RehomeIndexUpdate *indexes)
+{
+	LockTupleMode mode;
+
+	return table_tuple_update(rel, tid, slot, cid, snapshot, InvalidSnapshot, true,
+							  failure, &mode, indexes);
+}
+
+static inline void
+rehome_update_index_tuples(ResultRelInfo *rri, TupleTableSlot *slot, EState *estate,
+						   RehomeIndexUpdate indexes)
+{
+#if PG_VERSION_NUM < 160000
+	if (rri->ri_NumIndices > 0 && indexes)
+		list_free(ExecInsertIndexTuples(rri, slot, estate, true, false, NULL, NIL));
+#else
+	if (rri->ri_NumIndices > 0 && indexes != TU_None)
+		list_free(ExecInsertIndexTuples(rri, slot, estate, true, false, NULL, NIL,
+										indexes == TU_Summarizing));
+#endif
+}
+
+/* Index scans tell EXPLAIN more from 18 on. */
+#include "access/genam.h"
+
+#if PG_VERSION_NUM >= 180000
+#define RehomeIndexBeginScan(heap, index, snapshot, nkeys) \
+	index_beginscan(heap, index, snapshot, NULL, nkeys, 0)
+#else
+#define RehomeIndexBeginScan(heap, index, snapshot, nkeys) \
+	index_beginscan(heap, index, snapshot, nkeys, 0)
 #endif
 
 /* LogLogicalMessage() can flush by itself from 17 on. */

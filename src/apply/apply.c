@@ -18,6 +18,8 @@
  *	   (record_image_ne), so 1.0 and 1.00 differ and no type needs an operator,
  *	4. insert what is missing.
  *
+ * Steps 3 and 4 need no statement where the table is plain (direct.c).
+ *
  * No user trigger and no foreign key fires: replica role, as for logical
  * replication.  Between tables order does not matter for that reason.
  *
@@ -32,6 +34,7 @@
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "guc.h"
+#include "miscadmin.h"
 #include "optimizer/optimizer.h"
 #include "remote/query.h"
 #include "util/name.h"
@@ -509,15 +512,26 @@ upsert(RehomeMapping *mapping, int64 n)
 int64
 rehome_apply_rows(RehomeMapping *mapping, Tuplestorestate *rows, int64 n)
 {
+	Tuplestorestate *left;
+	int64		nleft;
 	int64		touched;
 
 	if (n == 0)
 		return 0;
 	rehome_rows_register("rehome_rows", mapping->mapped_desc, rows, n);
 	touched = replace_fragile(mapping);
-	touched += upsert(mapping, n);
+	left = tuplestore_begin_heap(false, false, work_mem);
+	touched += rehome_apply_direct(mapping, rows, n, left, &nleft);
 	touched += unmark(mapping);
+	if (nleft > 0 && nleft < n)
+	{
+		rehome_rows_unregister("rehome_rows");
+		rehome_rows_register("rehome_rows", mapping->mapped_desc, left, nleft);
+	}
+	if (nleft > 0)
+		touched += upsert(mapping, nleft);
 	rehome_rows_unregister("rehome_rows");
+	tuplestore_end(left);
 	return touched;
 }
 

@@ -38,6 +38,8 @@ extern int64 rehome_apply_gone_treated(RehomeMapping *mapping, Tuplestorestate *
 extern char *rehome_marked(RehomeMapping *mapping, const char *prefix);
 extern bool rehome_apply_is_fragile(RehomeMapping *mapping);
 extern int64 rehome_apply_rows(RehomeMapping *mapping, Tuplestorestate *rows, int64 n);
+extern int64 rehome_apply_direct(RehomeMapping *mapping, Tuplestorestate *rows, int64 n,
+								 Tuplestorestate *left, int64 *nleft);
 extern void rehome_apply_end(RehomeMapping *mapping);
 extern int64 rehome_apply_insert(RehomeMapping *mapping, Tuplestorestate *rows, int64 n);
 extern char *rehome_target_name(RehomeMapping *mapping);

@@ -44,7 +44,12 @@ extern void rehome_chunk_plan(RehomeConn *conn, RehomeSlice *slice, List *maps);
 extern void rehome_chunk_replan(RehomeConn *conn, RehomeSlice *slice, List *maps);
 
 /* load.c */
-extern bool rehome_load_is_plain(Oid target);
+typedef struct RehomeLoader RehomeLoader;
+
+extern bool rehome_load_is_plain(Oid target, int16 events);
+extern RehomeLoader *rehome_loader_begin(Oid target);
+extern void rehome_loader_put(TupleTableSlot *row, void *loader);
+extern void rehome_loader_end(RehomeLoader *loader);
 extern int64 rehome_load_chunk(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 							   const char *select, List *columns, int64 *bytes);
 extern int64 rehome_load_local(RehomeSlice *slice, RehomeMapping *mapping);

@@ -41,7 +41,7 @@
 #define BATCH_ROWS 1000
 #define BATCH_BYTES 65536
 
-typedef struct Loader
+struct RehomeLoader
 {
 	Relation	rel;
 	EState	   *estate;
@@ -52,7 +52,7 @@ typedef struct Loader
 	int			n;
 	Size		bytes;
 	int64		total;
-} Loader;
+};
 
 /* Rows on their way to a target that only the executor can write. */
 typedef struct StoreTaker
@@ -62,15 +62,14 @@ typedef struct StoreTaker
 	int64		n;
 } StoreTaker;
 
-static void end_load(Loader *loader);
-
 /*
- * rehome_load_is_plain tells whether the fast path gives a table what an
- * INSERT would: no rules, and no row or statement trigger for INSERT that
- * fires in replica role, other than our own.
+ * rehome_load_is_plain tells whether the fast path gives a table what
+ * statements would: no rules, and no row or statement trigger for events (of
+ * TRIGGER_TYPE_INSERT and so on) that fires in replica role, other than our
+ * guard.
  */
 bool
-rehome_load_is_plain(Oid target)
+rehome_load_is_plain(Oid target, int16 events)
 {
 	Relation	rel = table_open(target, AccessShareLock);
 	bool		plain = rel->rd_rel->relkind == RELKIND_RELATION && rel->rd_rules == NULL &&
@@ -82,7 +81,7 @@ rehome_load_is_plain(Oid target)
 
 		if ((trigger->tgenabled == TRIGGER_FIRES_ALWAYS ||
 			 trigger->tgenabled == TRIGGER_FIRES_ON_REPLICA) &&
-			(trigger->tgtype & TRIGGER_TYPE_INSERT) != 0 &&
+			(trigger->tgtype & events) != 0 &&
 			strcmp(trigger->tgname, "rehome_guard") != 0)
 			plain = false;
 	}
@@ -90,10 +89,14 @@ rehome_load_is_plain(Oid target)
 	return plain;
 }
 
-static Loader *
-begin_load(Oid target)
+/*
+ * rehome_loader_begin prepares to load whole rows into a plain table, in the
+ * current memory context.
+ */
+RehomeLoader *
+rehome_loader_begin(Oid target)
 {
-	Loader	   *loader = palloc0(sizeof(Loader));
+	RehomeLoader *loader = palloc0(sizeof(RehomeLoader));
 	ParseState *pstate = make_parsestate(NULL);
 
 	loader->rel = table_open(target, RowExclusiveLock);
@@ -109,7 +112,7 @@ begin_load(Oid target)
 }
 
 static void
-flush(Loader *loader)
+flush(RehomeLoader *loader)
 {
 	if (loader->n == 0)
 		return;
@@ -130,12 +133,12 @@ flush(Loader *loader)
 }
 
 /*
- * receive_row takes one projected row; a RehomeReceive.
+ * rehome_loader_put takes one projected row; a RehomeReceive.
  */
-static void
-receive_row(TupleTableSlot *row, void *arg)
+void
+rehome_loader_put(TupleTableSlot *row, void *arg)
 {
-	Loader	   *loader = arg;
+	RehomeLoader *loader = arg;
 	TupleTableSlot *slot;
 	TupleDesc	desc = RelationGetDescr(loader->rel);
 
@@ -159,6 +162,22 @@ receive_row(TupleTableSlot *row, void *arg)
 }
 
 /*
+ * rehome_loader_end loads what is left, and lets go of everything.
+ */
+void
+rehome_loader_end(RehomeLoader *loader)
+{
+	flush(loader);
+	FreeBulkInsertState(loader->bistate);
+	for (int i = 0; i < BATCH_ROWS && loader->slots[i] != NULL; i++)
+		ExecDropSingleTupleTableSlot(loader->slots[i]);
+	ExecCloseIndices(loader->rri);
+	table_close(loader->rel, NoLock);
+	FreeExecutorState(loader->estate);
+	pfree(loader);
+}
+
+/*
  * flush_load ends a set of rows that may be undone: the buffer that is held
  * for the next insertion belongs to the subtransaction.
  */
@@ -166,7 +185,7 @@ static void
 flush_load(void *arg)
 {
 	flush(arg);
-	ReleaseBulkInsertStatePin(((Loader *) arg)->bistate);
+	ReleaseBulkInsertStatePin(((RehomeLoader *) arg)->bistate);
 }
 
 /*
@@ -176,7 +195,7 @@ flush_load(void *arg)
 static void
 reset_load(void *arg)
 {
-	Loader	   *loader = arg;
+	RehomeLoader *loader = arg;
 
 	for (int i = 0; i < BATCH_ROWS && loader->slots[i] != NULL; i++)
 		ExecClearTuple(loader->slots[i]);
@@ -222,10 +241,10 @@ static int64
 load_sieved(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 			const char *select, List *columns, int64 *bytes)
 {
-	bool		plain = rehome_load_is_plain(mapping->map->target);
-	Loader	   *loader = NULL;
+	bool		plain = rehome_load_is_plain(mapping->map->target, TRIGGER_TYPE_INSERT);
+	RehomeLoader *loader = NULL;
 	StoreTaker	store = {.mapping = mapping};
-	RehomeTaker taker = {receive_row, flush_load, reset_load, NULL, NULL};
+	RehomeTaker taker = {rehome_loader_put, flush_load, reset_load, NULL, NULL};
 	RehomeApplying applying;
 	RehomeProjector *projector;
 	RehomeSieve *sieve = rehome_sieve_begin(slice, mapping, &taker, false);
@@ -234,7 +253,7 @@ load_sieved(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 	rehome_applying_begin(&applying, slice->migration->owner);
 	if (plain)
 	{
-		taker.arg = loader = begin_load(mapping->map->target);
+		taker.arg = loader = rehome_loader_begin(mapping->map->target);
 		/* slots outlive the subtransactions in which they are filled */
 		for (int i = 0; i < BATCH_ROWS; i++)
 			loader->slots[i] = table_slot_create(loader->rel, NULL);
@@ -249,7 +268,7 @@ load_sieved(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 	n = rehome_sieve_stream(conn, select, mapping, columns, projector, bytes);
 	rehome_projector_end(projector);
 	if (plain)
-		end_load(loader);
+		rehome_loader_end(loader);
 	else
 	{
 		flush_store(&store);
@@ -258,19 +277,6 @@ load_sieved(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 	rehome_applying_end(&applying);
 	rehome_sieve_end(sieve);
 	return n;
-}
-
-static void
-end_load(Loader *loader)
-{
-	flush(loader);
-	FreeBulkInsertState(loader->bistate);
-	for (int i = 0; i < BATCH_ROWS && loader->slots[i] != NULL; i++)
-		ExecDropSingleTupleTableSlot(loader->slots[i]);
-	ExecCloseIndices(loader->rri);
-	table_close(loader->rel, NoLock);
-	FreeExecutorState(loader->estate);
-	pfree(loader);
 }
 
 /*
@@ -294,14 +300,14 @@ rehome_load_chunk(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 		return n;
 	}
 	rehome_applying_begin(&applying, slice->migration->owner);
-	if (rehome_load_is_plain(mapping->map->target))
+	if (rehome_load_is_plain(mapping->map->target, TRIGGER_TYPE_INSERT))
 	{
-		Loader	   *loader = begin_load(mapping->map->target);
+		RehomeLoader *loader = rehome_loader_begin(mapping->map->target);
 
 		projector = rehome_projector_full(mapping, loader->rel);
-		n = rehome_stream(conn, select, mapping, columns, projector, receive_row, loader, bytes);
+		n = rehome_stream(conn, select, mapping, columns, projector, rehome_loader_put, loader, bytes);
 		rehome_projector_end(projector);
-		end_load(loader);
+		rehome_loader_end(loader);
 	}
 	else
 	{

@@ -225,6 +225,26 @@ rehome_expression_columns(Node *expr, Relation rel)
 }
 
 /*
+ * rehome_operator_name returns an operator as SQL.
+ */
+char *
+rehome_operator_name(Oid operator)
+{
+	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(operator));
+	Form_pg_operator form;
+	char	   *sql;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for operator %u", operator);
+	form = (Form_pg_operator) GETSTRUCT(tuple);
+	sql = psprintf("OPERATOR(%s.%s)",
+				   quote_identifier(get_namespace_name(form->oprnamespace)),
+				   NameStr(form->oprname));
+	ReleaseSysCache(tuple);
+	return sql;
+}
+
+/*
  * rehome_equality_operator returns, as SQL, the equality operator by which a
  * unique index of the relation compares a column; failing that, the default
  * one of its type.
@@ -235,9 +255,6 @@ rehome_equality_operator(Oid relid, AttrNumber attnum)
 	Relation	rel = table_open(relid, AccessShareLock);
 	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
 	Oid			operator = InvalidOid;
-	HeapTuple	tuple;
-	Form_pg_operator form;
-	char	   *sql;
 	ListCell   *lc;
 
 	foreach(lc, RelationGetIndexList(rel))
@@ -260,16 +277,8 @@ rehome_equality_operator(Oid relid, AttrNumber attnum)
 				errmsg("column \"%s\" of \"%s\" cannot be part of a key",
 					   NameStr(att->attname), RelationGetRelationName(rel)),
 				errdetail("Type %s has no equality operator.", format_type_be(att->atttypid)));
-	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(operator));
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for operator %u", operator);
-	form = (Form_pg_operator) GETSTRUCT(tuple);
-	sql = psprintf("OPERATOR(%s.%s)",
-				   quote_identifier(get_namespace_name(form->oprnamespace)),
-				   NameStr(form->oprname));
-	ReleaseSysCache(tuple);
 	table_close(rel, AccessShareLock);
-	return sql;
+	return rehome_operator_name(operator);
 }
 
 static TupleDesc

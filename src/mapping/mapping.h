@@ -79,6 +79,7 @@ extern Node *rehome_expression_parse_value(const char *text, Relation rel, const
 extern char *rehome_expression_deparse(Node *expr, Relation rel, const char *alias);
 extern Node *rehome_expression_coerce(Node *expr, Relation target, AttrNumber attnum);
 extern List *rehome_expression_columns(Node *expr, Relation rel);
+extern char *rehome_operator_name(Oid operator);
 extern char *rehome_equality_operator(Oid relid, AttrNumber attnum);
 
 extern RehomeProjector *rehome_projector_full(RehomeMapping *mapping, Relation target);
