@@ -33,8 +33,6 @@
 #include "executor/executor.h"
 #include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
-#include "parser/parse_relation.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -122,18 +120,27 @@ find_index(Direct *direct)
 }
 
 /*
+ * rehome_sees_stored tells whether what a role reaches of a table by SQL is all
+ * of its stored rows: no descendants, no policies, no privilege missing.
+ */
+bool
+rehome_sees_stored(Relation rel, Oid role, AclMode privileges)
+{
+	Oid			relid = RelationGetRelid(rel);
+
+	return rel->rd_rel->relkind == RELKIND_RELATION && !rel->rd_rel->relhassubclass &&
+		pg_class_aclmask(relid, role, privileges, ACLMASK_ALL) == privileges &&
+		check_enable_rls(relid, role, true) == RLS_NONE;
+}
+
+/*
  * is_ordinary tells whether nothing happens at a table but what is done here.
  */
 static bool
 is_ordinary(Relation rel)
 {
-	Oid			relid = RelationGetRelid(rel);
-	AclMode		needed = ACL_SELECT | ACL_INSERT | ACL_UPDATE;
-
-	return rehome_load_is_plain(relid, TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE) &&
-		!rel->rd_rel->relhassubclass &&
-		pg_class_aclmask(relid, GetUserId(), needed, ACLMASK_ALL) == needed &&
-		check_enable_rls(relid, InvalidOid, true) == RLS_NONE;
+	return rehome_load_is_plain(RelationGetRelid(rel), TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE) &&
+		rehome_sees_stored(rel, GetUserId(), ACL_SELECT | ACL_INSERT | ACL_UPDATE);
 }
 
 /*
@@ -165,23 +172,16 @@ is_whole(Direct *direct)
 static bool
 begin(Direct *direct)
 {
-	ParseState *pstate;
+	Bitmapset  *updated = NULL;
 
 	if (!is_ordinary(direct->rel) || !find_index(direct) || direct->index == NULL)
 		return false;
 	direct->whole = is_whole(direct);
 	direct->estate = CreateExecutorState();
-	pstate = make_parsestate(NULL);
-	(void) addRangeTableEntryForRelation(pstate, direct->rel, RowExclusiveLock, NULL, false, false);
 	for (int c = 0; c < direct->mapping->ncolumns; c++)
 		if (direct->mapping->columns[c].key == 0)
-			RehomeRangeTableUpdated(pstate) =
-				bms_add_member(RehomeRangeTableUpdated(pstate),
-							   direct->mapping->columns[c].attnum - FirstLowInvalidHeapAttributeNumber);
-	RehomeRangeTableInit(direct->estate, pstate);
-	direct->rri = makeNode(ResultRelInfo);
-	InitResultRelInfo(direct->rri, direct->rel, 1, NULL, 0);
-	ExecOpenIndices(direct->rri, false);
+			updated = bms_add_member(updated, direct->mapping->columns[c].attnum - FirstLowInvalidHeapAttributeNumber);
+	direct->rri = rehome_result_relation(direct->estate, direct->rel, updated);
 	direct->found = table_slot_create(direct->rel, NULL);
 	direct->changed = MakeSingleTupleTableSlot(RelationGetDescr(direct->rel), &TTSOpsVirtual);
 	direct->scan = RehomeIndexBeginScan(direct->rel, direct->index, GetActiveSnapshot(), direct->nkeys);

@@ -72,7 +72,6 @@
 #include "util/spi.h"
 #include "util/wait.h"
 #include "utils/builtins.h"
-#include "utils/memutils.h"
 #include "utils/syscache.h"
 
 /*

@@ -90,6 +90,24 @@ rehome_load_is_plain(Oid target, int16 events)
 }
 
 /*
+ * rehome_result_relation opens a table, and its indexes, for the executor's
+ * functions to write to; updated: the columns that an UPDATE sets.
+ */
+ResultRelInfo *
+rehome_result_relation(EState *estate, Relation rel, Bitmapset *updated)
+{
+	ParseState *pstate = make_parsestate(NULL);
+	ResultRelInfo *rri = makeNode(ResultRelInfo);
+
+	(void) addRangeTableEntryForRelation(pstate, rel, RowExclusiveLock, NULL, false, false);
+	RehomeRangeTableUpdated(pstate) = updated;
+	RehomeRangeTableInit(estate, pstate);
+	InitResultRelInfo(rri, rel, 1, NULL, 0);
+	ExecOpenIndices(rri, false);
+	return rri;
+}
+
+/*
  * rehome_loader_begin prepares to load whole rows into a plain table, in the
  * current memory context.
  */
@@ -97,15 +115,10 @@ RehomeLoader *
 rehome_loader_begin(Oid target)
 {
 	RehomeLoader *loader = palloc0(sizeof(RehomeLoader));
-	ParseState *pstate = make_parsestate(NULL);
 
 	loader->rel = table_open(target, RowExclusiveLock);
 	loader->estate = CreateExecutorState();
-	(void) addRangeTableEntryForRelation(pstate, loader->rel, RowExclusiveLock, NULL, false, false);
-	RehomeRangeTableInit(loader->estate, pstate);
-	loader->rri = makeNode(ResultRelInfo);
-	InitResultRelInfo(loader->rri, loader->rel, 1, NULL, 0);
-	ExecOpenIndices(loader->rri, false);
+	loader->rri = rehome_result_relation(loader->estate, loader->rel, NULL);
 	loader->bistate = GetBulkInsertState();
 	loader->cid = GetCurrentCommandId(true);
 	return loader;

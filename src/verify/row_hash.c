@@ -17,6 +17,7 @@
 
 #include "access/table.h"
 #include "access/tableam.h"
+#include "apply/apply.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/tuptable.h"
@@ -24,13 +25,11 @@
 #include "tcop/dest.h"
 #include "util/name.h"
 #include "util/spi.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
@@ -313,9 +312,7 @@ scannable(Relation rel, Oid owner)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 
-	if (rel->rd_rel->relkind != RELKIND_RELATION || rel->rd_rel->relhassubclass ||
-		pg_class_aclcheck(RelationGetRelid(rel), owner, ACL_SELECT) != ACLCHECK_OK ||
-		check_enable_rls(RelationGetRelid(rel), owner, true) != RLS_NONE)
+	if (!rehome_sees_stored(rel, owner, ACL_SELECT))
 		return false;
 	for (int i = 0; i < desc->natts; i++)
 		if (TupleDescAttr(desc, i)->attgenerated != '\0' &&
