@@ -241,7 +241,8 @@ sub play
 	my @ids = split /\n/, $pair->sql_target("SELECT id FROM $to ORDER BY id");
 	my %written;
 	my @writes = "UPDATE $to SET touched = 1 WHERE id % 2 = 0";
-	for my $n ($stuck ? () : @lossless)
+	# of a target whose rows are all in quarantine there is none to write to
+	for my $n ($stuck || !@ids ? () : @lossless)
 	{
 		my ($at, $like) = (one_of(@ids), one_of(@ids));
 		push @writes, "UPDATE $to SET t$n = (SELECT t$n FROM $to WHERE id = $like) WHERE id = $at";
