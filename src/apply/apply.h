@@ -56,16 +56,19 @@ typedef struct RehomeBatch
 	int64		nrows;			/* rows read */
 	int64		touched;		/* rows changed at the target */
 	char	   *blockers;		/* who kept us from locking a target, or NULL */
+	bool		busy;			/* the source's tables could not be locked in time */
 } RehomeBatch;
 
 /* Forward: source to target. */
 extern bool rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps,
-							   bool locked, RehomeBatch *batch);
+							   bool locked, bool alone, RehomeBatch *batch);
 extern void rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								 bool keep_open, RehomeBatch *batch);
 extern void rehome_forward_retry(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map,
 								 const char *rule, int64 *asked, int64 *refused);
 extern bool rehome_forward_stale(RehomeConn *conn, RehomeTableMap *map);
+extern void rehome_forward_hold(RehomeConn *conn, RehomeTableMap *map, const char *doing);
+extern void rehome_forward_let_go(RehomeConn *conn, RehomeTableMap *map, const char *doing);
 extern void rehome_forward_mark(List *maps);
 extern void rehome_forward_prune(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								 const char *position);

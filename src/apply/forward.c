@@ -22,14 +22,20 @@
  * The tables have their turns one after the other (turn.c).
  *
  * TRUNCATE is not MVCC-safe: a table truncated after S1 was taken, but before
- * it was read, reads as empty although S1 still has its rows.  So is changing
- * the set of a table's partitions.  Reading holds ACCESS SHARE, so it
- * suffices to compare afterwards the files the table has now with those it
- * had in S1; if they differ the batch begins again, with a new S1.  What was
- * applied of it does no harm: rows are compared with what is there.  Where it
- * could do harm (unique values, rows in quarantine, a table read as a whole)
- * that is looked at before anything is applied; for all other tables at once,
- * at the end.  Tables that were locked before S1 was taken need no look.
+ * it was read, reads as empty although S1 still has its rows.  So what is to be
+ * read is locked first, ACCESS SHARE, all at once, and compared: the files it
+ * has now with those it had in S1.  If they differ, or the locks are not had
+ * within rehome.lock_timeout, the batch begins again, with a new S1, having
+ * held nothing meanwhile: who keeps us out of one table may be waiting for
+ * another that we have, and by a second session of ours even unseen.
+ *
+ * Changing the set of a table's partitions is not MVCC-safe either, and that
+ * lock does not keep new ones out.  So partitioned tables are compared after
+ * they were read.  What was applied of one does no harm: rows are compared with
+ * what is there.  Where it could do harm (unique values, rows in quarantine, a
+ * table read as a whole) that is looked at before anything is applied; for all
+ * others at once, at the end.  Tables that were locked before S1 was taken need
+ * no look.
  *
  * A partition that is attached brings rows, one that is detached takes rows
  * away, and no trigger tells.  So the position includes which partitions
@@ -69,6 +75,7 @@
 #include "miscadmin.h"
 #include "remote/query.h"
 #include "util/debug_point.h"
+#include "util/name.h"
 #include "util/spi.h"
 #include "util/wait.h"
 #include "utils/builtins.h"
@@ -80,13 +87,15 @@
  * and what has become of each table since its position.  Parameters: token,
  * slice, whether to take the fingerprint; the table maps, their positions,
  * their tables' names, and the partitions of each, an empty string where there
- * are none; whether another session may want the snapshot, which it may only
- * when there are several tables to read.
+ * are none; whether those to be read are to be locked; whether another session
+ * may want the snapshot, which it may only when there are several of them.
  */
 static const char *const poll_query =
 	"SELECT txid_current_snapshot(), s.authority, s.pruned, pg_current_wal_insert_lsn(),"
 	" CASE WHEN $3::boolean THEN rehome_source.fingerprint($1, $2::int, $6::text[]) END,"
-	" c.flags, CASE WHEN $8::boolean AND length(replace(c.flags, '-', '')) > 1 THEN pg_export_snapshot() END"
+	" c.flags, CASE WHEN $9::boolean AND length(replace(c.flags, '-', '')) > 1 THEN pg_export_snapshot() END,"
+	" CASE WHEN $8::boolean AND c.flags ~ '[^-]' THEN rehome_source.hold(ARRAY(SELECT r FROM unnest($6::text[],"
+	" string_to_array(c.flags, NULL)) AS u(r, flag) WHERE flag <> '-')) END"
 	" FROM rehome_source.slice s,"
 	" (SELECT rehome_source.changed($1, $4::int[], $5::text[], $6::text[], $7::text[]) AS flags OFFSET 0) AS c"
 	" WHERE s.token = $1 AND s.slice = $2::int";
@@ -106,7 +115,7 @@ relation_names(List *maps)
  * poll_source asks that about the maps.
  */
 static RehomeRows *
-poll_source(RehomeConn *conn, RehomeSlice *slice, List *maps, bool share)
+poll_source(RehomeConn *conn, RehomeSlice *slice, List *maps, bool lock, bool share)
 {
 	List	   *ids = NIL;
 	List	   *positions = NIL;
@@ -121,9 +130,9 @@ poll_source(RehomeConn *conn, RehomeSlice *slice, List *maps, bool share)
 		positions = lappend(positions, rehome_position_of(slice, map));
 		parts = lappend(parts, map->source_parts ? map->source_parts : "");
 	}
-	return rehome_conn_query_prepared(conn, poll_query, "tibttttb", slice->migration->token, slice->id,
+	return rehome_conn_query_prepared(conn, poll_query, "tibttttbb", slice->migration->token, slice->id,
 									  !slice->lazy_position, rehome_name_array(ids), rehome_name_array(positions),
-									  relation_names(maps), rehome_name_array(parts), share);
+									  relation_names(maps), rehome_name_array(parts), lock, share);
 }
 
 /*
@@ -178,6 +187,19 @@ rehome_forward_stale(RehomeConn *conn, RehomeTableMap *map)
 {
 	return rehome_bool(rehome_conn_value(conn, "SELECT rehome_source.changed_since_snapshot($1::regclass)",
 										 "t", rehome_remote_relation(rehome_remote_table(map->source))));
+}
+
+/*
+ * raise_stale raises because a table is stale.
+ */
+pg_noreturn static void
+raise_stale(RehomeTableMap *map, const char *doing)
+{
+	ereport(ERROR,
+			errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			errmsg("table %s was truncated or repartitioned at the source while %s",
+				   rehome_relation_name(map->target), doing),
+			errhint("Try again."));
 }
 
 /*
@@ -293,14 +315,39 @@ take_turns(RehomeConn *conn, RehomeSlice *slice, const Due *due, int n, char *sn
 }
 
 /*
+ * start_over has the tables read as a whole the next time, too.
+ */
+static bool
+start_over(List *whole)
+{
+	ListCell   *lc;
+
+	foreach(lc, whole)
+		((RehomeTableMap *) lfirst(lc))->source_print = "";
+	return false;
+}
+
+/*
+ * held_source tells whether what rehome_source.hold() has said, or NULL, is
+ * that the tables are held; if they could not be locked it notes so.
+ */
+static bool
+held_source(const char *said, RehomeBatch *batch)
+{
+	batch->busy = said != NULL && strcmp(said, "busy") == 0;
+	return said == NULL || strcmp(said, "held") == 0;
+}
+
+/*
  * rehome_forward_try reads and applies a batch in the REPEATABLE READ
  * transaction that is open on the connection, and moves the position; false
  * when it has to begin again, which it never has when the tables were locked
- * before the transaction took its snapshot.  The caller sees to it that the
+ * before the transaction took its snapshot.  Alone, it takes no second session,
+ * which cannot have a snapshot taken after a SAVEPOINT.  The caller sees to it that the
  * source has flushed batch->lsn before the position is committed.
  */
 bool
-rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked,
+rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked, bool alone,
 				   RehomeBatch *batch)
 {
 	RehomeRows *poll;
@@ -318,22 +365,22 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked
 			rehome_refused_at_target(slice, maps);
 		maps = rehome_target_inspect(slice, maps);
 	}
-	poll = poll_source(conn, slice, maps, !locked);
+	poll = poll_source(conn, slice, maps, !locked, !locked && !alone);
 	check_source(slice, poll);
+	if (!held_source(poll->value[0][7], batch))
+		return false;
 	if (poll->value[0][4] != NULL)
 		inspected = rehome_source_inspect(conn, slice, maps, poll->value[0][4], &touched);
 	batch->position = poll->value[0][0];
 	batch->lsn = poll->value[0][3];
+	if (touched != NIL && !locked &&
+		!held_source(rehome_conn_value(conn, "SELECT rehome_source.hold($1::text[])", "t", relation_names(touched)), batch))
+		return start_over(touched);
 	due = tables_due(maps, touched, poll->value[0][5], &n);
 	if (n > 0)
 		rehome_touched_mark(slice, maps);
 	if (!take_turns(conn, slice, due, n, poll->value[0][6], locked, batch))
-	{
-		/* to be read as a whole the next time, too */
-		foreach(lc, touched)
-			((RehomeTableMap *) lfirst(lc))->source_print = "";
-		return false;
-	}
+		return start_over(touched);
 	foreach(lc, rehome_maps_behind(maps))
 		rehome_map_caught_up(lfirst(lc));
 	if (batch->ntables > 0 || !slice->lazy_position)
@@ -349,8 +396,8 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked
 
 /*
  * rehome_forward_batch reads and applies one batch.  With keep_open the
- * source transaction stays open on the batch's snapshot.  While it waits to
- * try again, no transaction is open there.
+ * source transaction stays open on the batch's snapshot, with no table locked.
+ * While it waits to try again, no transaction is open there.
  */
 void
 rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
@@ -360,12 +407,16 @@ rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 
 	for (int attempt = 0;; attempt++)
 	{
-		rehome_conn_begin(conn, "ISOLATION LEVEL REPEATABLE READ, READ ONLY");
-		if (rehome_forward_try(conn, slice, maps, false, batch))
+		rehome_conn_begin_read(conn);
+		if (keep_open)
+			rehome_conn_exec(conn, "SAVEPOINT rehome_batch");
+		if (rehome_forward_try(conn, slice, maps, false, keep_open, batch))
 			break;
 		rehome_conn_rollback(conn);
 		if (batch->blockers != NULL)
 			rehome_targets_blocked(attempt, batch->blockers);
+		else if (batch->busy && attempt >= rehome_lock_retries)
+			rehome_source_raise_locked(conn, maps, true);
 		else if (attempt >= rehome_lock_retries)
 			ereport(ERROR,
 					errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -374,10 +425,49 @@ rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		rehome_back_off(attempt);
 	}
 	rehome_drift_repaired(drift);
-	if (!keep_open)
+	if (keep_open)
+		rehome_conn_exec(conn, "ROLLBACK TO SAVEPOINT rehome_batch; RELEASE SAVEPOINT rehome_batch");
+	else
 		rehome_conn_commit(conn);
 	if (batch->ntables > 0 || !slice->lazy_position)
 		rehome_source_flushed(conn, slice, batch->lsn, keep_open);
+}
+
+/*
+ * rehome_forward_hold locks the source table of a map, to be read in the
+ * snapshot of the transaction that a batch has kept open, until it is let go.
+ * Raises when the table is not what the snapshot has: doing says what it is
+ * locked for.
+ */
+void
+rehome_forward_hold(RehomeConn *conn, RehomeTableMap *map, const char *doing)
+{
+	rehome_conn_exec(conn, "SAVEPOINT rehome_hold");
+	for (int attempt = 0;; attempt++)
+	{
+		char	   *said = rehome_conn_value(conn, "SELECT rehome_source.hold($1::text[])", "t",
+											 relation_names(list_make1(map)));
+
+		if (strcmp(said, "held") == 0)
+			return;
+		if (strcmp(said, "stale") == 0)
+			raise_stale(map, doing);
+		if (attempt >= rehome_lock_retries)
+			rehome_source_raise_locked(conn, list_make1(map), true);
+		rehome_back_off(attempt);
+	}
+}
+
+/*
+ * rehome_forward_let_go lets go of it.  New partitions it was open to: if there
+ * are any, it raises.
+ */
+void
+rehome_forward_let_go(RehomeConn *conn, RehomeTableMap *map, const char *doing)
+{
+	if (map->source_parts != NULL && rehome_forward_stale(conn, map))
+		raise_stale(map, doing);
+	rehome_conn_exec(conn, "ROLLBACK TO SAVEPOINT rehome_hold; RELEASE SAVEPOINT rehome_hold");
 }
 
 /*

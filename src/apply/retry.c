@@ -17,7 +17,6 @@
 #include "errors.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "util/name.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -28,6 +27,7 @@
 static void
 retry_slice(RehomeSlice *slice, Oid target, const char *rule, ReturnSetInfo *rsinfo)
 {
+	static const char *const doing = "its rows were read again";
 	RehomeConn *conn;
 	RehomeBatch batch;
 	List	   *maps;
@@ -50,13 +50,9 @@ retry_slice(RehomeSlice *slice, Oid target, const char *rule, ReturnSetInfo *rsi
 
 		if (map->paused || (OidIsValid(target) && map->target != target))
 			continue;
+		rehome_forward_hold(conn, map, doing);
 		rehome_forward_retry(conn, slice, map, rule, &asked, &refused);
-		if (rehome_forward_stale(conn, map))
-			ereport(ERROR,
-					errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-					errmsg("table %s was truncated or repartitioned at the source while its rows were read",
-						   rehome_relation_name(map->target)),
-					errhint("Try again."));
+		rehome_forward_let_go(conn, map, doing);
 		values[0] = ObjectIdGetDatum(map->target);
 		values[1] = Int64GetDatum(asked);
 		values[2] = Int64GetDatum(refused);

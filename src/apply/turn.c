@@ -160,7 +160,7 @@ other_session(RehomeSessions *sessions, RehomeConn *conn)
 	sessions->second = rehome_conn_another(conn);
 	if (sessions->second == NULL)
 		return NULL;
-	rehome_conn_begin(sessions->second, "ISOLATION LEVEL REPEATABLE READ, READ ONLY");
+	rehome_conn_begin_read(sessions->second);
 	/* of several hosts it may have come to another one */
 	if (rehome_conn_try(sessions->second, begin, &error) == NULL)
 	{
@@ -504,7 +504,7 @@ rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag, RehomeSess
 
 /*
  * rehome_turn_take moves the table's part of the batch; next is whose turn
- * comes then, or NULL.  False when the table was truncated meanwhile, so that
+ * comes then, or NULL.  False when its partitions were changed meanwhile, so that
  * what has been applied is not what the snapshot has.  It is all of keys that
  * will be read again.  *checked is false when that is to be found out later.
  */
@@ -534,8 +534,8 @@ rehome_turn_take(RehomeTurn *turn, RehomeTurn *next, bool locked, bool *checked,
 	rehome_become_self(&as);
 	rehome_debug_point("batch-read");
 
-	*checked = turn->everything || turn->sieve != NULL || !turn->by_parts;
-	if (*checked && !locked && rehome_forward_stale(turn->conn, map))
+	*checked = map->source_parts == NULL || turn->everything || turn->sieve != NULL || !turn->by_parts;
+	if (map->source_parts != NULL && *checked && !locked && rehome_forward_stale(turn->conn, map))
 	{
 		MemoryContextSwitchTo(old);
 		return false;

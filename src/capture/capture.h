@@ -19,7 +19,7 @@ extern void rehome_source_cover(RehomeConn *conn, RehomeSlice *slice, RehomeTabl
 extern bool rehome_source_remove(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								 bool keep_fence);
 extern char *rehome_source_identity(RehomeConn *conn);
-pg_noreturn extern void rehome_source_raise_locked(RehomeConn *conn, List *maps);
+pg_noreturn extern void rehome_source_raise_locked(RehomeConn *conn, List *maps, bool readers);
 extern void rehome_source_check_identity(RehomeConn *conn, RehomeMigration *migration);
 extern bool rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								  const char *print, List **touched);

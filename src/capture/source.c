@@ -128,11 +128,11 @@ is_lock_failure(const RehomeRemoteError *error)
 }
 
 /*
- * blockers describes who holds locks on the tables that keep us out, a line
- * each; NULL when they are gone already.
+ * blockers describes who holds locks on the tables that keep us out, or
+ * readers, a line each; NULL when they are gone already.
  */
 static char *
-blockers(RehomeConn *conn, List *maps)
+blockers(RehomeConn *conn, List *maps, bool readers)
 {
 	if (maps == NIL)
 		return NULL;
@@ -144,19 +144,20 @@ blockers(RehomeConn *conn, List *maps)
 									  " FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
 									  " WHERE l.granted AND l.locktype = 'relation' AND l.pid <> pg_backend_pid()"
 									  " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-									  " AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')"
+									  " AND l.mode %s"
 									  " AND l.relation IN (SELECT p FROM unnest(ARRAY[%s]) AS r, rehome_source.partition_tree(r) AS p)",
+									  readers ? "= 'AccessExclusiveLock'" : "NOT IN ('AccessShareLock', 'RowShareLock')",
 									  rehome_remote_relations(maps, true)), "");
 }
 
 /*
  * rehome_source_raise_locked raises because the source's tables could not be
- * locked, and says who is in the way.
+ * locked, and says who is in the way; of readers, if it was to read them.
  */
 void
-rehome_source_raise_locked(RehomeConn *conn, List *maps)
+rehome_source_raise_locked(RehomeConn *conn, List *maps, bool readers)
 {
-	char	   *who = blockers(conn, maps);
+	char	   *who = blockers(conn, maps, readers);
 
 	ereport(ERROR,
 			errcode(ERRCODE_REHOME_LOCK_TIMEOUT),
@@ -191,7 +192,7 @@ run_with_locks(RehomeConn *conn, const char *sql, List *maps)
 			rehome_conn_raise(conn, &error, sql);
 		rehome_conn_rollback(conn);
 		if (attempt >= rehome_lock_retries)
-			rehome_source_raise_locked(conn, maps);
+			rehome_source_raise_locked(conn, maps, false);
 		rehome_back_off(attempt);
 	}
 }
@@ -534,6 +535,6 @@ rehome_source_locked(RehomeConn *conn, RehomeSlice *slice, List *maps, char **wh
 	if (!is_lock_failure(&error))
 		rehome_conn_raise(conn, &error, sql);
 	rehome_conn_rollback(conn);
-	*who = blockers(conn, maps);
+	*who = blockers(conn, maps, false);
 	return false;
 }

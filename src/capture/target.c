@@ -492,22 +492,60 @@ rehome_target_partitions(Oid target)
 }
 
 /*
- * rehome_target_hold keeps the targets from being truncated or repartitioned
- * to the end of the transaction: a snapshot alone does not protect a reader
- * from that.
+ * hold_free locks the targets and their partitions, adding them to held, as
+ * far as it need not wait.  Returns the one to wait for, or InvalidOid.
  */
-void
-rehome_target_hold(List *maps)
+static Oid
+hold_free(List *maps, List **held)
 {
 	ListCell   *lc;
 
 	foreach(lc, maps)
 	{
-		RehomeTableMap *map = lfirst(lc);
+		Oid			target = ((RehomeTableMap *) lfirst(lc))->target;
+		ListCell   *lc2;
 
-		LockRelationOid(map->target, AccessShareLock);
-		(void) find_all_inheritors(map->target, AccessShareLock, NULL);
+		/* the table first: it decides which its partitions are */
+		if (!ConditionalLockRelationOid(target, AccessShareLock))
+			return target;
+		*held = lappend_oid(*held, target);
+		foreach(lc2, find_all_inheritors(target, NoLock, NULL))
+		{
+			if (!ConditionalLockRelationOid(lfirst_oid(lc2), AccessShareLock))
+				return lfirst_oid(lc2);
+			*held = lappend_oid(*held, lfirst_oid(lc2));
+		}
 	}
+	return InvalidOid;
+}
+
+/*
+ * rehome_target_hold keeps the targets from being truncated or repartitioned
+ * to the end of the transaction: a snapshot alone does not protect a reader
+ * from that.
+ *
+ * It holds none while it waits for another.  Whoever has that one, and goes on
+ * to truncate the next, would wait for us, and his would be the transaction
+ * that a deadlock ends.
+ */
+void
+rehome_target_hold(List *maps)
+{
+	List	   *held = NIL;
+	Oid			taken;
+
+	while (OidIsValid(taken = hold_free(maps, &held)))
+	{
+		ListCell   *lc;
+
+		foreach(lc, held)
+			UnlockRelationOid(lfirst_oid(lc), AccessShareLock);
+		list_free(held);
+		held = NIL;
+		LockRelationOid(taken, AccessShareLock);
+		UnlockRelationOid(taken, AccessShareLock);
+	}
+	list_free(held);
 }
 
 /*

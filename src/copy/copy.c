@@ -169,7 +169,7 @@ lock_and_snapshot(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeCopyJo
 			rehome_conn_raise(conn, &error, sql);
 		rehome_conn_rollback(conn);
 		if (attempt >= rehome_lock_retries)
-			rehome_source_raise_locked(conn, maps);
+			rehome_source_raise_locked(conn, maps, true);
 		rehome_back_off(attempt);
 	}
 	rows = rehome_conn_query(conn, "SELECT pg_export_snapshot(), txid_current_snapshot(), pg_current_wal_insert_lsn()", "");

@@ -265,15 +265,9 @@ rehome_copy_work(RehomeCall *call, const RehomeCopyJob *job)
 		if (conn == NULL)
 		{
 			conn = rehome_slice_connect(slice, "copy");
-			rehome_conn_begin(conn, "ISOLATION LEVEL REPEATABLE READ, READ ONLY");
+			rehome_conn_begin_read(conn);	/* the leader's lock is waited for, perhaps */
 			rehome_conn_exec(conn, psprintf("SET TRANSACTION SNAPSHOT %s",
 											quote_literal_cstr(job->snapshot)));
-
-			/*
-			 * DDL at the source may wait for the leader's lock; to wait for
-			 * the DDL would be a deadlock that nobody sees.
-			 */
-			rehome_conn_exec(conn, psprintf("SET LOCAL lock_timeout = %d", rehome_lock_timeout));
 		}
 		if (rehome_slice_throttled(slice, rehome_throttle_reason(conn)))
 		{

@@ -296,7 +296,7 @@ switch_over(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way,
 	ListCell   *lc;
 
 	rehome_debug_point("frozen");
-	if (!rehome_forward_try(conn, slice, maps, true, &batch))
+	if (!rehome_forward_try(conn, slice, maps, true, true, &batch))
 		elog(ERROR, "the last batch of locked tables was not applied");
 	rehome_derive(slice, true);
 	rehome_problems_init(&problems);

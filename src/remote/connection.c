@@ -25,6 +25,7 @@
 #include "commands/defrem.h"
 #include "compat.h"
 #include "foreign/foreign.h"
+#include "guc.h"
 #include "libpq-fe.h"
 #include "libpq/libpq-be-fe-helpers.h"
 #include "mb/pg_wchar.h"
@@ -658,6 +659,19 @@ rehome_conn_begin(RehomeConn *conn, const char *modes)
 	Assert(conn->xact_level == 0);
 	conn->xact_level = GetCurrentTransactionNestLevel();
 	rehome_conn_exec(conn, psprintf("BEGIN %s", modes));
+}
+
+/*
+ * rehome_conn_begin_read opens a transaction that reads from one snapshot, and
+ * waits for locks no longer than rehome.lock_timeout: who has the one may be
+ * waiting for one that we have.  If another session of ours has it, that is a
+ * deadlock that nobody sees.
+ */
+void
+rehome_conn_begin_read(RehomeConn *conn)
+{
+	rehome_conn_begin(conn, psprintf("ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL lock_timeout = %d",
+									 rehome_lock_timeout));
 }
 
 void

@@ -47,6 +47,7 @@ pg_noreturn extern void rehome_conn_raise(RehomeConn *conn, const RehomeRemoteEr
 
 /* Transactions. */
 extern void rehome_conn_begin(RehomeConn *conn, const char *modes);
+extern void rehome_conn_begin_read(RehomeConn *conn);
 extern void rehome_conn_commit(RehomeConn *conn);
 extern void rehome_conn_rollback(RehomeConn *conn);
 

@@ -90,6 +90,7 @@ rehome_verify_freeze(RehomeSlice *slice, List *maps, char **snapshot)
 	/* two processes there keep pace with one here */
 	rehome_conn_exec(conn, "SET max_parallel_workers_per_gather = DEFAULT; SET random_page_cost = 1.1;"
 					 " SELECT set_config('max_parallel_workers_per_gather', least(current_setting('max_parallel_workers_per_gather')::int, 1)::text, false)");
+	rehome_target_hold(maps);
 	if (slice->state == REHOME_SYNCING)
 	{
 		RehomeBatch batch;
@@ -101,7 +102,6 @@ rehome_verify_freeze(RehomeSlice *slice, List *maps, char **snapshot)
 	}
 	else
 	{
-		rehome_target_hold(maps);
 		PushActiveSnapshot(GetLatestSnapshot());
 		*snapshot = rehome_position_of_active();
 		if (rehome_reverse_batch(conn, slice, maps, GetActiveSnapshot(), true) < 0)
@@ -307,8 +307,10 @@ static bool
 verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode mode,
 			 const RehomeScope *scope, ReturnSetInfo *rsinfo, bool in_parts)
 {
+	static const char *const doing = "it was compared";
 	RehomeConn *conn;
 	List	   *maps;
+	bool		moving;			/* the source is being written to */
 	char	   *snapshot;
 	int			failed = 0;
 	int			ntables = 0;
@@ -328,6 +330,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 		rehome_call_require_unwritten(call, "rehome.verify()");
 	maps = rehome_table_maps_require(slice);
 	conn = rehome_verify_freeze(slice, maps, &snapshot);
+	moving = conn != NULL && slice->state == REHOME_SYNCING;
 	begin_pace(maps, target);
 	foreach(lc, maps)
 	{
@@ -359,15 +362,13 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 			note = note == NULL ? NULL : psprintf("all rows: %s", note);
 		}
 		parted = in_parts && conn != NULL && !which.touched && next_part(slice, mapping, &part, &which);
+		if (moving)
+			rehome_forward_hold(conn, map, doing);
 		rehome_compare(conn, slice, mapping, mode, &which, snapshot, &verdict);
+		if (moving)
+			rehome_forward_let_go(conn, map, doing);
 		if (!which.touched)
 			rehome_pace_rows(Max(verdict.source_rows, verdict.target_rows));
-		if (conn != NULL && slice->state == REHOME_SYNCING && rehome_forward_stale(conn, map))
-			ereport(ERROR,
-					errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-					errmsg("table %s was truncated or repartitioned at the source while it was compared",
-						   rehome_relation_name(map->target)),
-					errhint("Verify again."));
 		/* a count alone cannot tell rows that are to stay from others */
 		if (verdict.counted_only && map->on_delete == 'i')
 			verdict.kept = Max(verdict.target_rows - (verdict.source_rows - verdict.quarantined), 0);

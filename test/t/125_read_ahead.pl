@@ -13,8 +13,8 @@ my $pair = new_pair(
 my ($source, $target) = ($pair->source, $pair->target);
 
 # In the order of their turns: the larger the earlier.  The values of c and d are
-# unique besides the key, so that whether they were truncated is asked at once; a
-# filter of b has it asked for what is gone.
+# unique besides the key, so that whether their partitions are the same is asked at
+# once; a filter of b has it asked for what is gone.
 my %rows = (a => 12_000, b => 9_000, c => 8_000, d => 7_000, e => 6_000);
 my @names = sort keys %rows;
 my @content = map { "app.$_" } @names;
@@ -28,15 +28,15 @@ sub statements
 sub second_sessions { return statements($_[0], qr/statement: SET TRANSACTION SNAPSHOT/) }
 sub given_up        { return statements($_[0], qr/pg_cancel_backend/) }
 
-for my $side (qw(source target))
-{
-	my $run = "sql_$side";
-	$pair->$run('CREATE SCHEMA app');
-	$pair->$run("CREATE TABLE app.$_ (id int PRIMARY KEY, n int" . (/[cd]/ ? ' UNIQUE' : '') . ', note text)') for @names;
-}
+$pair->sql_source('CREATE SCHEMA app');
+$pair->sql_source("CREATE TABLE app.$_ (id int PRIMARY KEY, n int, note text)"
+	. (/[cd]/ ? "PARTITION BY RANGE (id); CREATE TABLE app.${_}_early PARTITION OF app.$_ FOR VALUES FROM (MINVALUE) TO (1000000)" : '')) for @names;
+$pair->sql_target('CREATE SCHEMA app');
+$pair->sql_target("CREATE TABLE app.$_ (id int PRIMARY KEY, n int" . (/[cd]/ ? ' UNIQUE' : '') . ', note text)') for @names;
 $pair->sql_source("INSERT INTO app.$_ SELECT i, i, repeat('x', 50) FROM generate_series(1, $rows{$_}) i") for @names;
 $pair->grant_source('app');
 $pair->import_foreign_schema('app', 'far');
+my $role = $pair->sql_target(q{SELECT (SELECT option_value FROM pg_options_to_table(umoptions) WHERE option_name = 'user') FROM pg_user_mappings});
 $pair->sql_target(q{
 	SELECT rehome.create_migration('m', 'src', 'a test of large batches');
 	SELECT rehome.add_table('m', 'far.' || t, 'app.' || t, filter => CASE t WHEN 'b' THEN 'n IS NOT NULL' END)
@@ -97,7 +97,6 @@ sub after_the_first
 
 # A source that has no room for it.
 {
-	my $role = $pair->sql_target(q{SELECT (SELECT option_value FROM pg_options_to_table(umoptions) WHERE option_name = 'user') FROM pg_user_mappings});
 	my $from = -s $source->logfile;
 	$pair->sql_source("ALTER ROLE $role CONNECTION LIMIT 1");
 	write_all();
@@ -107,19 +106,44 @@ sub after_the_first
 	$pair->sql_source("ALTER ROLE $role CONNECTION LIMIT -1");
 }
 
-# What was asked for ahead of its turn is locked; what was not may be truncated,
-# and the batch has to begin again, with another table asked for in vain: in the
-# second session, or in the first.
+# None of the tables can be truncated meanwhile.  One that gets another partition
+# has the batch begin again, with another table asked for in vain: in the second
+# session, or in the first.
 for my $name (qw(c d))
 {
 	my $from = -s $source->logfile;
 	write_all();
 	my $sync = after_the_first(sub {
-		is((sqlstate_of($source, "SET lock_timeout = '100ms'; TRUNCATE app.b"))[0], '55P03', 'the table that is next cannot be truncated');
-		$pair->sql_source("TRUNCATE app.$name; INSERT INTO app.$name SELECT i, i FROM generate_series(1, 7000) i");
+		is((sqlstate_of($source, "SET lock_timeout = '100ms'; TRUNCATE app.$_"))[0], '55P03', "app.$_ cannot be truncated") for @names;
+		$pair->sql_source(qq{
+			CREATE TABLE app.${name}_late (LIKE app.$name INCLUDING ALL);
+			GRANT ALL ON app.${name}_late TO $role;
+			INSERT INTO app.${name}_late SELECT i, i FROM generate_series(1000001, 1000500) i;
+			ALTER TABLE app.$name ATTACH PARTITION app.${name}_late FOR VALUES FROM (1000000) TO (2000000)});
 	});
+	is(finish_psql($sync)->{sqlstate}, '00000', "$name has another partition: sync ends well");
+	is(given_up($from), 1, "$name has another partition: what was asked for in vain was given up");
+	same_content($pair, \@content, "$name has another partition: the same content on both sides");
+	$pair->sql_source("ALTER TABLE app.$name DETACH PARTITION app.${name}_late; DROP TABLE app.${name}_late");
+	in_sync("$name has lost it");
+}
+
+# A table that is truncated between the batch's snapshot and its lock.
+for my $name (qw(c e))
+{
+	my $from = -s $source->logfile;
+	write_all();
+	my $session = $source->background_psql('postgres');
+	my $pid = $session->query_safe('SELECT pg_backend_pid()');
+	$session->query_safe("BEGIN; TRUNCATE app.$name; INSERT INTO app.$name SELECT i, i FROM generate_series(1, 7000) i");
+	my $sync = start_psql($target, q{SET rehome.lock_timeout = '60s'; CALL rehome.sync('m')});
+	ok(wait_until($source, "SELECT EXISTS (SELECT FROM pg_stat_activity a WHERE application_name LIKE 'pg_rehome%' AND $pid = ANY (pg_blocking_pids(a.pid)))"),
+		"$name truncated: sync waits for it");
+	$session->query_safe('COMMIT');
+	$session->quit;
 	is(finish_psql($sync)->{sqlstate}, '00000', "$name truncated: sync ends well");
-	is(given_up($from), 1, "$name truncated: what was asked for in vain was given up");
+	is(statements($from, qr/statement: BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL lock_timeout = 60000/), 3,
+		"$name truncated: it has begun again, and taken one second session");
 	same_content($pair, \@content, "$name truncated: the same content on both sides");
 	in_sync("$name truncated");
 }

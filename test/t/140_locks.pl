@@ -156,6 +156,44 @@ sub takers
 	nothing_lost('sync behind a lock');
 }
 
+# Someone has one table for himself, and wants another one next: who reads both
+# does not wait with the one in hand.
+sub waits_for
+{
+	my ($node, $pid, $who) = @_;
+	return wait_until($node, "SELECT EXISTS (SELECT FROM pg_stat_activity a WHERE $who AND $pid = ANY (pg_blocking_pids(a.pid)))");
+}
+{
+	my $both = 'UPDATE app.item SET qty = qty + 1 WHERE id = 3; UPDATE app.part SET qty = qty + 1 WHERE id = 3;';
+	my %sql = (sync => q{CALL rehome.sync('m')}, verify => q{DO $$ BEGIN ASSERT (SELECT bool_and(ok) FROM rehome.verify('m')); END $$});
+	for my $call (qw(sync verify))
+	{
+		for my $first (qw(part item))
+		{
+			my $second = $first eq 'part' ? 'item' : 'part';
+			my $name = "app.$first locked at the source, $call";
+			$pair->sql_source($both) if $call eq 'sync';
+			my ($session, $pid) = blocker($source, "LOCK TABLE app.$first");
+			my $caller = start_psql($target, "SET rehome.lock_retries = 1000; $sql{$call}");
+			ok(waits_for($source, $pid, "a.application_name LIKE 'pg_rehome $call%'"), "$name: it waits");
+			is($session->query("LOCK TABLE app.$second, app.count; SELECT 'locked'"), 'locked', "$name: app.$second is locked as well, in the same transaction");
+			$session->query('COMMIT');
+			$session->quit;
+			my $result = finish_psql($caller);
+			is($result->{sqlstate}, '00000', "$name: it succeeds when that has ended") or diag($result->{stderr});
+			nothing_lost($name);
+		}
+	}
+	$pair->sql_source($both);
+	my ($session, $pid) = blocker($source, 'LOCK TABLE app.part_1');
+	my ($sqlstate, $message, $detail) = sqlstate_of($target, q{CALL rehome.sync('m')});
+	is($sqlstate, 'RH004', 'a partition locked at the source: sync gives up') or diag("$message\n$detail");
+	like($detail, qr/\Apid $pid \(.*holds AccessExclusiveLock on app\.part_1/, 'a partition locked at the source: and says who is in the way');
+	unlike($detail, qr/\n/, 'a partition locked at the source: which nobody else is');
+	$session->quit;
+	nothing_lost('a partition locked at the source');
+}
+
 # Cutover behind a writer.
 {
 	my ($session, $pid) = blocker($source, 'UPDATE app.item SET qty = qty WHERE id = 1');
@@ -180,9 +218,9 @@ sub takers
 # succeeds finds it there.
 my $prepared = q{SELECT string_agg(format('%s %s', tgrelid::regclass, tgenabled), ', ' ORDER BY tgrelid::regclass::text COLLATE "C")
 	FROM pg_trigger WHERE tgname = 'rehome_capture'};
-my $logs = q{SELECT string_agg(oid::text, ' ' ORDER BY oid) FROM pg_class WHERE relnamespace = 'rehome_change'::regnamespace AND relkind = 'r'};
+my $logs = q{SELECT string_agg(oid::text, ' ' ORDER BY oid) FROM pg_class WHERE relnamespace = 'rehome_change'::regnamespace AND relname LIKE 'change\_%' AND relkind = 'r'};
 my $logged = q{SELECT coalesce(sum((xpath('/row/n/text()', query_to_xml(format('SELECT count(*) AS n FROM %s', oid::regclass), true, true, '')))[1]::text::bigint), -1)
-	FROM pg_class WHERE relnamespace = 'rehome_change'::regnamespace AND relkind = 'r'};
+	FROM pg_class WHERE relnamespace = 'rehome_change'::regnamespace AND relname LIKE 'change\_%' AND relkind = 'r'};
 my $prepared_logs = $pair->sql_target($logs);
 like($pair->sql_target($prepared), qr/^app\.count D, app\.item D, app\.part D/, 'a cutover that failed: capture is there, switched off');
 $pair->sql_source('UPDATE app.item SET qty = qty + 1 WHERE id = 2');
@@ -207,6 +245,24 @@ is($pair->sql_target($logged), 0, 'a cutover that failed: nothing is captured at
 	is(finish_psql($call)->{sqlstate}, '00000', 'maintenance at the source: and succeeds when it has ended');
 	is(takers(), 'source 25006 target 00000', 'maintenance at the source: the target has authority');
 	nothing_lost('maintenance at the source');
+}
+
+# The same at the target, which is what is read now, by the worker as well.
+for my $call (qw(sync verify))
+{
+	for my $first (qw(part item))
+	{
+		my $second = $first eq 'part' ? 'item' : 'part';
+		my ($session, $pid) = blocker($target, "LOCK TABLE app.$first");
+		my $caller = start_psql($target, $call eq 'sync' ? q{CALL rehome.sync('m')} : q{SET rehome.lock_timeout = '30s'; SELECT bool_and(ok) FROM rehome.verify('m')}, name => 'caller');
+		ok(waits_for($target, $pid, 'true'), "app.$first locked at the target: it is waited for");
+		is($session->query("LOCK TABLE app.$second, app.count; SELECT 'locked'"), 'locked', "app.$first locked at the target: so is app.$second, in the same transaction");
+		$session->query('COMMIT');
+		$session->quit;
+		my $result = finish_psql($caller);
+		is($result->{sqlstate}, '00000', "app.$first locked at the target: $call succeeds when it has ended") or diag($result->{stderr});
+		nothing_lost("app.$first locked at the target");
+	}
 }
 
 # Rollback behind a writer at the target.

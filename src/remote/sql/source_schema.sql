@@ -169,6 +169,28 @@ BEGIN
 END
 $changed_since_snapshot$;
 
+-- Locks tables until the end of the transaction.  'held'; 'busy' when that
+-- would take longer than lock_timeout, and none is locked; 'stale' when one has
+-- other files or partitions by now than in the transaction's snapshot.
+CREATE OR REPLACE FUNCTION rehome_source.hold(relations text[])
+RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $hold$
+DECLARE
+    found   regclass[];
+BEGIN
+    -- what is not there, or not a table, is found out otherwise
+    found := ARRAY(SELECT c.oid FROM unnest(relations) AS r JOIN pg_class c ON c.oid = to_regclass(r)
+                    WHERE c.relkind IN ('r', 'p'));
+    IF found <> '{}' THEN
+        EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE', array_to_string(found, ', '));
+    END IF;
+    RETURN CASE WHEN EXISTS (SELECT FROM unnest(found) AS f WHERE rehome_source.changed_since_snapshot(f))
+                THEN 'stale' ELSE 'held' END;
+EXCEPTION
+    WHEN lock_not_available OR deadlock_detected THEN
+        RETURN 'busy';
+END
+$hold$;
+
 -- TRUNCATE of a partition fires that partition's triggers only: every
 -- partition gets the two TRUNCATE triggers.  Called again when partitions
 -- have been added.
