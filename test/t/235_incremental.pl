@@ -81,7 +81,7 @@ my $breaks = q{TRUNCATE rehome.full_pass;
 	CREATE FUNCTION breaks() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'that is all'; END$$;
 	CREATE TRIGGER breaks BEFORE UPDATE ON rehome.full_pass FOR EACH ROW WHEN (NEW.upto > 7000) EXECUTE FUNCTION breaks()};
 target($breaks);
-sub behind { my ($sql) = @_; return target("ALTER TABLE item DISABLE TRIGGER ALL; $sql; ALTER TABLE item ENABLE ALWAYS TRIGGER rehome_guard; ALTER TABLE item ENABLE ALWAYS TRIGGER rehome_guard_truncate") }
+sub behind { my ($sql) = @_; return target("BEGIN; ALTER TABLE item DISABLE TRIGGER ALL; $sql; ALTER TABLE item ENABLE ALWAYS TRIGGER rehome_guard; ALTER TABLE item ENABLE ALWAYS TRIGGER rehome_guard_truncate; COMMIT") }
 is((sqlstate_of($pair->target, $parts, 'inc'))[0], 'P0001', 'broken off in its third part');
 is(target($pass), '6001 6000', 'two were compared');
 is(incremental('item') =~ s/ since.*//r, '0 0 0 all rows: the last verification of all rows has not come to its end', 'which is nothing to go on from');
