@@ -20,6 +20,13 @@
  * Whatever the source still refuses is raised, and nothing is lost:
  * the change tables keep the keys.
  *
+ * A table that is paused by itself is left out.  The position at the source is
+ * that of all others; its own is here, in rehome.table_map, and so is known
+ * before the other passes it: that it is paused commits before the next batch
+ * begins (rehome_reverse_inspect).  When it goes on it is brought from there.
+ * That this is done commits here, after the source: if it is lost, the same
+ * rows are brought once more, which does no harm.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -33,6 +40,7 @@
 #include "guc.h"
 #include "miscadmin.h"
 #include "remote/query.h"
+#include "util/call.h"
 #include "util/debug_point.h"
 #include "util/position.h"
 #include "util/spi.h"
@@ -618,6 +626,39 @@ rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice, List *ask)
 }
 
 /*
+ * rehome_reverse_inspect finds out whether the targets, and with source also
+ * the tables at the source, are what they were, and pauses those that cannot go
+ * on.  True when there are any: the caller commits before he lets a batch begin.
+ */
+bool
+rehome_reverse_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps, bool source)
+{
+	List	   *left = rehome_maps_running(maps);
+	int			n = list_length(left);
+	List	   *structures;
+	ListCell   *lc;
+
+	slice->reverse_position = rehome_reverse_position(conn, slice, NIL);
+	if (slice->reverse_position == NULL)
+		return false;			/* a batch says so */
+	left = rehome_target_inspect(slice, left);
+	structures = source ? rehome_structures(conn, left) : NIL;
+	foreach(lc, structures)
+	{
+		RehomeTableMap *map = list_nth(left, foreach_current_index(lc));
+
+		if (lfirst(lc) == NULL)
+			rehome_map_lost(slice, map, "source", "capture lost", "the table does not exist any more", "Bring it back.");
+		else
+			(void) rehome_structure_changed(slice, map, true, lfirst(lc));
+	}
+	if (list_length(rehome_maps_running(left)) == n)
+		return false;
+	rehome_commit_durably();
+	return true;
+}
+
+/*
  * rehome_raise_both raises because the source, too, says that it has
  * authority.
  */
@@ -643,11 +684,13 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 					 Snapshot snapshot, bool keep_open)
 {
 	List	   *returns = NIL;
+	List	   *all = maps;
 	char	   *since;
 	char	   *reached;
 	int64		n = 0;
 	ListCell   *lc;
 
+	maps = rehome_maps_running(maps);
 	if (slice->state == REHOME_CUT_OVER)	/* rolling back, capture is off, and nobody writes */
 		rehome_target_check_capture(maps);
 	rehome_target_hold(maps);
@@ -656,7 +699,7 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	rehome_conn_begin(conn, "");
 	rehome_conn_exec(conn, psprintf("SET LOCAL lock_timeout = %d; SET LOCAL statement_timeout = %d",
 									rehome_lock_timeout, keep_open ? rehome_freeze_timeout : 0));
-	since = rehome_reverse_position(conn, slice, slice->lazy_position ? NIL : maps);
+	since = rehome_reverse_position(conn, slice, slice->lazy_position ? NIL : all);
 	if (since == NULL)
 	{
 		PopActiveSnapshot();
@@ -666,7 +709,7 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
-		char	   *unseen = rehome_position_unseen(since);
+		char	   *unseen = rehome_position_unseen(map->position ? map->position : since);
 		RehomeRows *poll;
 		Return	   *ret;
 		char	   *parts;
@@ -706,11 +749,15 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		if (rehome_inverse_may_bypass(conn))
 			rehome_conn_exec(conn, "SET LOCAL session_replication_role = replica");
 		foreach(lc, returns)
-			n += stage_changes(conn, lfirst(lc), since, slice->migration->owner);
+		{
+			RehomeTableMap *map = ((Return *) lfirst(lc))->inverse->mapping->map;
+
+			n += stage_changes(conn, lfirst(lc), map->position ? map->position : since, slice->migration->owner);
+		}
 		merge(conn, returns);
 		make_stages(conn, slice, returns, true);
 	}
-	else if (slice->lazy_position)
+	else if (slice->lazy_position && rehome_maps_behind(maps) == NIL)
 	{
 		PopActiveSnapshot();
 		rehome_conn_rollback(conn);
@@ -719,6 +766,8 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	rehome_conn_query(conn, "UPDATE rehome_source.slice SET reverse_position = $3 WHERE token = $1 AND slice = $2::int",
 					  "tit", slice->migration->token, slice->id, reached);
 	PopActiveSnapshot();
+	foreach(lc, rehome_maps_behind(maps))
+		rehome_map_caught_up(lfirst(lc));
 	rehome_position_flush();
 	rehome_debug_point("reverse-applied");
 	if (!keep_open)
@@ -730,13 +779,14 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 
 /*
  * rehome_reverse_prune deletes change rows of the target that the source has
- * (its commit is done).
+ * (its commit is done), but those of tables that are not where the others are.
  */
 void
 rehome_reverse_prune(RehomeSlice *slice, List *maps, const char *position)
 {
 	ListCell   *lc;
 
+	maps = list_difference_ptr(rehome_maps_running(maps), rehome_maps_behind(maps));
 	rehome_touched_mark(slice, maps);
 	foreach(lc, maps)
 		rehome_touched_captured(lfirst(lc));

@@ -37,6 +37,7 @@ extern bool rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map,
 extern void rehome_map_lost(RehomeSlice *slice, RehomeTableMap *map, const char *side,
 							const char *kind, const char *what, const char *hint);
 extern List *rehome_target_inspect(RehomeSlice *slice, List *maps);
+extern void rehome_target_log_all(RehomeTableMap *map);
 extern List *rehome_maps_running(List *maps);
 extern List *rehome_maps_behind(List *maps);
 extern void rehome_map_caught_up(RehomeTableMap *map);

@@ -12,7 +12,9 @@
  * out of batches until rehome.resume_table() (table_pause.c).
  *
  * Pausing is part of the batch's transaction.  If that fails, the next one
- * finds the same.
+ * finds the same.  After cutover it is not: the source commits first there, and
+ * its position must not pass a table of which this side does not know that it
+ * was left out.  So that is committed before the next batch begins (reverse.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -101,11 +103,14 @@ record(RehomeSlice *slice, RehomeTableMap *map, const char *side, const char *ki
 void
 rehome_map_pause(RehomeSlice *slice, RehomeTableMap *map, const char *reason, bool lossy)
 {
-	const char *position = map->position ? map->position : slice->position;
+	bool		back = slice->state == REHOME_CUT_OVER;
+	const char *position = map->position ? map->position : back ? slice->reverse_position : slice->position;
 
+	if (back && lossy)
+		rehome_target_log_all(map);
 	rehome_spi("UPDATE rehome.table_map SET paused = true, reason = $2, position = $3,"
 			   " source_print = CASE WHEN $4 THEN 'lossy' ELSE source_print END WHERE id = $1", "ittb",
-			   map->id, reason, position, lossy);
+			   map->id, reason, position, lossy && !back);
 	map->position = keep(map, position);
 	map->reason = keep(map, reason);
 	map->paused = true;
@@ -176,11 +181,12 @@ target_columns_used(RehomeTableMap *map)
 }
 
 /*
- * judge says what a difference is, and what to do about it: true when the
- * map cannot go on with it.  *lossy when values may have changed.
+ * judge says what a difference of the source, or the target, is, and what to do
+ * about it: true when the map cannot go on with it.  back when rows come from
+ * the target.  *lossy when values may have changed.
  */
 static bool
-judge(Difference *d, bool source, List *used, const char **kind, char **what, const char **hint, bool *lossy)
+judge(Difference *d, bool source, bool back, List *used, const char **kind, char **what, const char **hint, bool *lossy)
 {
 	bool		matters = rehome_name_listed(used, d->was);
 
@@ -190,18 +196,20 @@ judge(Difference *d, bool source, List *used, const char **kind, char **what, co
 	{
 		*kind = "column added";
 		*what = psprintf("column %s of type %s was added", quote_identifier(d->is), d->is_type);
-		if (d->is_not_null && !d->is_default)
-			*hint = source ? "It may not be null and has no default: rows that are brought back after a cutover would be refused." :
+		if (d->is_not_null && !d->is_default && back == source)
+			*hint = back ? "It may not be null and has no default: give it one, or let it be null." :
 				"Give it a default, or let it be null, or map it with rehome.map_column().";
+		else if (d->is_not_null && !d->is_default && !back)
+			*hint = "It may not be null and has no default: rows that are brought back after a cutover would be refused.";
 		/* rows that come could not be inserted */
-		return !source && d->is_not_null && !d->is_default;
+		return d->is_not_null && !d->is_default && back == source;
 	}
 	if (d->is == NULL)
 	{
 		*kind = "column dropped";
 		*what = psprintf("column %s was dropped", quote_identifier(d->was));
 		*lossy = matters;
-		*hint = source ? "Bring it back; or leave it out or compute it with rehome.map_column(), and drop it from the foreign table." :
+		*hint = back ? "Bring it back." : source ? "Bring it back; or leave it out or compute it with rehome.map_column(), and drop it from the foreign table." :
 			"Bring it back, or leave it out with rehome.map_column().";
 	}
 	else if (strcmp(d->was, d->is) != 0)
@@ -213,7 +221,7 @@ judge(Difference *d, bool source, List *used, const char **kind, char **what, co
 			*what = psprintf("%s and is of type %s instead of %s", *what, d->is_type, d->was_type);
 			*lossy = true;
 		}
-		*hint = source ? psprintf("Rename it back, or tell the foreign table: ALTER FOREIGN TABLE ... ALTER COLUMN ... OPTIONS (SET column_name %s);",
+		*hint = source && !back ? psprintf("Rename it back, or tell the foreign table: ALTER FOREIGN TABLE ... ALTER COLUMN ... OPTIONS (SET column_name %s);",
 								  quote_literal_cstr(d->is)) :
 			"Rename it back.";
 	}
@@ -221,7 +229,8 @@ judge(Difference *d, bool source, List *used, const char **kind, char **what, co
 	{
 		*kind = "column retyped";
 		*what = psprintf("column %s is of type %s instead of %s", quote_identifier(d->is), d->is_type, d->was_type);
-		*hint = source ? "Give the foreign table's column a type that holds its values, with the target's if need be." :
+		*hint = back ? (source ? "Make sure that it holds what comes back." : "Make sure that the source can hold it.") :
+			source ? "Give the foreign table's column a type that holds its values, with the target's if need be." :
 			"Make sure that it holds what the rule gives.";
 		*lossy = true;
 	}
@@ -269,7 +278,7 @@ rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map, bool source, c
 			char	   *what;
 			const char *hint;
 			bool		lossy;
-			bool		stops = judge(&d, source, used, &kind, &what, &hint, &lossy);
+			bool		stops = judge(&d, source, slice->state == REHOME_CUT_OVER, used, &kind, &what, &hint, &lossy);
 
 			record(slice, map, side, kind, psprintf("%s.%s", relation, quote_identifier(d.was ? d.was : d.is)), what,
 				   stops ? psprintf("%s Then %s", hint, resume_hint(slice, map)) : hint, stops ? NULL : "compatible");
@@ -291,11 +300,11 @@ rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map, bool source, c
 }
 
 /*
- * guards_lost lists the targets, by OID, whose guard, or what the drift
- * policy puts in its place, is not at work.
+ * triggers_lost lists the maps whose target has no guard at work, or what the
+ * drift policy puts in its place; after cutover, no capture.
  */
 static List *
-guards_lost(List *maps)
+triggers_lost(List *maps, bool back)
 {
 	List	   *ids = NIL;
 	List	   *lost = NIL;
@@ -304,7 +313,11 @@ guards_lost(List *maps)
 
 	foreach(lc, maps)
 		ids = lappend(ids, psprintf("%d", ((RehomeTableMap *) lfirst(lc))->id));
-	rows = rehome_spi("SELECT t.id FROM rehome.table_map t WHERE t.id = ANY ($1::int[])"
+	rows = rehome_spi(back ?
+					  "SELECT t.id FROM rehome.table_map t WHERE t.id = ANY ($1::int[])"
+					  " AND 2 > (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = t.target AND g.tgenabled = 'A'"
+					  "  AND g.tgname IN ('rehome_capture', 'rehome_capture_truncate'))" :
+					  "SELECT t.id FROM rehome.table_map t WHERE t.id = ANY ($1::int[])"
 					  " AND 2 > (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = t.target AND g.tgenabled IN ('A', 'O')"
 					  "  AND g.tgname IN (CASE t.drift_policy WHEN 'reject' THEN 'rehome_guard' ELSE 'rehome_drift' END,"
 					  "  CASE t.drift_policy WHEN 'reject' THEN 'rehome_guard_truncate' ELSE 'rehome_drift_truncate' END))",
@@ -318,8 +331,8 @@ guards_lost(List *maps)
 
 /*
  * rehome_target_inspect finds out whether the targets of the maps are what
- * they were, with their guards, and pauses those that cannot go on.  Returns
- * the others.
+ * they were, with their guards, or capture, and pauses those that cannot go on.
+ * Returns the others.
  */
 List *
 rehome_target_inspect(RehomeSlice *slice, List *maps)
@@ -328,6 +341,7 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 	List	   *lost;
 	List	   *structures;
 	char	   *print;
+	bool		back = slice->state == REHOME_CUT_OVER;
 	ListCell   *lc;
 
 	foreach(lc, maps)
@@ -341,13 +355,18 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 	if (slice->target_print != NULL && strcmp(slice->target_print, print) == 0)
 		return maps;
 	structures = rehome_structures(NULL, maps);
-	lost = guards_lost(maps);
+	lost = triggers_lost(maps, back);
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
 
-		if (!rehome_structure_changed(slice, map, false, list_nth(structures, foreach_current_index(lc))) &&
-			list_member_ptr(lost, map))
+		if (rehome_structure_changed(slice, map, false, list_nth(structures, foreach_current_index(lc))) ||
+			!list_member_ptr(lost, map))
+			continue;
+		if (back)
+			rehome_map_lost(slice, map, "target", "capture lost", "capture is missing or disabled",
+							"What was written since cannot be known: resuming it puts capture back and brings the table to the source as a whole.");
+		else
 			rehome_map_lost(slice, map, "target", "guard lost", "the guard is missing or disabled",
 							"What was written since cannot be known: resuming it puts the guard back and reads the table as a whole.");
 	}

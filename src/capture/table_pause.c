@@ -16,10 +16,17 @@
  * the same result, if the transaction here fails.  Cutover is refused unless
  * all tables are running.
  *
+ * The same in a slice that is cut over, whose tables are brought back; the
+ * slice's position is then at the source, and a table's is the snapshot of the
+ * target up to which the source has it.  Rollback is refused unless all tables
+ * are running.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "apply/apply.h"
+#include "apply/inverse.h"
 #include "capture/capture.h"
 #include "errors.h"
 #include "mapping/mapping.h"
@@ -97,8 +104,31 @@ named_map(RehomeCall *call, FunctionCallInfo fcinfo, bool lock, RehomeSlice **sl
 		rehome_slice_work_lock(*slice);
 		map = rehome_table_map_of(migration, PG_GETARG_OID(1));
 	}
-	rehome_slice_require(*slice, "pause or resume a table of", REHOME_SYNCING, REHOME_SYNCING);
+	rehome_slice_require(*slice, "pause or resume a table of", REHOME_SYNCING, REHOME_CUT_OVER);
+	rehome_slice_require_way_back(*slice, "pause or resume a table of");
 	return map;
+}
+
+/*
+ * position_now returns where the tables of a slice are, at least.  It waits for
+ * no batch: who has the row at the source may be waiting for ours here.
+ */
+static char *
+position_now(RehomeSlice *slice)
+{
+	RehomeConn *conn;
+	char	   *position;
+
+	if (slice->state == REHOME_SYNCING)
+		return slice->position;
+	conn = rehome_slice_connect(slice, "pause");
+	position = rehome_conn_value(conn, "SELECT CASE authority WHEN 'target' THEN reverse_position END"
+								 " FROM rehome_source.slice WHERE token = $1 AND slice = $2::int",
+								 "ti", slice->migration->token, slice->id);
+	if (position == NULL)
+		rehome_raise_both(slice);
+	rehome_conn_close(conn);
+	return position;
 }
 
 PG_FUNCTION_INFO_V1(rehome_pause_table);
@@ -123,7 +153,7 @@ rehome_pause_table(PG_FUNCTION_ARGS)
 	rehome_slice_maps_changed(slice);
 	rehome_slice_reread(slice);
 	if (rehome_spi("UPDATE rehome.table_map SET paused = true, reason = $2, position = coalesce(position, $3)"
-				   " WHERE id = $1 AND NOT paused", "itt", map->id, reason, slice->position)->processed == 0)
+				   " WHERE id = $1 AND NOT paused", "itt", map->id, reason, position_now(slice))->processed == 0)
 		ereport(NOTICE, errmsg("table %s is paused already", rehome_relation_name(map->target)));
 	else
 		rehome_event(slice->migration->name, slice->name, "paused",
@@ -225,6 +255,31 @@ mend_target(RehomeSlice *slice, RehomeTableMap *map)
 			   linitial(rehome_structures(NULL, maps)));
 }
 
+/*
+ * mend_way_back sees to it that the changes of a map's target are captured, and
+ * can be brought back.
+ */
+static void
+mend_way_back(RehomeSlice *slice, RehomeTableMap *map)
+{
+	List	   *maps = list_make1(map);
+	RehomeConn *conn = rehome_slice_connect(slice, "resume");
+	char	   *source = linitial(rehome_structures(conn, maps));
+	char	   *target;
+
+	(void) rehome_inverse_compile(map, slice->migration->owner);	/* raises when it cannot be */
+	require_columns(conn, slice, map);
+	rehome_conn_close(conn);
+	rehome_targets_lock(maps, ShareRowExclusiveLock);
+	rehome_target_install(slice, maps, false);
+	rehome_target_switch(maps, false, true);
+	target = linitial(rehome_structures(NULL, maps));
+	if (strcmp(target, map->target_columns) != 0)
+		rehome_target_log_all(map);	/* other values, perhaps, that no trigger has seen */
+	rehome_spi("UPDATE rehome.table_map SET target_columns = $2::jsonb, source_columns = $3::jsonb WHERE id = $1", "itt",
+			   map->id, target, source);
+}
+
 PG_FUNCTION_INFO_V1(rehome_resume_table);
 
 /*
@@ -244,10 +299,16 @@ rehome_resume_table(PG_FUNCTION_ARGS)
 	else
 	{
 		rehome_slice_require_running(slice);
-		mend_source(slice, map);
-		mend_target(slice, map);
+		if (slice->state == REHOME_CUT_OVER)
+			mend_way_back(slice, map);
+		else
+		{
+			mend_source(slice, map);
+			mend_target(slice, map);
+			rehome_spi("UPDATE rehome.slice SET source_print = '' WHERE id = $1", "i", slice->id);
+		}
 		rehome_spi("UPDATE rehome.table_map SET paused = false, reason = NULL WHERE id = $1", "i", map->id);
-		rehome_spi("UPDATE rehome.slice SET source_print = '', target_print = '' WHERE id = $1", "i", slice->id);
+		rehome_spi("UPDATE rehome.slice SET target_print = '' WHERE id = $1", "i", slice->id);
 		rehome_spi("UPDATE rehome.drift SET resolved_at = clock_timestamp(), resolution = 'resumed'"
 				   " WHERE migration = $1::name AND slice = $2::name AND target = $3 AND resolved_at IS NULL AND policy IS NULL AND kind <> 'refused'",
 				   "tto", slice->migration->name, slice->name, map->target);

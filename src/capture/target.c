@@ -221,6 +221,17 @@ make_change_table(RehomeTableMap *map)
 }
 
 /*
+ * rehome_target_log_all notes in a map's change table that any of its rows may
+ * have changed.
+ */
+void
+rehome_target_log_all(RehomeTableMap *map)
+{
+	rehome_spi(psprintf("INSERT INTO rehome_change.%s (xid, op) VALUES (pg_current_xact_id()::text::bigint, 't')",
+						rehome_target_change_table(map)), "");
+}
+
+/*
  * make_counter creates the sequence that counts what a map's guard refuses.
  */
 static void

@@ -46,6 +46,9 @@ typedef struct RehomeSlice
 	bool		restored;		/* this database is not where it last ran */
 	char	   *reason;
 	char	   *position;		/* txid_snapshot of the source, or NULL */
+	char	   *reverse_position;	/* in cut_over, when rehome_reverse_inspect has
+								 * asked the source: the target's snapshot that
+								 * it has reached; else NULL */
 	char	   *error;
 	char	   *source_print;	/* fingerprint of the source's tables and triggers */
 	char	   *target_print;	/* the same of the targets and the guard */

@@ -33,6 +33,8 @@
 #include "guc.h"
 #include "remote/query.h"
 #include "util/debug_point.h"
+#include "util/name.h"
+#include "util/problems.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "worker/worker.h"
@@ -81,6 +83,37 @@ take_slice(RehomeCall *call, RehomeSlice *slice)
 }
 
 /*
+ * require_tables raises when tables are paused by themselves: the source lacks
+ * what was written to them since.  With caught_up, also when one has not caught
+ * up yet: that it has is committed here before the source commits, and so must
+ * not be part of the switch.
+ */
+static void
+require_tables(RehomeSlice *slice, List *maps, bool caught_up)
+{
+	RehomeProblems problems;
+	ListCell   *lc;
+
+	rehome_problems_init(&problems);
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		if (map->paused)
+			rehome_problem(&problems, ERRCODE_REHOME_PAUSED,
+						   psprintf("SELECT rehome.resume_table(%s, %s);", quote_literal_cstr(slice->migration->name),
+									quote_literal_cstr(rehome_relation_name(map->target))),
+						   "%s is paused: %s.", rehome_relation_name(map->target), map->reason);
+		else if (caught_up && map->position != NULL)
+			rehome_problem(&problems, ERRCODE_REHOME_PAUSED,
+						   psprintf("CALL rehome.sync(%s);", quote_literal_cstr(slice->migration->name)),
+						   "%s was paused, and has not caught up yet.", rehome_relation_name(map->target));
+	}
+	rehome_problems_raise(&problems, "slice \"%s\" of migration \"%s\" cannot be rolled back: the source lacks changes of its tables",
+						  slice->name, slice->migration->name);
+}
+
+/*
  * drain brings batches back until one is small; false when the slice has been
  * rolled back meanwhile.
  */
@@ -119,6 +152,13 @@ rehome_rollback_slice(RehomeCall *call, RehomeSlice *slice)
 		return;
 	maps = rehome_table_maps_require(slice);
 	conn = rehome_slice_connect(slice, "rollback");
+	if (call->nonatomic && rehome_reverse_inspect(conn, slice, maps, true))
+	{
+		rehome_call_commit(call);
+		if (!take_slice(call, slice))
+			return;
+	}
+	require_tables(slice, maps, !call->nonatomic);
 
 	ereport(NOTICE, errmsg("slice \"%s\": draining back to the source", slice->name));
 	if (!drain(call, conn, slice, maps))
@@ -126,6 +166,7 @@ rehome_rollback_slice(RehomeCall *call, RehomeSlice *slice)
 		rehome_conn_close(conn);
 		return;
 	}
+	require_tables(slice, maps, true);
 	rehome_targets_lock(list_concat_copy(maps, rehome_derived_maps(slice)), ShareRowExclusiveLock);
 	rehome_freeze_begin(&freeze);
 	rehome_debug_point("frozen");

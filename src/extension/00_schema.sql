@@ -123,7 +123,7 @@ COMMENT ON COLUMN rehome.table_map.rules_hash IS
 COMMENT ON COLUMN rehome.table_map.drift_policy IS 'what happens to writes to the target while the source has authority';
 COMMENT ON COLUMN rehome.table_map.paused IS 'left out of batches; the slice''s other tables go on';
 COMMENT ON COLUMN rehome.table_map.position IS
-    'the position this table alone is at; null: that of the slice';
+    'the position this table alone is at, after cutover the target''s snapshot that the source has of it; null: that of the slice';
 COMMENT ON COLUMN rehome.table_map.source_columns IS 'the source table as it was last found: OID and columns';
 COMMENT ON COLUMN rehome.table_map.target_columns IS 'the same of the target';
 COMMENT ON COLUMN rehome.table_map.imported IS 'the foreign table was made by add_schema and goes with the map';

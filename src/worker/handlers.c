@@ -150,19 +150,20 @@ forward(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 static void
 see_to_partitions(RehomeWorkerState *worker, RehomeSlice *slice)
 {
+	List	   *maps = rehome_maps_running(worker->maps);
 	ListCell   *lc;
 
-	foreach(lc, worker->maps)
+	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
 
 		if (map->source_parts != NULL)
 			rehome_source_cover(worker->conn, slice, map);
 	}
-	if (!rehome_target_covered(worker->maps))
+	if (!rehome_target_covered(maps))
 	{
-		rehome_targets_lock(worker->maps, ShareRowExclusiveLock);
-		rehome_target_install(slice, worker->maps, false);
+		rehome_targets_lock(maps, ShareRowExclusiveLock);
+		rehome_target_install(slice, maps, false);
 	}
 }
 
@@ -172,6 +173,7 @@ see_to_partitions(RehomeWorkerState *worker, RehomeSlice *slice)
 static long
 reverse(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 {
+	bool		anew = worker->conn == NULL;	/* at first, and after each error */
 	int64		n;
 
 	if (!rehome_slice_try_work_lock(slice->id))
@@ -183,6 +185,8 @@ reverse(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 		return 0;
 	get_ready(worker, slice);
 	slice->lazy_position = !older_than(worker->positioned_at, POSITION_INTERVAL);
+	if ((anew || !slice->lazy_position) && rehome_reverse_inspect(worker->conn, slice, worker->maps, anew))
+		return 0;
 	n = rehome_reverse_batch(worker->conn, slice, worker->maps, NULL, false);
 	if (n < 0)
 		rehome_raise_both(slice);

@@ -1,0 +1,176 @@
+# DDL after the cutover: the product goes on at its new home, and the old one may
+# be altered, too.  The table concerned is not brought back until somebody says
+# how it is to go on; all others are.  Nothing is lost by that, and a rollback
+# that would lose something is refused.
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use RehomeTest;
+
+my $pair = new_pair(dbname => 'back', role => 1, tcp => 1);
+my $schema = q{
+	CREATE TABLE item (id int PRIMARY KEY, price numeric(12, 2) NOT NULL, note text);
+	CREATE TABLE part (id int, day date, v text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+	CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
+	CREATE TABLE word (id int PRIMARY KEY, said text);
+	CREATE TABLE other (id int PRIMARY KEY, v text);};
+$pair->sql_source($schema . q{
+	INSERT INTO item SELECT i, i, 'i' || i FROM generate_series(1, 300) AS i;
+	INSERT INTO part SELECT i, '2020-06-01', 'p' || i FROM generate_series(1, 50) AS i;
+	INSERT INTO word SELECT i, 'w' || i FROM generate_series(1, 50) AS i;
+	INSERT INTO other SELECT i, 'o' || i FROM generate_series(1, 50) AS i;});
+$pair->sql_target($schema);
+$pair->grant_source('public');
+$pair->import_foreign_schema('public', 'src', qw(item part word other));
+$pair->sql_target(q{
+	SELECT rehome.create_migration('k', 'src', 'DDL after the cutover');
+	SELECT rehome.add_table('k', format('src.%I', t)::regclass, t::regclass) FROM unnest(ARRAY['item', 'part', 'word', 'other']) AS t;
+	SELECT rehome.map_column('k', 'word', 'said', 'upper(said)', inverse => 'lower(said)');
+	CALL rehome.start('k')});
+ok($pair->wait_for_state('k', 'syncing'), 'in sync');
+$pair->sql_target(q{CALL rehome.cutover('k')});
+ok($pair->wait_for_state('k', 'cut_over'), 'cut over');
+
+my @all = qw(item part word other);
+my $n   = 1000;
+
+sub target { my ($sql) = @_; return $pair->sql_target($sql) }
+sub source { my ($sql) = @_; return $pair->sql_source($sql) }
+
+# The tables that are paused, with why, and no others; seen by the worker.
+sub only_paused
+{
+	my ($table, $reason, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	wait_until($pair->target, 'SELECT EXISTS (SELECT FROM rehome.table_map WHERE paused)', undef, 'back');
+	is(target(q{SELECT string_agg(target || ': ' || reason, ', ') FROM rehome.table_map WHERE paused}), "$table: $reason", "$name: paused, and no other");
+	return;
+}
+
+# The others are brought back, and their logs pruned.
+sub others_go_on
+{
+	my ($name, @others) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	$n++;
+	target("INSERT INTO other VALUES ($n, 'on')");
+	ok(wait_until($pair->source, "SELECT EXISTS (SELECT FROM other WHERE id = $n)", undef, 'back'), "$name: the others go on");
+	my $log = target(q{SELECT 'rehome_change.change_' || id FROM rehome.table_map WHERE target = 'other'::regclass});
+	ok(wait_until($pair->target, "SELECT NOT EXISTS (SELECT FROM $log)", undef, 'back'), "$name: and are pruned");
+	my ($sqlstate, $message, $detail) = sqlstate_of($pair->target, q{CALL rehome.sync('k')}, 'back');
+	is($sqlstate, 'RH009', "$name: sync says what it has left out") or diag($message);
+	($sqlstate, $message, $detail) = sqlstate_of($pair->target, q{CALL rehome.rollback('k')}, 'back');
+	is($sqlstate, 'RH009', "$name: rollback is refused") or diag($message);
+	is(target('SELECT authority FROM rehome.status'), 'target', "$name: authority stays");
+	is(target(q{SELECT string_agg(target || ' ' || ok, ', ' ORDER BY target::text) FROM rehome.verify('k')}),
+		join(', ', map { $_ . (grep({ $_ eq $others[0] } $_) ? ' false' : ' true') } sort @all), "$name: a verification says so");
+	return;
+}
+
+sub goes_on
+{
+	my ($table, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	target("SELECT rehome.resume_table('k', '$table')");
+	my $result = finish_psql(start_psql($pair->target, q{CALL rehome.sync('k')}, dbname => 'back'));
+	is($result->{sqlstate}, '00000', "$name: resumed, and in sync") or diag($result->{stderr});
+	is(target('SELECT count(*) FROM rehome.table_map WHERE paused OR position IS NOT NULL'), '0', "$name: all tables go on");
+	is(target(q{SELECT string_agg(target::text, ', ') FROM rehome.verify('k', mode => 'rows') WHERE NOT ok}), '', "$name: nothing is lost");
+	return;
+}
+
+# A column renamed at the new home, with writes before, between and after.
+target(q{UPDATE item SET note = 'before' WHERE id = 1; ALTER TABLE item RENAME note TO remark; UPDATE item SET remark = 'after' WHERE id = 2; DELETE FROM item WHERE id = 3});
+only_paused('item', 'at the target column note was renamed to remark', 'renamed');
+like(target(q{SELECT detail->>'hint' FROM rehome.drift WHERE kind = 'column renamed' AND resolved_at IS NULL}),
+	qr/\ARename it back\. Then SELECT rehome\.resume_table\('k', 'public\.item'\);\z/, 'renamed: what to do is said');
+others_go_on('renamed', 'item');
+is((sqlstate_of($pair->target, q{SELECT rehome.resume_table('k', 'item')}, 'back'))[0], '42703', 'renamed: it cannot go on like that');
+target(q{INSERT INTO item VALUES (400, 1, 'while it was paused'); ALTER TABLE item RENAME remark TO note; UPDATE item SET note = 'back' WHERE id = 4});
+goes_on('item', 'renamed');
+is(source(q{SELECT string_agg(id || ' ' || note, ', ' ORDER BY id) FROM item WHERE id IN (1, 2, 3, 4, 400)}),
+	'1 before, 2 after, 4 back, 400 while it was paused', 'renamed: each write has come back');
+
+# A column dropped and brought back: its values are others, without a trigger's
+# notice.
+target(q{ALTER TABLE item DROP COLUMN note});
+only_paused('item', 'at the target column note was dropped', 'dropped');
+target(q{ALTER TABLE item ADD COLUMN note text DEFAULT 'new'});
+others_go_on('dropped', 'item');
+goes_on('item', 'dropped');
+is(source(q{SELECT count(*), min(note), max(note) FROM item}), '300|new|new', 'dropped: all rows have come back');
+
+# Values changed by a change of type.
+target(q{ALTER TABLE item ALTER COLUMN price TYPE numeric(14, 2) USING price + 5});
+only_paused('item', 'at the target column price is of type numeric(14,2) instead of numeric(12,2)', 'retyped');
+goes_on('item', 'retyped');
+is(source(q{SELECT sum(price) FROM item}), target('SELECT sum(price) FROM item'), 'retyped: all rows have come back');
+
+# What nobody maps, and what is no column's.
+target(q{ALTER TABLE item ADD COLUMN more int; ALTER TABLE part ADD COLUMN x int NOT NULL DEFAULT 0; UPDATE part SET v = 'x'});
+ok(wait_until($pair->target, q{SELECT count(*) = 2 FROM rehome.drift WHERE kind = 'column added' AND resolution = 'compatible'}, undef, 'back'),
+	'a column that nobody maps is noted');
+is(target('SELECT count(*) FROM rehome.table_map WHERE paused'), '0', 'and nothing is paused');
+
+# Capture switched off, and written to.
+target(q{BEGIN; ALTER TABLE word DISABLE TRIGGER rehome_capture; UPDATE word SET said = 'UNSEEN' WHERE id = 5; COMMIT});
+only_paused('word', 'at the target capture is missing or disabled', 'capture off');
+others_go_on('capture off', 'word');
+goes_on('word', 'capture off');
+is(source(q{SELECT said FROM word WHERE id = 5}), 'unseen', 'capture off: what no trigger has seen has come back');
+
+# A table with partitions, truncated while it is paused by hand.
+target(q{UPDATE part SET v = 'seen'; CALL rehome.sync('k'); SELECT rehome.pause_table('k', 'part', 'the archive is moved'); UPDATE part SET v = 'late' WHERE id = 1});
+only_paused('part', 'the archive is moved', 'by hand');
+others_go_on('by hand', 'part');
+is(source(q{SELECT v FROM part WHERE id = 1}), 'seen', 'by hand: it is left out');
+target(q{TRUNCATE part; INSERT INTO part SELECT i, '2020-02-02', 'truncated' FROM generate_series(1, 9) AS i});
+target(q{CREATE TABLE part_2 PARTITION OF part FOR VALUES FROM ('2021-01-01') TO ('2022-01-01'); INSERT INTO part VALUES (10, '2021-01-01', 'another partition')});
+source(q{CREATE TABLE part_2 PARTITION OF part FOR VALUES FROM ('2021-01-01') TO ('2022-01-01'); GRANT ALL ON part_2 TO rehome_src});
+goes_on('part', 'by hand');
+is(source('SELECT count(*) FROM part'), '10', 'by hand: what was truncated is gone');
+
+# DDL at the old home, found when it stands in the way.
+source(q{ALTER TABLE word ADD COLUMN must int NOT NULL DEFAULT 1; ALTER TABLE word ALTER COLUMN must DROP DEFAULT});
+target(q{INSERT INTO word VALUES (100, 'REFUSED')});
+only_paused('word', 'at the source column must of type integer was added', 'at the old home');
+others_go_on('at the old home', 'word');
+source(q{ALTER TABLE word DROP COLUMN must});
+goes_on('word', 'at the old home');
+source(q{ALTER TABLE word RENAME said TO told});
+target(q{UPDATE word SET said = 'AGAIN' WHERE id = 100});
+only_paused('word', 'at the source column said was renamed to told', 'renamed at the old home');
+others_go_on('renamed at the old home', 'word');
+source(q{ALTER TABLE word RENAME told TO said});
+goes_on('word', 'renamed at the old home');
+
+# The target dies while a table is paused; and rollback as part of a transaction
+# wants all tables to have caught up.
+target(q{SELECT rehome.pause_table('k', 'item')});
+target(q{UPDATE item SET note = 'crash' WHERE id = 5; UPDATE other SET v = 'crash' WHERE id = 5});
+ok(wait_until($pair->source, q{SELECT v = 'crash' FROM other WHERE id = 5}, undef, 'back'), 'crash: another table is brought back');
+kill_and_start($pair->target);
+target(q{UPDATE other SET v = 'again' WHERE id = 5});
+is((sqlstate_of($pair->target, q{CALL rehome.sync('k')}, 'back'))[0], 'RH009', 'crash: sync leaves it out');
+is(source('SELECT v FROM other WHERE id = 5'), 'again', 'crash: and brings the others back');
+is(source('SELECT note FROM item WHERE id = 5'), 'new', 'crash: the paused table does not');
+is((sqlstate_of($pair->target, q{BEGIN; SELECT rehome.resume_table('k', 'item'); CALL rehome.rollback('k')}, 'back'))[0], 'RH009', 'rollback at once is refused');
+goes_on('item', 'crash');
+is(source('SELECT note FROM item WHERE id = 5'), 'crash', 'crash: and has its changes');
+
+# Found by rollback itself, and then rolled back.
+target(q{SELECT rehome.pause('k'); ALTER TABLE other RENAME v TO w; SELECT rehome.resume('k')});
+only_paused('other', 'at the target column v was renamed to w', 'rollback');
+is((sqlstate_of($pair->target, q{CALL rehome.rollback('k')}, 'back'))[0], 'RH009', 'rollback: refused');
+target(q{ALTER TABLE other RENAME w TO v; SELECT rehome.resume_table('k', 'other')});
+my $result = finish_psql(start_psql($pair->target, q{CALL rehome.rollback('k')}, dbname => 'back'));
+is($result->{sqlstate}, '00000', 'rollback: done, with a table that had yet to catch up') or diag($result->{stderr});
+ok($pair->wait_for_state('k', 'syncing'), 'rolled back');
+source(q{UPDATE other SET v = 'home' WHERE id = 1; UPDATE item SET note = 'home' WHERE id = 1});
+target(q{CALL rehome.sync('k')});
+is(target(q{SELECT string_agg(target::text, ', ') FROM rehome.verify('k', mode => 'rows') WHERE NOT ok}), '', 'and in sync');
+
+done_testing();
