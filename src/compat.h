@@ -125,6 +125,22 @@ rehome_update_index_tuples(ResultRelInfo *rri, TupleTableSlot *slot, EState *est
 	index_beginscan(heap, index, snapshot, nkeys, 0)
 #endif
 
+/* LockHeldByMe() looks for stronger locks as well from 17 on, when it is told to. */
+#include "storage/lock.h"
+
+static inline bool
+rehome_lock_held(const LOCKTAG *tag, LOCKMODE mode)
+{
+#if PG_VERSION_NUM >= 170000
+	return LockHeldByMe(tag, mode, true);
+#else
+	for (; mode <= MaxLockMode; mode++)
+		if (LockHeldByMe(tag, mode))
+			return true;
+	return false;
+#endif
+}
+
 /* LogLogicalMessage() can flush by itself from 17 on. */
 #include "access/xlog.h"
 #include "replication/message.h"

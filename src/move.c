@@ -202,7 +202,7 @@ rehome_sync(PG_FUNCTION_ARGS)
 		{
 			RehomeBatch batch;
 
-			rehome_forward_batch(conn, slice, maps, false, &batch);
+			rehome_forward_batch(conn, slice, maps, false, NIL, &batch);
 			n = batch.nrows;
 		}
 		else

@@ -61,9 +61,9 @@ typedef struct RehomeBatch
 
 /* Forward: source to target. */
 extern bool rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps,
-							   bool locked, bool alone, RehomeBatch *batch);
+							   bool locked, bool alone, List *kept, RehomeBatch *batch);
 extern void rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
-								 bool keep_open, RehomeBatch *batch);
+								 bool keep_open, List *kept, RehomeBatch *batch);
 extern void rehome_forward_retry(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map,
 								 const char *rule, int64 *asked, int64 *refused);
 extern bool rehome_forward_stale(RehomeConn *conn, RehomeTableMap *map);

@@ -23,11 +23,14 @@
  *
  * TRUNCATE is not MVCC-safe: a table truncated after S1 was taken, but before
  * it was read, reads as empty although S1 still has its rows.  So what is to be
- * read is locked first, ACCESS SHARE, all at once, and compared: the files it
- * has now with those it had in S1.  If they differ, or the locks are not had
- * within rehome.lock_timeout, the batch begins again, with a new S1, having
- * held nothing meanwhile: who keeps us out of one table may be waiting for
- * another that we have, and by a second session of ours even unseen.
+ * read is locked first, ACCESS SHARE, all at once, and compared: the table and
+ * the files it has now with those it had in S1.  If they differ, or a lock has
+ * to be waited for, the batch begins again, with a new S1.
+ *
+ * Then the targets are locked, all at once as well.  On neither side is a table
+ * waited for with another one in hand: who keeps us out of the one may be going
+ * to ask for the other, and his would be the transaction that a deadlock ends;
+ * through two sessions of ours at the source it would not even be seen.
  *
  * Changing the set of a table's partitions is not MVCC-safe either, and that
  * lock does not keep new ones out.  So partitioned tables are compared after
@@ -278,10 +281,10 @@ tables_due(List *maps, List *whole, const char *flags, int *n)
  * begin again.
  */
 static bool
-take_turns(RehomeConn *conn, RehomeSlice *slice, const Due *due, int n, char *snapshot,
+take_turns(RehomeConn *conn, RehomeSlice *slice, const Due *due, int n, List *maps, char *snapshot,
 		   bool locked, RehomeBatch *batch)
 {
-	RehomeSessions sessions = {.conn = conn,.snapshot = snapshot};
+	RehomeSessions sessions = {.conn = conn,.snapshot = snapshot,.maps = maps};
 	List	   *unchecked = NIL;
 	RehomeTurn *turn = NULL;
 	bool		good = true;
@@ -295,12 +298,11 @@ take_turns(RehomeConn *conn, RehomeSlice *slice, const Due *due, int n, char *sn
 		{
 			due[i].map->unpruned++;
 			batch->ntables++;
-			next = rehome_turn_begin(slice, due[i].map, due[i].flag, &sessions, batch);
-			good = next != NULL;
+			next = rehome_turn_begin(slice, due[i].map, due[i].flag, &sessions);
 		}
 		if (turn != NULL)
 		{
-			good = good && rehome_turn_take(turn, next, locked, &checked, batch);
+			good = rehome_turn_take(turn, next, locked, &checked, batch);
 			if (good && !checked && !locked)
 				unchecked = lappend(unchecked, turn->map);
 			rehome_turn_end(turn);
@@ -343,15 +345,17 @@ held_source(const char *said, RehomeBatch *batch)
  * transaction that is open on the connection, and moves the position; false
  * when it has to begin again, which it never has when the tables were locked
  * before the transaction took its snapshot.  Alone, it takes no second session,
- * which cannot have a snapshot taken after a SAVEPOINT.  The caller sees to it that the
+ * which cannot have a snapshot taken after a SAVEPOINT.  The targets of kept are
+ * locked as well, so that they can be read afterwards.  The caller sees to it that the
  * source has flushed batch->lsn before the position is committed.
  */
 bool
 rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked, bool alone,
-				   RehomeBatch *batch)
+				   List *kept, RehomeBatch *batch)
 {
 	RehomeRows *poll;
 	List	   *touched = NIL;
+	List	   *moved = NIL;
 	bool		inspected = false;
 	Due		   *due;
 	int			n;
@@ -377,9 +381,13 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked
 		!held_source(rehome_conn_value(conn, "SELECT rehome_source.hold($1::text[])", "t", relation_names(touched)), batch))
 		return start_over(touched);
 	due = tables_due(maps, touched, poll->value[0][5], &n);
+	for (int i = 0; i < n; i++)
+		moved = lappend(moved, due[i].map);
+	if (!locked && (batch->blockers = rehome_targets_try_take(moved, kept)) != NULL)
+		return start_over(touched);
 	if (n > 0)
 		rehome_touched_mark(slice, maps);
-	if (!take_turns(conn, slice, due, n, poll->value[0][6], locked, batch))
+	if (!take_turns(conn, slice, due, n, moved, poll->value[0][6], locked, batch))
 		return start_over(touched);
 	foreach(lc, rehome_maps_behind(maps))
 		rehome_map_caught_up(lfirst(lc));
@@ -396,12 +404,13 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked
 
 /*
  * rehome_forward_batch reads and applies one batch.  With keep_open the
- * source transaction stays open on the batch's snapshot, with no table locked.
+ * source transaction stays open on the batch's snapshot, with no table locked;
+ * the targets of kept, which may be read then, are locked here.
  * While it waits to try again, no transaction is open there.
  */
 void
 rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
-					 bool keep_open, RehomeBatch *batch)
+					 bool keep_open, List *kept, RehomeBatch *batch)
 {
 	char	   *drift = rehome_drift_relog(conn, slice, maps);
 
@@ -410,13 +419,13 @@ rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		rehome_conn_begin_read(conn);
 		if (keep_open)
 			rehome_conn_exec(conn, "SAVEPOINT rehome_batch");
-		if (rehome_forward_try(conn, slice, maps, false, keep_open, batch))
+		if (rehome_forward_try(conn, slice, maps, false, keep_open, kept, batch))
 			break;
 		rehome_conn_rollback(conn);
 		if (batch->blockers != NULL)
 			rehome_targets_blocked(attempt, batch->blockers);
 		else if (batch->busy && attempt >= rehome_lock_retries)
-			rehome_source_raise_locked(conn, maps, true);
+			rehome_source_raise_locked(conn, rehome_maps_running(maps), true);
 		else if (attempt >= rehome_lock_retries)
 			ereport(ERROR,
 					errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),

@@ -38,7 +38,7 @@ retry_slice(RehomeSlice *slice, Oid target, const char *rule, ReturnSetInfo *rsi
 	rehome_slice_require_running(slice);
 	maps = rehome_table_maps_require(slice);
 	conn = rehome_slice_connect(slice, "retry");
-	rehome_forward_batch(conn, slice, maps, true, &batch);
+	rehome_forward_batch(conn, slice, maps, true, NIL, &batch);
 	CommandCounterIncrement();
 	foreach(lc, maps)
 	{

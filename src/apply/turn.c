@@ -155,13 +155,18 @@ other_session(RehomeSessions *sessions, RehomeConn *conn)
 		return sessions->conn;
 	if (sessions->second != NULL || sessions->snapshot == NULL)
 		return sessions->second;
-	begin = psprintf("SET TRANSACTION SNAPSHOT %s", quote_literal_cstr(sessions->snapshot));
+	begin = psprintf("SET TRANSACTION SNAPSHOT %s; LOCK TABLE %s IN ACCESS SHARE MODE NOWAIT",
+					 quote_literal_cstr(sessions->snapshot), rehome_remote_relations(sessions->maps, false));
 	sessions->snapshot = NULL;
 	sessions->second = rehome_conn_another(conn);
 	if (sessions->second == NULL)
 		return NULL;
 	rehome_conn_begin_read(sessions->second);
-	/* of several hosts it may have come to another one */
+
+	/*
+	 * Of several hosts it may have come to another one.  Or DDL waits for a
+	 * lock of the first session: behind it, this one would wait for ourselves.
+	 */
 	if (rehome_conn_try(sessions->second, begin, &error) == NULL)
 	{
 		rehome_conn_close(sessions->second);
@@ -468,16 +473,12 @@ apply_gone(RehomeTurn *turn)
  * batch->blockers.
  */
 RehomeTurn *
-rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag, RehomeSessions *sessions,
-				  RehomeBatch *batch)
+rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag, RehomeSessions *sessions)
 {
 	MemoryContext context;
 	MemoryContext old;
 	RehomeTurn *turn;
 
-	batch->blockers = rehome_targets_try_lock(list_make1(map), RowExclusiveLock);
-	if (batch->blockers != NULL)
-		return NULL;
 	context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome batch table", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
 	turn = palloc0(sizeof(RehomeTurn));

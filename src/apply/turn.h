@@ -24,6 +24,7 @@ typedef struct RehomeSessions
 	RehomeConn *conn;			/* the batch's own */
 	RehomeConn *second;			/* NULL until it is wanted */
 	char	   *snapshot;		/* exported by the first; NULL: no second is to be had */
+	List	   *maps;			/* whose tables are read: the first has them locked */
 } RehomeSessions;
 
 typedef struct RehomeTurn
@@ -53,7 +54,7 @@ typedef struct RehomeTurn
 } RehomeTurn;
 
 extern RehomeTurn *rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag,
-									 RehomeSessions *sessions, RehomeBatch *batch);
+									 RehomeSessions *sessions);
 extern bool rehome_turn_take(RehomeTurn *turn, RehomeTurn *next, bool locked, bool *checked,
 							 RehomeBatch *batch);
 extern void rehome_turn_end(RehomeTurn *turn);

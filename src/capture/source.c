@@ -128,8 +128,8 @@ is_lock_failure(const RehomeRemoteError *error)
 }
 
 /*
- * blockers describes who holds locks on the tables that keep us out, or
- * readers, a line each; NULL when they are gone already.
+ * blockers describes who keeps us out of the tables, or readers, a line each,
+ * by a lock, or by waiting for one of all; NULL when they are gone already.
  */
 static char *
 blockers(RehomeConn *conn, List *maps, bool readers)
@@ -137,15 +137,15 @@ blockers(RehomeConn *conn, List *maps, bool readers)
 	if (maps == NIL)
 		return NULL;
 	return rehome_conn_value(conn,
-							 psprintf("SELECT string_agg(format('pid %%s (%%s) holds %%s on %%s%%s: %%s', l.pid,"
-									  " coalesce(a.usename, '?'), l.mode, l.relation::regclass,"
+							 psprintf("SELECT string_agg(format('pid %%s (%%s) %%s %%s on %%s%%s: %%s', l.pid,"
+									  " coalesce(a.usename, '?'), CASE WHEN l.granted THEN 'holds' ELSE 'waits for' END, l.mode, l.relation::regclass,"
 									  " coalesce(', in a transaction for ' || date_trunc('milliseconds', clock_timestamp() - a.xact_start), ''),"
 									  " coalesce(nullif(btrim(regexp_replace(left(a.query, 200), '[[:space:]]+', ' ', 'g')), ''), '?')), E'\\n')"
 									  " FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
-									  " WHERE l.granted AND l.locktype = 'relation' AND l.pid <> pg_backend_pid()"
+									  " WHERE (l.granted OR l.mode = 'AccessExclusiveLock') AND l.locktype = 'relation' AND l.pid <> pg_backend_pid()"
 									  " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 									  " AND l.mode %s"
-									  " AND l.relation IN (SELECT p FROM unnest(ARRAY[%s]) AS r, rehome_source.partition_tree(r) AS p)",
+									  " AND l.relation IN (SELECT p FROM unnest(ARRAY[%s]::regclass[]) AS r, rehome_source.partition_tree(r) AS p WHERE r IS NOT NULL)",
 									  readers ? "= 'AccessExclusiveLock'" : "NOT IN ('AccessShareLock', 'RowShareLock')",
 									  rehome_remote_relations(maps, true)), "");
 }
@@ -345,7 +345,11 @@ static RehomeRows *
 mend_beside(RehomeSlice *slice)
 {
 	RehomeConn *conn = rehome_slice_connect(slice, "mend");
-	RehomeRows *broken = rehome_source_mend(conn, slice);
+	RehomeRows *broken;
+
+	/* who works on the same there may be waiting for what that transaction has */
+	rehome_conn_exec(conn, psprintf("SET lock_timeout = %d", rehome_lock_timeout));
+	broken = rehome_source_mend(conn, slice);
 
 	rehome_conn_close(conn);
 	return broken;

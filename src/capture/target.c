@@ -30,8 +30,10 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "commands/trigger.h"
+#include "compat.h"
 #include "errors.h"
 #include "guc.h"
+#include "miscadmin.h"
 #include "remote/query.h"
 #include "storage/lmgr.h"
 #include "util/attempt.h"
@@ -271,10 +273,34 @@ lock_all(List *maps, LOCKMODE mode, int ms)
 }
 
 /*
- * local_blockers describes who holds locks on the targets that keep us out.
+ * local_blockers describes who keeps us out of the relations (their OIDs as
+ * texts), by a lock, or by waiting for one of all; NULL when they have gone.
  */
 static char *
-local_blockers(List *maps, LOCKMODE mode)
+local_blockers(List *oids, LOCKMODE mode)
+{
+	const char *harmless =
+		mode == AccessExclusiveLock ? "{}" :
+		mode == RowExclusiveLock ? "{AccessShareLock,RowShareLock,RowExclusiveLock,ShareUpdateExclusiveLock}" :
+		mode == AccessShareLock ? "{AccessShareLock,RowShareLock,RowExclusiveLock,ShareUpdateExclusiveLock,ShareLock,ShareRowExclusiveLock,ExclusiveLock}" :
+		"{AccessShareLock,RowShareLock}";
+
+	return rehome_spi_value("SELECT string_agg(format('pid %s (%s) %s %s on %s%s: %s', l.pid,"
+							" coalesce(a.usename, a.backend_type), CASE WHEN l.granted THEN 'holds' ELSE 'waits for' END, l.mode, l.relation::regclass,"
+							" coalesce(', in a transaction for ' || date_trunc('milliseconds', clock_timestamp() - a.xact_start), ''),"
+							" coalesce(nullif(btrim(regexp_replace(left(a.query, 200), '[[:space:]]+', ' ', 'g')), ''), '?')), E'\\n')"
+							" FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
+							" WHERE (l.granted OR l.mode = 'AccessExclusiveLock') AND l.locktype = 'relation' AND l.pid <> pg_backend_pid()"
+							" AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+							" AND l.mode <> ALL ($2::text[])"
+							" AND l.relation = ANY ($1::oid[])", "tt", rehome_name_array(oids), harmless);
+}
+
+/*
+ * relations_of lists the targets and their partitions, as texts.
+ */
+static List *
+relations_of(List *maps)
 {
 	List	   *oids = NIL;
 	ListCell   *lc;
@@ -288,20 +314,11 @@ local_blockers(List *maps, LOCKMODE mode)
 		foreach(lc2, find_all_inheritors(((RehomeTableMap *) lfirst(lc))->target, NoLock, NULL))
 			oids = lappend(oids, psprintf("%u", lfirst_oid(lc2)));
 	}
-	return rehome_spi_value("SELECT string_agg(format('pid %s (%s) holds %s on %s%s: %s', l.pid,"
-							" coalesce(a.usename, a.backend_type), l.mode, l.relation::regclass,"
-							" coalesce(', in a transaction for ' || date_trunc('milliseconds', clock_timestamp() - a.xact_start), ''),"
-							" coalesce(nullif(btrim(regexp_replace(left(a.query, 200), '[[:space:]]+', ' ', 'g')), ''), '?')), E'\\n')"
-							" FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
-							" WHERE l.granted AND l.locktype = 'relation' AND l.pid <> pg_backend_pid()"
-							" AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-							" AND l.mode <> ALL ($2::text[])"
-							" AND l.relation = ANY ($1::oid[])", "tt", rehome_name_array(oids),
-							mode == AccessExclusiveLock ? "{}" :
-							mode == RowExclusiveLock ?
-							"{AccessShareLock,RowShareLock,RowExclusiveLock,ShareUpdateExclusiveLock}" :
-							"{AccessShareLock,RowShareLock}");
+	return oids;
 }
+
+/* Who keeps us from locking, when nobody is found. */
+#define GONE "Whoever held the lock has gone meanwhile."
 
 /* What lock_targets is to lock. */
 typedef struct LockRequest
@@ -376,8 +393,8 @@ rehome_targets_try_lock(List *maps, LOCKMODE mode)
 
 	if (locked(maps, mode))
 		return NULL;
-	blockers = local_blockers(maps, mode);
-	return blockers ? blockers : pstrdup("Whoever held the lock has gone meanwhile.");
+	blockers = local_blockers(relations_of(maps), mode);
+	return blockers ? blockers : pstrdup(GONE);
 }
 
 /*
@@ -502,61 +519,142 @@ rehome_target_partitions(Oid target)
 	return buf.data;
 }
 
+/* A lock on a relation. */
+typedef struct RelationLock
+{
+	Oid			relid;
+	LOCKMODE	mode;
+} RelationLock;
+
 /*
- * hold_free locks the targets and their partitions, adding them to held, as
- * far as it need not wait.  Returns the one to wait for, or InvalidOid.
+ * take adds a lock to those taken, unless we have it, or a stronger one; false
+ * when it is not free.
  */
-static Oid
-hold_free(List *maps, List **held)
+static bool
+take(RelationLock lock, List **taken)
+{
+	LOCKTAG		tag;
+
+	/* before 17, it would not count as free if others wait for what we have */
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, lock.relid);
+	if (rehome_lock_held(&tag, lock.mode))
+		return true;
+	if (!ConditionalLockRelationOid(lock.relid, lock.mode))
+		return false;
+	*taken = lappend(*taken, memcpy(palloc(sizeof(RelationLock)), &lock, sizeof(RelationLock)));
+	return true;
+}
+
+/*
+ * take_all takes locks on the targets and their partitions; false, with *busy,
+ * at the first that is not free.
+ */
+static bool
+take_all(List *maps, LOCKMODE mode, List **taken, RelationLock *busy)
 {
 	ListCell   *lc;
 
 	foreach(lc, maps)
 	{
-		Oid			target = ((RehomeTableMap *) lfirst(lc))->target;
 		ListCell   *lc2;
 
-		/* the table first: it decides which its partitions are */
-		if (!ConditionalLockRelationOid(target, AccessShareLock))
-			return target;
-		*held = lappend_oid(*held, target);
-		foreach(lc2, find_all_inheritors(target, NoLock, NULL))
+		/* the table first: its lock decides which its partitions are */
+		*busy = (RelationLock) {((RehomeTableMap *) lfirst(lc))->target, mode};
+		if (!take(*busy, taken))
+			return false;
+		foreach(lc2, find_all_inheritors(busy->relid, NoLock, NULL))
 		{
-			if (!ConditionalLockRelationOid(lfirst_oid(lc2), AccessShareLock))
-				return lfirst_oid(lc2);
-			*held = lappend_oid(*held, lfirst_oid(lc2));
+			*busy = (RelationLock) {lfirst_oid(lc2), mode};
+			if (!take(*busy, taken))
+				return false;
 		}
 	}
-	return InvalidOid;
+	return true;
+}
+
+static void
+lock_one(void *arg)
+{
+	RelationLock *lock = arg;
+
+	LockRelationOid(lock->relid, lock->mode);
 }
 
 /*
- * rehome_target_hold keeps the targets from being truncated or repartitioned
- * to the end of the transaction: a snapshot alone does not protect a reader
- * from that.
+ * wait_for takes one lock, waiting for it until then; false when it cannot be
+ * had.
+ */
+static bool
+wait_for(RelationLock *lock, TimestampTz until)
+{
+	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+	int			level = NewGUCNestLevel();
+	ErrorData  *error;
+
+	(void) set_config_option("lock_timeout", psprintf("%ld", Max(left, 1)), PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	error = rehome_attempt(lock_one, lock);
+	AtEOXact_GUC(true, level);
+	if (error == NULL)
+		return true;
+	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
+		error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED)
+		ReThrowError(error);
+	FreeErrorData(error);
+	return false;
+}
+
+/*
+ * rehome_targets_try_take locks the targets that are to be written to, and those
+ * of kept, which are to be read, to the end of the transaction, within
+ * rehome.lock_timeout.  A snapshot alone does not protect a reader from TRUNCATE
+ * and from other partitions.  Returns NULL; or who is in the way, and then none
+ * is locked.
  *
- * It holds none while it waits for another.  Whoever has that one, and goes on
- * to truncate the next, would wait for us, and his would be the transaction
- * that a deadlock ends.
+ * It waits for none with another one in hand.  Whoever has that one, and goes on
+ * to the next, would wait for us, and his would be the transaction that a
+ * deadlock ends.
+ */
+char *
+rehome_targets_try_take(List *written, List *kept)
+{
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), rehome_lock_timeout);
+	List	   *taken = NIL;
+	RelationLock busy;
+	char	   *blockers;
+
+	while (!take_all(written, RowExclusiveLock, &taken, &busy) || !take_all(kept, AccessShareLock, &taken, &busy))
+	{
+		ListCell   *lc;
+
+		CHECK_FOR_INTERRUPTS();
+		foreach(lc, taken)
+			UnlockRelationOid(((RelationLock *) lfirst(lc))->relid, ((RelationLock *) lfirst(lc))->mode);
+		if (GetCurrentTimestamp() >= until || !wait_for(&busy, until))
+		{
+			blockers = local_blockers(list_make1(psprintf("%u", busy.relid)), busy.mode);
+			return blockers ? blockers : pstrdup(GONE);
+		}
+		/* with this one in hand, all others are to be free */
+		taken = list_make1(memcpy(palloc(sizeof(RelationLock)), &busy, sizeof(RelationLock)));
+	}
+	return NULL;
+}
+
+/*
+ * rehome_target_hold does the same with targets that are only to be read, and
+ * tries again as rehome.lock_retries allows; it raises when it cannot have them.
  */
 void
 rehome_target_hold(List *maps)
 {
-	List	   *held = NIL;
-	Oid			taken;
+	char	   *blockers;
 
-	while (OidIsValid(taken = hold_free(maps, &held)))
+	for (int attempt = 0; (blockers = rehome_targets_try_take(NIL, maps)) != NULL; attempt++)
 	{
-		ListCell   *lc;
-
-		foreach(lc, held)
-			UnlockRelationOid(lfirst_oid(lc), AccessShareLock);
-		list_free(held);
-		held = NIL;
-		LockRelationOid(taken, AccessShareLock);
-		UnlockRelationOid(taken, AccessShareLock);
+		rehome_targets_blocked(attempt, blockers);
+		rehome_back_off(attempt);
 	}
-	list_free(held);
 }
 
 /*

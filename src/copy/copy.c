@@ -243,7 +243,7 @@ catch_up(RehomeSlice *slice)
 	RehomeConn *conn = rehome_slice_connect(slice, "copy");
 	RehomeBatch batch;
 
-	rehome_forward_batch(conn, slice, rehome_table_maps_get(slice), false, &batch);
+	rehome_forward_batch(conn, slice, rehome_table_maps_get(slice), false, NIL, &batch);
 	rehome_conn_close(conn);
 	while (rehome_saved_key_one(slice))
 		CHECK_FOR_INTERRUPTS();

@@ -196,7 +196,7 @@ drain(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps)
 	{
 		RehomeBatch batch;
 
-		rehome_forward_batch(conn, slice, maps, false, &batch);
+		rehome_forward_batch(conn, slice, maps, false, NIL, &batch);
 		if (!commit_between(call, slice))
 			return false;
 		if (batch.nrows <= rehome_cutover_backlog)
@@ -244,7 +244,7 @@ freeze_source(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeFreeze *fr
 
 	for (int attempt = 0;; attempt++)
 	{
-		rehome_forward_batch(conn, slice, maps, false, &batch);
+		rehome_forward_batch(conn, slice, maps, false, NIL, &batch);
 		rehome_conn_begin(conn, "ISOLATION LEVEL REPEATABLE READ");
 		if (rehome_source_locked(conn, slice, maps, &blockers))
 			break;
@@ -296,7 +296,7 @@ switch_over(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way,
 	ListCell   *lc;
 
 	rehome_debug_point("frozen");
-	if (!rehome_forward_try(conn, slice, maps, true, true, &batch))
+	if (!rehome_forward_try(conn, slice, maps, true, true, NIL, &batch))
 		elog(ERROR, "the last batch of locked tables was not applied");
 	rehome_derive(slice, true);
 	rehome_problems_init(&problems);

@@ -430,6 +430,10 @@ rehome_conn_raise(RehomeConn *conn, const RehomeRemoteError *error, const char *
 	if (hint == NULL && strstr(error->message, "rehome_source") != NULL &&
 		(strcmp(s, "3F000") == 0 || strcmp(s, "42P01") == 0 || strcmp(s, "42883") == 0))
 		hint = "What pg_rehome made at the source was removed: CALL rehome.cancel() and begin again.";
+	/* lock not available */
+	if (hint == NULL && strcmp(s, "55P03") == 0)
+		hint = psprintf("Someone at the source holds a lock for longer than rehome.lock_timeout (now %d ms). Try again when that has ended.",
+						rehome_lock_timeout);
 	ereport(ERROR,
 			errcode(MAKE_SQLSTATE(s[0], s[1], s[2], s[3], s[4])),
 			errmsg("source: %s", error->message),

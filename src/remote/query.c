@@ -207,7 +207,8 @@ rehome_remote_relation(RehomeRemoteTable *table)
 
 /*
  * rehome_remote_relations returns the source's names of the maps' tables,
- * separated by commas; with literal, each as a regclass literal.
+ * separated by commas; with literal, each as an expression that is its
+ * regclass, or NULL when there is none.
  */
 char *
 rehome_remote_relations(List *maps, bool literal)
@@ -221,8 +222,11 @@ rehome_remote_relations(List *maps, bool literal)
 		RehomeTableMap *map = lfirst(lc);
 		char	   *name = rehome_remote_relation(rehome_remote_table(map->source));
 
-		appendStringInfo(&buf, "%s%s%s", buf.len ? ", " : "",
-						 literal ? quote_literal_cstr(name) : name, literal ? "::regclass" : "");
+		appendStringInfoString(&buf, buf.len ? ", " : "");
+		if (literal)
+			appendStringInfo(&buf, "to_regclass(%s)", quote_literal_cstr(name));
+		else
+			appendStringInfoString(&buf, name);
 	}
 	return buf.data;
 }

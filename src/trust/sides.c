@@ -38,7 +38,7 @@ rehome_sides_freeze(RehomeCall *call, RehomeSlice *slice, const char *what)
 		rehome_call_require_unwritten(call, psprintf("rehome.%s()", what));
 	sides->slice = slice;
 	sides->maps = rehome_table_maps_require(slice);
-	sides->conn = rehome_verify_freeze(slice, sides->maps, &sides->snapshot);
+	sides->conn = rehome_verify_freeze(slice, sides->maps, NIL, &sides->snapshot);
 	return sides;
 }
 
@@ -58,7 +58,7 @@ rehome_sides_release(RehomeSides *sides)
 		rehome_conn_commit(sides->conn);
 	else
 		foreach(lc, sides->maps)
-			if (rehome_forward_stale(sides->conn, lfirst(lc)))
+			if (!((RehomeTableMap *) lfirst(lc))->paused && rehome_forward_stale(sides->conn, lfirst(lc)))
 				ereport(ERROR,
 						errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 						errmsg("table %s was truncated or repartitioned at the source while queries ran",
@@ -75,7 +75,8 @@ run_remote(RehomeConn *conn, const RehomeStated *stated, const char *sql, Rehome
 {
 	RehomeRemoteError error;
 
-	rehome_conn_exec(conn, psprintf("SAVEPOINT rehome_stated; SET LOCAL transaction_read_only = on; SET LOCAL statement_timeout = %d%s",
+	rehome_conn_exec(conn, psprintf("SAVEPOINT rehome_stated; SET LOCAL transaction_read_only = on;"
+									" SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = %d%s",
 									stated->timeout, !stated->as_client ? "" :
 									"; SET LOCAL random_page_cost = DEFAULT; SET LOCAL max_parallel_workers_per_gather = DEFAULT"));
 	if (stated->as_client && rehome_conn_version(conn) >= 110000)

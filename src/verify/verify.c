@@ -70,11 +70,12 @@ mode_name(RehomeVerifyMode mode)
 
 /*
  * rehome_verify_freeze brings both sides to one snapshot and pushes the local one.
+ * The targets of kept stay as they are.
  * Returns the connection, NULL for a source this server reads itself, and
  * the snapshot's text.
  */
 RehomeConn *
-rehome_verify_freeze(RehomeSlice *slice, List *maps, char **snapshot)
+rehome_verify_freeze(RehomeSlice *slice, List *maps, List *kept, char **snapshot)
 {
 	RehomeConn *conn;
 
@@ -90,18 +91,18 @@ rehome_verify_freeze(RehomeSlice *slice, List *maps, char **snapshot)
 	/* two processes there keep pace with one here */
 	rehome_conn_exec(conn, "SET max_parallel_workers_per_gather = DEFAULT; SET random_page_cost = 1.1;"
 					 " SELECT set_config('max_parallel_workers_per_gather', least(current_setting('max_parallel_workers_per_gather')::int, 1)::text, false)");
-	rehome_target_hold(maps);
 	if (slice->state == REHOME_SYNCING)
 	{
 		RehomeBatch batch;
 
-		rehome_forward_batch(conn, slice, maps, true, &batch);
+		rehome_forward_batch(conn, slice, maps, true, kept, &batch);
 		*snapshot = batch.position;
 		CommandCounterIncrement();
 		PushActiveSnapshot(GetLatestSnapshot());
 	}
 	else
 	{
+		rehome_target_hold(rehome_maps_running(maps));
 		PushActiveSnapshot(GetLatestSnapshot());
 		*snapshot = rehome_position_of_active();
 		if (rehome_reverse_batch(conn, slice, maps, GetActiveSnapshot(), true) < 0)
@@ -122,23 +123,34 @@ pass_note(RehomeTableMap *map, int64 keys)
 }
 
 /*
- * begin_pace says how much there is to compare: the tables that are not
- * paused, and the rows the planner believes they have.
+ * to_compare lists the maps that are not paused; only that of the target, when
+ * one is given.
+ */
+static List *
+to_compare(List *maps, Oid target)
+{
+	List	   *compared = NIL;
+	ListCell   *lc;
+
+	foreach(lc, rehome_maps_running(maps))
+		if (!OidIsValid(target) || ((RehomeTableMap *) lfirst(lc))->target == target)
+			compared = lappend(compared, lfirst(lc));
+	return compared;
+}
+
+/*
+ * begin_pace says how much there is to compare: the tables, and the rows the
+ * planner believes they have.
  */
 static void
-begin_pace(List *maps, Oid target)
+begin_pace(List *maps)
 {
 	List	   *targets = NIL;
 	char	   *rows;
 	ListCell   *lc;
 
 	foreach(lc, maps)
-	{
-		RehomeTableMap *map = lfirst(lc);
-
-		if (!map->paused && (!OidIsValid(target) || map->target == target))
-			targets = lappend(targets, psprintf("%u", map->target));
-	}
+		targets = lappend(targets, psprintf("%u", ((RehomeTableMap *) lfirst(lc))->target));
 	rows = rehome_spi_value("SELECT sum(greatest(c.reltuples, 0))::bigint FROM pg_class c WHERE c.oid = ANY ($1::oid[])", "t",
 							rehome_name_array(targets));
 	rehome_pace_begin(list_length(targets), rehome_int64(rows));
@@ -329,9 +341,9 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 	if (slice->state == REHOME_CUT_OVER)
 		rehome_call_require_unwritten(call, "rehome.verify()");
 	maps = rehome_table_maps_require(slice);
-	conn = rehome_verify_freeze(slice, maps, &snapshot);
+	conn = rehome_verify_freeze(slice, maps, to_compare(maps, target), &snapshot);
 	moving = conn != NULL && slice->state == REHOME_SYNCING;
-	begin_pace(maps, target);
+	begin_pace(to_compare(maps, target));
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);

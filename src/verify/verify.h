@@ -53,7 +53,7 @@ extern bool rehome_verdict_equal(const RehomeVerdict *verdict);
 extern void rehome_verdict_put(ReturnSetInfo *rsinfo, RehomeSlice *slice, Oid target,
 							   const RehomeVerdict *verdict, const char *snapshot,
 							   TimestampTz began, const char *note);
-extern RehomeConn *rehome_verify_freeze(RehomeSlice *slice, List *maps, char **snapshot);
+extern RehomeConn *rehome_verify_freeze(RehomeSlice *slice, List *maps, List *kept, char **snapshot);
 extern void rehome_compare(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 						   RehomeVerifyMode mode, const RehomeScope *scope,
 						   const char *snapshot, RehomeVerdict *verdict);

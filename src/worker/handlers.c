@@ -121,7 +121,7 @@ forward(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 		see_to_schedule(worker, call, slice);
 		return rehome_naptime;
 	}
-	rehome_forward_batch(worker->conn, slice, worker->maps, false, &batch);
+	rehome_forward_batch(worker->conn, slice, worker->maps, false, NIL, &batch);
 	if (worker->idle_snapshot != NULL)
 		pfree(worker->idle_snapshot);
 	worker->idle_snapshot = batch.ntables > 0 ? NULL : MemoryContextStrdup(worker->context, batch.position);

@@ -128,6 +128,24 @@ for my $name (qw(c d))
 	in_sync("$name has lost it");
 }
 
+# One of them waits to be truncated: who comes later would wait behind it, and so
+# comes no second session.
+{
+	my $from = -s $source->logfile;
+	my $truncate;
+	write_all();
+	my $sync = after_the_first(sub {
+		$truncate = start_psql($source, 'TRUNCATE app.e', name => 'truncater');
+		ok(wait_until($source, q{SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE application_name = 'truncater'}), 'TRUNCATE waits for the batch');
+	});
+	my $result = finish_psql($sync);
+	is($result->{sqlstate}, '00000', 'TRUNCATE waits: sync ends well') or diag($result->{stderr});
+	is(finish_psql($truncate)->{sqlstate}, '00000', 'TRUNCATE waits: and then it has its turn');
+	in_sync('TRUNCATE waits');
+	$pair->sql_source("INSERT INTO app.e SELECT i, i FROM generate_series(1, $rows{e}) i");
+	in_sync('TRUNCATE waits, and rows again');
+}
+
 # A table that is truncated between the batch's snapshot and its lock.
 for my $name (qw(c e))
 {
@@ -148,19 +166,21 @@ for my $name (qw(c e))
 	in_sync("$name truncated");
 }
 
-# A target that is locked while its rows are on their way, and for a while after.
+# A target that is locked, for a while: nothing is asked for before it is had.
 {
 	my $from = -s $source->logfile;
-	my $blocker;
 	write_all();
-	my $sync = after_the_first(sub {
-		$blocker = $target->background_psql('postgres');
-		$blocker->query_safe('BEGIN; LOCK TABLE app.c IN SHARE MODE');
-	});
+	my $blocker = $target->background_psql('postgres');
+	$blocker->query_safe('BEGIN; LOCK TABLE app.c IN SHARE MODE');
+	my $sync = start_psql($target, q{CALL rehome.sync('m')});
 	ok(wait_until($target, q{SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'app.c'::regclass AND NOT granted)}), 'it waits for a target');
+	is($target->safe_psql('postgres', q{SELECT string_agg(DISTINCT relation::regclass::text, ' ') FROM pg_locks WHERE relation = ANY ('{app.a,app.b,app.c,app.d,app.e}'::regclass[])}),
+		'app.c', 'with no other in hand');
+	is(statements($from, qr/COPY /), 0, 'nor having asked for rows');
 	$blocker->query_safe('COMMIT');
 	$blocker->quit;
 	is(finish_psql($sync)->{sqlstate}, '00000', 'locked target: sync ends well');
+	cmp_ok(statements($from, qr/COPY /), '>', 0, 'locked target: then it has asked');
 	in_sync('locked target');
 }
 

@@ -163,9 +163,9 @@ sub waits_for
 	my ($node, $pid, $who) = @_;
 	return wait_until($node, "SELECT EXISTS (SELECT FROM pg_stat_activity a WHERE $who AND $pid = ANY (pg_blocking_pids(a.pid)))");
 }
+my $both = 'UPDATE app.item SET qty = qty + 1 WHERE id = 3; UPDATE app.part SET qty = qty + 1 WHERE id = 3;';
+my %sql = (sync => q{CALL rehome.sync('m')}, verify => q{DO $$ BEGIN ASSERT (SELECT bool_and(ok) FROM rehome.verify('m')); END $$});
 {
-	my $both = 'UPDATE app.item SET qty = qty + 1 WHERE id = 3; UPDATE app.part SET qty = qty + 1 WHERE id = 3;';
-	my %sql = (sync => q{CALL rehome.sync('m')}, verify => q{DO $$ BEGIN ASSERT (SELECT bool_and(ok) FROM rehome.verify('m')); END $$});
 	for my $call (qw(sync verify))
 	{
 		for my $first (qw(part item))
@@ -184,15 +184,84 @@ sub waits_for
 			nothing_lost($name);
 		}
 	}
+	# a table that has taken the place of the one that was to be read
 	$pair->sql_source($both);
-	my ($session, $pid) = blocker($source, 'LOCK TABLE app.part_1');
+	$pair->sql_source('CREATE TABLE app.twin (LIKE app.item INCLUDING ALL)');
+	my ($session, $pid) = blocker($source, 'ALTER TABLE app.item RENAME TO item_old; ALTER TABLE app.twin RENAME TO item');
+	my $sync = start_psql($target, q{SET rehome.lock_timeout = '60s'; SET rehome.lock_retries = 1000; CALL rehome.sync('m')}, name => 'syncer');
+	ok(waits_for($source, $pid, q{a.application_name LIKE 'pg_rehome sync%'}), 'a table that is exchanged: sync waits');
+	$session->query_safe('COMMIT');
+	is(finish_psql($sync)->{sqlstate}, 'RH009', 'a table that is exchanged: sync says what it has left out');
+	is($pair->sql_target('SELECT count(*) FROM app.item'), 100, 'a table that is exchanged: the other one is not read');
+	$session->query_safe('BEGIN; ALTER TABLE app.item RENAME TO twin; ALTER TABLE app.item_old RENAME TO item; DROP TABLE app.twin; COMMIT');
+	$session->quit;
+	$pair->sql_target(q{SELECT rehome.resume_table('m', 'app.item')});
+	nothing_lost('a table that is exchanged');
+
+	# a partition that has been marked, and is let go when nobody reads it any more
+	$pair->sql_source('CREATE TABLE app.part_3 PARTITION OF app.part FOR VALUES FROM (2000) TO (2050); INSERT INTO app.part VALUES (2000, 0)');
+	$pair->sql_target('CREATE TABLE app.part_3 PARTITION OF app.part FOR VALUES FROM (2000) TO (2050)');
+	nothing_lost('another partition');
+	my ($reader) = blocker($source, 'LOCK TABLE app.part IN ACCESS SHARE MODE');
+	my $detach = start_psql($source, 'ALTER TABLE app.part DETACH PARTITION app.part_3 CONCURRENTLY', name => 'detacher');
+	ok(wait_until($source, q{SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = 'app.part_3'::regclass}), 'a partition that is about to go: it is marked');
+	nothing_lost('a partition that is about to go');
+	is($pair->sql_target('SELECT count(*) FROM app.part WHERE id = 2000'), 0, 'a partition that is about to go: its rows are not part of the table any more');
+	$reader->quit;
+	is(finish_psql($detach)->{sqlstate}, '00000', 'a partition that is about to go: has gone');
+	nothing_lost('a partition that has gone');
+	$pair->sql_source('DROP TABLE app.part_3');
+	$pair->sql_target('DROP TABLE app.part_3');
+
+	$pair->sql_source($both);
+	($session, $pid) = blocker($source, 'LOCK TABLE app.part_1');
 	my ($sqlstate, $message, $detail) = sqlstate_of($target, q{CALL rehome.sync('m')});
 	is($sqlstate, 'RH004', 'a partition locked at the source: sync gives up') or diag("$message\n$detail");
 	like($detail, qr/\Apid $pid \(.*holds AccessExclusiveLock on app\.part_1/, 'a partition locked at the source: and says who is in the way');
 	unlike($detail, qr/\n/, 'a partition locked at the source: which nobody else is');
 	$session->quit;
 	nothing_lost('a partition locked at the source');
+
+	# who waits for it counts as well
+	$pair->sql_source($both);
+	($reader) = blocker($source, 'LOCK TABLE app.item IN ACCESS SHARE MODE');
+	my $ddl = start_psql($source, 'BEGIN; LOCK TABLE app.item; COMMIT', name => 'queued');
+	ok(wait_until($source, q{SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'queued' AND wait_event_type = 'Lock')}), 'DDL that waits at the source');
+	($sqlstate, $message, $detail) = sqlstate_of($target, q{CALL rehome.sync('m')});
+	is($sqlstate, 'RH004', 'DDL that waits at the source: sync gives up') or diag("$message\n$detail");
+	like($detail, qr/waits for AccessExclusiveLock on app\.item/, 'DDL that waits at the source: and names it');
+	$reader->quit;
+	finish_psql($ddl);
+	nothing_lost('DDL that waits at the source');
 }
+
+# The same at the target.
+sub target_locked
+{
+	my ($when) = @_;
+	for my $call (qw(sync verify))
+	{
+		for my $first (qw(part item))
+		{
+			my $second = $first eq 'part' ? 'item' : 'part';
+			my $name = "$when, app.$first locked at the target, $call";
+			my $node = $when eq 'syncing' ? $source : $target;
+			$node->safe_psql('postgres', $both);
+			my ($session, $pid) = blocker($target, "LOCK TABLE app.$first");
+			$node->safe_psql('postgres', $both) if $when eq 'syncing';
+			my $caller = start_psql($target, "SET rehome.lock_retries = 1000; $sql{$call}", name => 'caller');
+			ok(waits_for($target, $pid, q{a.application_name = 'caller'}), "$name: it is waited for");
+			is($session->query("LOCK TABLE app.$second, app.count; SELECT 'locked'"), 'locked', "$name: so is app.$second, in the same transaction");
+			$session->query('COMMIT');
+			$session->quit;
+			my $result = finish_psql($caller);
+			is($result->{sqlstate}, '00000', "$name: it succeeds when that has ended") or diag($result->{stderr});
+			nothing_lost($name);
+		}
+	}
+	return;
+}
+target_locked('syncing');
 
 # Cutover behind a writer.
 {
@@ -248,22 +317,7 @@ is($pair->sql_target($logged), 0, 'a cutover that failed: nothing is captured at
 }
 
 # The same at the target, which is what is read now, by the worker as well.
-for my $call (qw(sync verify))
-{
-	for my $first (qw(part item))
-	{
-		my $second = $first eq 'part' ? 'item' : 'part';
-		my ($session, $pid) = blocker($target, "LOCK TABLE app.$first");
-		my $caller = start_psql($target, $call eq 'sync' ? q{CALL rehome.sync('m')} : q{SET rehome.lock_timeout = '30s'; SELECT bool_and(ok) FROM rehome.verify('m')}, name => 'caller');
-		ok(waits_for($target, $pid, 'true'), "app.$first locked at the target: it is waited for");
-		is($session->query("LOCK TABLE app.$second, app.count; SELECT 'locked'"), 'locked', "app.$first locked at the target: so is app.$second, in the same transaction");
-		$session->query('COMMIT');
-		$session->quit;
-		my $result = finish_psql($caller);
-		is($result->{sqlstate}, '00000', "app.$first locked at the target: $call succeeds when it has ended") or diag($result->{stderr});
-		nothing_lost("app.$first locked at the target");
-	}
-}
+target_locked('cut over');
 
 # Rollback behind a writer at the target.
 {
@@ -281,6 +335,24 @@ for my $call (qw(sync verify))
 	$session->quit;
 	is(takers(), 'source 25006 target 00000', 'rollback behind a writer: the target has authority');
 	nothing_lost('rollback behind a writer');
+}
+
+# Rollback, behind which others queue while it waits for the rest of its locks.
+{
+	my ($session) = blocker($target, 'UPDATE app.part SET qty = qty WHERE id = 60');
+	my $roller = start_psql($target, q{SET rehome.lock_timeout = '60s'; CALL rehome.rollback('m')}, name => 'roller');
+	my $waits = q{SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = '%s' AND wait_event_type = 'Lock')};
+	ok(wait_until($target, sprintf $waits, 'roller'), 'a queue behind rollback: it waits for a writer');
+	my $ddl = start_psql($target, q{ALTER TABLE app.item ADD COLUMN queued int}, name => 'queued');
+	ok(wait_until($target, sprintf $waits, 'queued'), 'a queue behind rollback: DDL waits for a table that it has');
+	$session->query_safe('COMMIT');
+	$session->quit;
+	my $result = finish_psql($roller);
+	is($result->{sqlstate}, '00000', 'a queue behind rollback: it is done') or diag($result->{stderr});
+	is(finish_psql($ddl)->{sqlstate}, '00000', 'a queue behind rollback: and then the DDL');
+	ok($pair->wait_for_state('m', 'syncing'), 'a queue behind rollback: rolled back');
+	$pair->sql_target(q{ALTER TABLE app.item DROP COLUMN queued; CALL rehome.cutover('m')});
+	nothing_lost('a queue behind rollback');
 }
 
 # A maintenance lock at the target.

@@ -91,6 +91,8 @@ RETURNS SETOF regclass LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
         SELECT relation::oid
         UNION ALL
         SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.relid
+         -- one that is being detached is none any more; before 14 none can be
+         WHERE NOT coalesce((to_jsonb(i) ->> 'inhdetachpending')::boolean, false)
     )
     SELECT relid::regclass FROM tree
 $partition_tree$;
@@ -169,24 +171,32 @@ BEGIN
 END
 $changed_since_snapshot$;
 
--- Locks tables until the end of the transaction.  'held'; 'busy' when that
--- would take longer than lock_timeout, and none is locked; 'stale' when one has
--- other files or partitions by now than in the transaction's snapshot.
+-- Locks tables until the end of the transaction, waiting for none of them with
+-- others in hand.  'held'; 'busy' when one had to be waited for, lock_timeout at
+-- most, and none is held but that one, perhaps; 'stale' when one is another, or
+-- has other files or partitions, than in the transaction's snapshot.
 CREATE OR REPLACE FUNCTION rehome_source.hold(relations text[])
 RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $hold$
 DECLARE
-    found   regclass[];
+    found   regclass[] := ARRAY(SELECT to_regclass(r) FROM unnest(relations) WITH ORDINALITY AS u(r, n) ORDER BY n);
+    one     regclass;
 BEGIN
     -- what is not there, or not a table, is found out otherwise
-    found := ARRAY(SELECT c.oid FROM unnest(relations) AS r JOIN pg_class c ON c.oid = to_regclass(r)
-                    WHERE c.relkind IN ('r', 'p'));
-    IF found <> '{}' THEN
-        EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE', array_to_string(found, ', '));
-    END IF;
-    RETURN CASE WHEN EXISTS (SELECT FROM unnest(found) AS f WHERE rehome_source.changed_since_snapshot(f))
+    FOR one IN SELECT c.oid FROM pg_class c WHERE c.oid = ANY (found) AND c.relkind IN ('r', 'p') ORDER BY 1 LOOP
+        EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE NOWAIT', one);
+    END LOOP;
+    RETURN CASE WHEN EXISTS (SELECT FROM unnest(relations, found) AS u(name, oid) LEFT JOIN pg_class c ON c.oid = u.oid
+                              WHERE to_regclass(u.name) IS DISTINCT FROM u.oid OR (u.oid IS NOT NULL AND c.oid IS NULL)
+                                 OR (c.relkind IN ('r', 'p') AND rehome_source.changed_since_snapshot(c.oid)))
                 THEN 'stale' ELSE 'held' END;
 EXCEPTION
     WHEN lock_not_available OR deadlock_detected THEN
+        BEGIN
+            EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE', one);
+        EXCEPTION
+            WHEN lock_not_available OR deadlock_detected THEN
+                NULL;
+        END;
         RETURN 'busy';
 END
 $hold$;
