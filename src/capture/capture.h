@@ -14,6 +14,7 @@
 
 /* At the source. */
 extern RehomeConn *rehome_slice_connect(RehomeSlice *slice, const char *purpose);
+extern bool rehome_source_remember(RehomeConn *conn, RehomeMigration *migration);
 extern void rehome_source_install(RehomeConn *conn, RehomeSlice *slice, List *maps);
 extern void rehome_source_cover(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map);
 extern bool rehome_source_remove(RehomeConn *conn, RehomeSlice *slice, List *maps,

@@ -18,6 +18,7 @@
 #include "guc.h"
 #include "remote/query.h"
 #include "remote/sql/source_schema.sql.h"
+#include "util/debug_point.h"
 #include "util/spi.h"
 #include "util/wait.h"
 #include "utils/builtins.h"
@@ -270,9 +271,25 @@ install_some(RehomeConn *conn, RehomeSlice *slice, List *maps, int first, int li
 }
 
 /*
+ * rehome_source_remember notes which source a migration begins with; false when
+ * that has been done.
+ */
+bool
+rehome_source_remember(RehomeConn *conn, RehomeMigration *migration)
+{
+	if (migration->source_id != NULL)
+		return false;
+	migration->source_id = rehome_source_identity(conn);
+	rehome_spi("UPDATE rehome.migration SET source_id = $2 WHERE id = $1", "it",
+			   migration->id, migration->source_id);
+	return true;
+}
+
+/*
  * rehome_source_install creates capture and fence (open) for the maps of a
- * slice, and stores what it learns.  The slice is copying already, so that a
- * crash leaves a trace of what has to be cleaned up.
+ * slice, and stores what it learns.  That the slice is copying, and from which
+ * source, is committed already, so that a crash leaves a trace of what has to
+ * be cleaned up.
  */
 void
 rehome_source_install(RehomeConn *conn, RehomeSlice *slice, List *maps)
@@ -287,15 +304,8 @@ rehome_source_install(RehomeConn *conn, RehomeSlice *slice, List *maps)
 		rehome_conn_query(conn, "SELECT rehome_source.set_fence($1, $2::int, false, '')",
 						  "ti", migration->token, slice->id);
 	rehome_conn_commit(conn);
-
-	if (migration->source_id == NULL)
-	{
-		migration->source_id = rehome_source_identity(conn);
-		rehome_spi("UPDATE rehome.migration SET source_id = $2 WHERE id = $1", "it",
-				   migration->id, migration->source_id);
-	}
-	else
-		rehome_source_check_identity(conn, migration);
+	rehome_source_check_identity(conn, migration);
+	rehome_debug_point("source-prepared");
 
 	for (int i = 0; i < list_length(maps);)
 	{

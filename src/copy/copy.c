@@ -264,6 +264,13 @@ copy_live(RehomeCall *call, RehomeSlice *slice, TimestampTz began)
 	still_copying(slice);
 	maps = rehome_table_maps_require(slice);
 	conn = rehome_slice_connect(slice, "copy");
+	if (rehome_source_remember(conn, migration))
+	{
+		rehome_commit_durably();
+		rehome_call_commit(call);
+		still_copying(slice);
+		maps = rehome_table_maps_require(slice);
+	}
 	rehome_source_install(conn, slice, maps);
 	rehome_call_commit(call);
 	rehome_debug_point("capture-installed");

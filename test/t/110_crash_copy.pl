@@ -231,6 +231,16 @@ for my $step (
 	$pair->sql_target(q{CALL rehome.cancel('fk')});
 }
 
+# Cancelled when the source has something of ours already, of which this side was
+# about to note more.
+{
+	my $name = define();
+	is(finish_psql(start_psql($target, "CALL rehome.copy('$name')", debug_point => 'source-prepared:exit'))->{sqlstate}, '57P01', 'cancelled early: the copy breaks off');
+	is($pair->sql_source(q{SELECT count(*) FROM rehome_source.slice}), 1, 'cancelled early: the source knows of it');
+	$pair->sql_target("CALL rehome.cancel('$name')");
+	is($pair->sql_source(q{SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'rehome%'}), 0, 'cancelled early: and nothing is left there');
+}
+
 my $load_result = stop_pgbench($writer);
 cmp_ok($load_result->{committed}, '>', 0, 'writers were at work to the end');
 is_deeply($load_result->{errors}, [], 'and met no error');
