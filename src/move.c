@@ -131,19 +131,9 @@ static void
 tell_paused(RehomeCall *call, RehomeSlice *slice, List *maps)
 {
 	RehomeProblems problems;
-	ListCell   *lc;
 
 	rehome_problems_init(&problems);
-	foreach(lc, maps)
-	{
-		RehomeTableMap *map = lfirst(lc);
-
-		if (map->paused)
-			rehome_problem(&problems, ERRCODE_REHOME_PAUSED,
-						   psprintf("SELECT rehome.resume_table(%s, %s);", quote_literal_cstr(slice->migration->name),
-									quote_literal_cstr(rehome_relation_name(map->target))),
-						   "%s: %s.", rehome_relation_name(map->target), map->reason);
-	}
+	rehome_maps_paused(slice, maps, &problems);
 	if (problems.n > 0 && !call->nonatomic)
 		ereport(WARNING,
 				errcode(ERRCODE_REHOME_PAUSED),

@@ -11,6 +11,7 @@
 #include "catalog/migration.h"
 #include "remote/connection.h"
 #include "storage/lockdefs.h"
+#include "util/problems.h"
 
 /* At the source. */
 extern RehomeConn *rehome_slice_connect(RehomeSlice *slice, const char *purpose);
@@ -41,6 +42,7 @@ extern List *rehome_target_inspect(RehomeSlice *slice, List *maps);
 extern void rehome_target_log_all(RehomeTableMap *map);
 extern List *rehome_maps_running(List *maps);
 extern List *rehome_maps_behind(List *maps);
+extern void rehome_maps_paused(RehomeSlice *slice, List *maps, RehomeProblems *problems);
 extern void rehome_map_caught_up(RehomeTableMap *map);
 extern void rehome_source_renew(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map);
 

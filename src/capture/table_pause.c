@@ -72,6 +72,26 @@ rehome_maps_behind(List *maps)
 }
 
 /*
+ * rehome_maps_paused adds a problem for each map that is paused.
+ */
+void
+rehome_maps_paused(RehomeSlice *slice, List *maps, RehomeProblems *problems)
+{
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		if (map->paused)
+			rehome_problem(problems, ERRCODE_REHOME_PAUSED,
+						   psprintf("SELECT rehome.resume_table(%s, %s);", quote_literal_cstr(slice->migration->name),
+									quote_literal_cstr(rehome_relation_name(map->target))),
+						   "%s: %s.", rehome_relation_name(map->target), map->reason);
+	}
+}
+
+/*
  * rehome_map_caught_up notes that a batch has brought a map to where the
  * others are.
  */

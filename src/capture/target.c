@@ -338,6 +338,22 @@ lock_targets(void *arg)
 }
 
 /*
+ * had tells whether an attempt to lock has succeeded; it raises what is no
+ * matter of locks.
+ */
+static bool
+had(ErrorData *error)
+{
+	if (error == NULL)
+		return true;
+	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
+		error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED)
+		ReThrowError(error);
+	FreeErrorData(error);
+	return false;
+}
+
+/*
  * locked tries once to lock the targets, to the end of the transaction,
  * waiting no longer than rehome.lock_timeout in all.  On failure none is
  * locked.
@@ -346,15 +362,8 @@ static bool
 locked(List *maps, LOCKMODE mode)
 {
 	LockRequest request = {maps, mode};
-	ErrorData  *error = rehome_attempt(lock_targets, &request);
 
-	if (error == NULL)
-		return true;
-	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
-		error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED)
-		ReThrowError(error);
-	FreeErrorData(error);
-	return false;
+	return had(rehome_attempt(lock_targets, &request));
 }
 
 /*
@@ -589,19 +598,13 @@ wait_for(RelationLock *lock, TimestampTz until)
 {
 	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
 	int			level = NewGUCNestLevel();
-	ErrorData  *error;
+	bool		result;
 
 	(void) set_config_option("lock_timeout", psprintf("%ld", Max(left, 1)), PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	error = rehome_attempt(lock_one, lock);
+	result = had(rehome_attempt(lock_one, lock));
 	AtEOXact_GUC(true, level);
-	if (error == NULL)
-		return true;
-	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
-		error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED)
-		ReThrowError(error);
-	FreeErrorData(error);
-	return false;
+	return result;
 }
 
 /*

@@ -95,20 +95,12 @@ require_tables(RehomeSlice *slice, List *maps, bool caught_up)
 	ListCell   *lc;
 
 	rehome_problems_init(&problems);
-	foreach(lc, maps)
-	{
-		RehomeTableMap *map = lfirst(lc);
-
-		if (map->paused)
-			rehome_problem(&problems, ERRCODE_REHOME_PAUSED,
-						   psprintf("SELECT rehome.resume_table(%s, %s);", quote_literal_cstr(slice->migration->name),
-									quote_literal_cstr(rehome_relation_name(map->target))),
-						   "%s is paused: %s.", rehome_relation_name(map->target), map->reason);
-		else if (caught_up && map->position != NULL)
-			rehome_problem(&problems, ERRCODE_REHOME_PAUSED,
-						   psprintf("CALL rehome.sync(%s);", quote_literal_cstr(slice->migration->name)),
-						   "%s was paused, and has not caught up yet.", rehome_relation_name(map->target));
-	}
+	rehome_maps_paused(slice, maps, &problems);
+	foreach(lc, caught_up ? rehome_maps_behind(maps) : NIL)
+		rehome_problem(&problems, ERRCODE_REHOME_PAUSED,
+					   psprintf("CALL rehome.sync(%s);", quote_literal_cstr(slice->migration->name)),
+					   "%s was paused, and has not caught up yet.",
+					   rehome_relation_name(((RehomeTableMap *) lfirst(lc))->target));
 	rehome_problems_raise(&problems, "slice \"%s\" of migration \"%s\" cannot be rolled back: the source lacks changes of its tables",
 						  slice->name, slice->migration->name);
 }

@@ -64,7 +64,7 @@ sub refusals
 {
 	my ($side, $expected, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my $query = "SELECT coalesce(string_agg(concat_ws(' ', object, target, detail ->> 'count', resolution), ', ' ORDER BY id), 'none') FROM rehome.drift WHERE kind = 'refused' AND side = '$side'";
+	my $query = "SELECT coalesce(string_agg(concat_ws(' ', object, target, detail ->> 'count', resolution), ', ' ORDER BY resolution NULLS LAST, object COLLATE \"C\"), 'none') FROM rehome.drift WHERE kind = 'refused' AND side = '$side'";
 	wait_until($pair->target, "SELECT ($query) = '$expected'", undef, 'drift');
 	is(target($query), $expected, $name);
 	return;
