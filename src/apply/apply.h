@@ -74,6 +74,7 @@ extern void rehome_forward_prune(RehomeConn *conn, RehomeSlice *slice, List *map
 								 const char *position);
 
 /* Reverse: target to source. */
+extern char *rehome_reverse_reached(RehomeConn *conn, RehomeSlice *slice);
 extern bool rehome_reverse_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps, bool source);
 extern int64 rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								  Snapshot snapshot, bool keep_open);

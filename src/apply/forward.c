@@ -98,7 +98,7 @@ static const char *const poll_query =
 	" CASE WHEN $3::boolean THEN rehome_source.fingerprint($1, $2::int, $6::text[]) END,"
 	" c.flags, CASE WHEN $9::boolean AND length(replace(c.flags, '-', '')) > 1 THEN pg_export_snapshot() END,"
 	" CASE WHEN $8::boolean AND c.flags ~ '[^-]' THEN rehome_source.hold(ARRAY(SELECT r FROM unnest($6::text[],"
-	" string_to_array(c.flags, NULL)) AS u(r, flag) WHERE flag <> '-')) END"
+	" string_to_array(c.flags, NULL)) AS u(r, flag) WHERE flag <> '-'), true) END"
 	" FROM rehome_source.slice s,"
 	" (SELECT rehome_source.changed($1, $4::int[], $5::text[], $6::text[], $7::text[]) AS flags OFFSET 0) AS c"
 	" WHERE s.token = $1 AND s.slice = $2::int";
@@ -378,7 +378,7 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked
 	batch->position = poll->value[0][0];
 	batch->lsn = poll->value[0][3];
 	if (touched != NIL && !locked &&
-		!held_source(rehome_conn_value(conn, "SELECT rehome_source.hold($1::text[])", "t", relation_names(touched)), batch))
+		!held_source(rehome_conn_value(conn, "SELECT rehome_source.hold($1::text[], false)", "t", relation_names(touched)), batch))
 		return start_over(touched);
 	due = tables_due(maps, touched, poll->value[0][5], &n);
 	for (int i = 0; i < n; i++)
@@ -454,7 +454,7 @@ rehome_forward_hold(RehomeConn *conn, RehomeTableMap *map, const char *doing)
 	rehome_conn_exec(conn, "SAVEPOINT rehome_hold");
 	for (int attempt = 0;; attempt++)
 	{
-		char	   *said = rehome_conn_value(conn, "SELECT rehome_source.hold($1::text[])", "t",
+		char	   *said = rehome_conn_value(conn, "SELECT rehome_source.hold($1::text[], true)", "t",
 											 relation_names(list_make1(map)));
 
 		if (strcmp(said, "held") == 0)

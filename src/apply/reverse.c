@@ -626,6 +626,21 @@ rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice, List *ask)
 }
 
 /*
+ * rehome_reverse_reached returns the position alone, or NULL when the source
+ * knows of none or has authority, and waits for nobody: who has that row may be
+ * waiting for what we have here.
+ */
+char *
+rehome_reverse_reached(RehomeConn *conn, RehomeSlice *slice)
+{
+	RehomeRows *rows = rehome_conn_query(conn, "SELECT reverse_position FROM rehome_source.slice"
+										 " WHERE token = $1 AND slice = $2::int AND authority = 'target'",
+										 "ti", slice->migration->token, slice->id);
+
+	return rows->n > 0 ? rows->value[0][0] : NULL;
+}
+
+/*
  * rehome_reverse_inspect finds out whether the targets, and with source also
  * the tables at the source, are what they were, and pauses those that cannot go
  * on.  True when there are any: the caller commits before he lets a batch begin.
@@ -635,23 +650,13 @@ rehome_reverse_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps, bool so
 {
 	List	   *left = rehome_maps_running(maps);
 	int			n = list_length(left);
-	List	   *structures;
-	ListCell   *lc;
 
-	slice->reverse_position = rehome_reverse_position(conn, slice, NIL);
+	slice->reverse_position = rehome_reverse_reached(conn, slice);
 	if (slice->reverse_position == NULL)
-		return false;			/* a batch says so */
+		return false;			/* a batch says what that means */
 	left = rehome_target_inspect(slice, left);
-	structures = source ? rehome_structures(conn, left) : NIL;
-	foreach(lc, structures)
-	{
-		RehomeTableMap *map = list_nth(left, foreach_current_index(lc));
-
-		if (lfirst(lc) == NULL)
-			rehome_map_lost(slice, map, "source", "capture lost", "the table does not exist any more", "Bring it back.");
-		else
-			(void) rehome_structure_changed(slice, map, true, lfirst(lc));
-	}
+	if (source)
+		rehome_source_inspect_back(conn, slice, left);
 	if (list_length(rehome_maps_running(left)) == n)
 		return false;
 	rehome_commit_durably();
@@ -766,6 +771,8 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	rehome_conn_query(conn, "UPDATE rehome_source.slice SET reverse_position = $3 WHERE token = $1 AND slice = $2::int",
 					  "tit", slice->migration->token, slice->id, reached);
 	PopActiveSnapshot();
+	if (rehome_maps_behind(maps) != NIL)
+		rehome_slice_maps_changed(slice);
 	foreach(lc, rehome_maps_behind(maps))
 		rehome_map_caught_up(lfirst(lc));
 	rehome_position_flush();

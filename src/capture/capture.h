@@ -25,6 +25,7 @@ pg_noreturn extern void rehome_source_raise_locked(RehomeConn *conn, List *maps,
 extern void rehome_source_check_identity(RehomeConn *conn, RehomeMigration *migration);
 extern bool rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								  const char *print, List **touched);
+extern void rehome_source_inspect_back(RehomeConn *conn, RehomeSlice *slice, List *maps);
 extern RehomeRows *rehome_source_mend(RehomeConn *conn, RehomeSlice *slice);
 extern void rehome_source_flushed(RehomeConn *conn, RehomeSlice *slice, const char *lsn,
 								  bool in_transaction);
@@ -39,6 +40,7 @@ extern bool rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map,
 extern void rehome_map_lost(RehomeSlice *slice, RehomeTableMap *map, const char *side,
 							const char *kind, const char *what, const char *hint);
 extern List *rehome_target_inspect(RehomeSlice *slice, List *maps);
+extern List *rehome_triggers_lost(List *maps, bool back);
 extern void rehome_target_log_all(RehomeTableMap *map);
 extern List *rehome_maps_running(List *maps);
 extern List *rehome_maps_behind(List *maps);

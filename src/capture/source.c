@@ -429,6 +429,42 @@ rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
 }
 
 /*
+ * rehome_source_inspect_back does the same after cutover, when rows go to the
+ * source: it pauses the tables that have lost capture or fence, which must be
+ * there when authority goes back, or that cannot take the rows.
+ */
+void
+rehome_source_inspect_back(RehomeConn *conn, RehomeSlice *slice, List *maps)
+{
+	List	   *structures = rehome_structures(conn, maps);
+	List	   *ids = NIL;
+	List	   *names = NIL;
+	RehomeRows *rows;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		ids = lappend(ids, psprintf("%d", map->id));
+		names = lappend(names, rehome_remote_relation(rehome_remote_table(map->source)));
+	}
+	rows = rehome_conn_query(conn, "SELECT (SELECT i.damage FROM rehome_source.inspect($1, u.map, u.name) AS i)"
+							 " FROM unnest($2::int[], $3::text[]) WITH ORDINALITY AS u(map, name, n) ORDER BY u.n",
+							 "ttt", slice->migration->token, rehome_name_array(ids), rehome_name_array(names));
+	foreach(lc, maps)
+	{
+		char	   *damage = rows->value[foreach_current_index(lc)][0];
+
+		if (damage != NULL)
+			rehome_map_lost(slice, lfirst(lc), "source", "capture lost", damage,
+							"What was written there since cannot be known: resuming it makes the triggers again and brings the table back as a whole.");
+		else
+			(void) rehome_structure_changed(slice, lfirst(lc), true, list_nth(structures, foreach_current_index(lc)));
+	}
+}
+
+/*
  * rehome_source_renew makes the capture of a map anew, in one transaction, so
  * that nothing is written in between without being captured.  What was
  * captured before is gone: the table has to be read as a whole.

@@ -106,6 +106,8 @@ rehome_map_pause(RehomeSlice *slice, RehomeTableMap *map, const char *reason, bo
 	bool		back = slice->state == REHOME_CUT_OVER;
 	const char *position = map->position ? map->position : back ? slice->reverse_position : slice->position;
 
+	Assert(position != NULL);
+	rehome_slice_maps_changed(slice);	/* the slice's row before the map's, as everybody does */
 	if (back && lossy)
 		rehome_target_log_all(map);
 	rehome_spi("UPDATE rehome.table_map SET paused = true, reason = $2, position = $3,"
@@ -114,7 +116,6 @@ rehome_map_pause(RehomeSlice *slice, RehomeTableMap *map, const char *reason, bo
 	map->position = keep(map, position);
 	map->reason = keep(map, reason);
 	map->paused = true;
-	rehome_slice_maps_changed(slice);
 	rehome_event(slice->migration->name, slice->name, "paused",
 				 psprintf("table %s: %s", rehome_relation_name(map->target), reason), NULL);
 }
@@ -259,7 +260,9 @@ rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map, bool source, c
 	StringInfoData reasons;
 	RehomeRows *rows;
 	List	   *used;
+	bool		back = slice->state == REHOME_CUT_OVER;
 	bool		any_lossy = false;
+	bool		later = false;
 
 	if (now == NULL || (*known != NULL && strcmp(*known, now) == 0))
 		return false;
@@ -278,10 +281,12 @@ rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map, bool source, c
 			char	   *what;
 			const char *hint;
 			bool		lossy;
-			bool		stops = judge(&d, source, slice->state == REHOME_CUT_OVER, used, &kind, &what, &hint, &lossy);
+			bool		stops = judge(&d, source, back, used, &kind, &what, &hint, &lossy);
 
 			record(slice, map, side, kind, psprintf("%s.%s", relation, quote_identifier(d.was ? d.was : d.is)), what,
 				   stops ? psprintf("%s Then %s", hint, resume_hint(slice, map)) : hint, stops ? NULL : "compatible");
+			/* it will matter after a rollback, and is to be found then */
+			later = later || (back && !source && d.was == NULL && d.is_not_null && !d.is_default);
 			if (!stops)
 				continue;
 			appendStringInfo(&reasons, "%s%s", reasons.len ? "; " : psprintf("at the %s ", side), what);
@@ -293,6 +298,8 @@ rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map, bool source, c
 		rehome_map_pause(slice, map, reasons.data, any_lossy);
 		return true;
 	}
+	if (later)
+		return false;
 	rehome_spi(source ? "UPDATE rehome.table_map SET source_columns = $2::jsonb WHERE id = $1" :
 			   "UPDATE rehome.table_map SET target_columns = $2::jsonb WHERE id = $1", "it", map->id, now);
 	*known = keep(map, now);
@@ -300,11 +307,11 @@ rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map, bool source, c
 }
 
 /*
- * triggers_lost lists the maps whose target has no guard at work, or what the
- * drift policy puts in its place; after cutover, no capture.
+ * rehome_triggers_lost lists the maps whose target has no guard at work, or what
+ * the drift policy puts in its place; after cutover, no capture.
  */
-static List *
-triggers_lost(List *maps, bool back)
+List *
+rehome_triggers_lost(List *maps, bool back)
 {
 	List	   *ids = NIL;
 	List	   *lost = NIL;
@@ -355,15 +362,20 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 	if (slice->target_print != NULL && strcmp(slice->target_print, print) == 0)
 		return maps;
 	structures = rehome_structures(NULL, maps);
-	lost = triggers_lost(maps, back);
+	lost = rehome_triggers_lost(maps, back);
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
 
-		if (rehome_structure_changed(slice, map, false, list_nth(structures, foreach_current_index(lc))) ||
-			!list_member_ptr(lost, map))
+		bool		changed = rehome_structure_changed(slice, map, false, list_nth(structures, foreach_current_index(lc)));
+
+		if (!list_member_ptr(lost, map))
 			continue;
-		if (back)
+		if (changed && back)
+			rehome_target_log_all(map);
+		else if (changed)
+			rehome_spi("UPDATE rehome.table_map SET source_print = 'lossy' WHERE id = $1", "i", map->id);
+		else if (back)
 			rehome_map_lost(slice, map, "target", "capture lost", "capture is missing or disabled",
 							"What was written since cannot be known: resuming it puts capture back and brings the table to the source as a whole.");
 		else

@@ -103,6 +103,17 @@ rehome_map_caught_up(RehomeTableMap *map)
 }
 
 /*
+ * require_way raises unless the slice is one whose tables are moved, one way or
+ * the other.
+ */
+static void
+require_way(RehomeSlice *slice)
+{
+	rehome_slice_require(slice, "pause or resume a table of", REHOME_SYNCING, REHOME_CUT_OVER);
+	rehome_slice_require_way_back(slice, "pause or resume a table of");
+}
+
+/*
  * named_map returns the map that arguments 0 (migration) and 1 (target)
  * name, and its slice, whose work lock it takes with lock.
  */
@@ -124,14 +135,12 @@ named_map(RehomeCall *call, FunctionCallInfo fcinfo, bool lock, RehomeSlice **sl
 		rehome_slice_work_lock(*slice);
 		map = rehome_table_map_of(migration, PG_GETARG_OID(1));
 	}
-	rehome_slice_require(*slice, "pause or resume a table of", REHOME_SYNCING, REHOME_CUT_OVER);
-	rehome_slice_require_way_back(*slice, "pause or resume a table of");
+	require_way(*slice);
 	return map;
 }
 
 /*
- * position_now returns where the tables of a slice are, at least.  It waits for
- * no batch: who has the row at the source may be waiting for ours here.
+ * position_now returns where the tables of a slice are, at least.
  */
 static char *
 position_now(RehomeSlice *slice)
@@ -142,9 +151,7 @@ position_now(RehomeSlice *slice)
 	if (slice->state == REHOME_SYNCING)
 		return slice->position;
 	conn = rehome_slice_connect(slice, "pause");
-	position = rehome_conn_value(conn, "SELECT CASE authority WHEN 'target' THEN reverse_position END"
-								 " FROM rehome_source.slice WHERE token = $1 AND slice = $2::int",
-								 "ti", slice->migration->token, slice->id);
+	position = rehome_reverse_reached(conn, slice);
 	if (position == NULL)
 		rehome_raise_both(slice);
 	rehome_conn_close(conn);
@@ -172,6 +179,7 @@ rehome_pause_table(PG_FUNCTION_ARGS)
 	/* the slice's row first, as a batch does */
 	rehome_slice_maps_changed(slice);
 	rehome_slice_reread(slice);
+	require_way(slice);			/* authority may have moved while we waited */
 	if (rehome_spi("UPDATE rehome.table_map SET paused = true, reason = $2, position = coalesce(position, $3)"
 				   " WHERE id = $1 AND NOT paused", "itt", map->id, reason, position_now(slice))->processed == 0)
 		ereport(NOTICE, errmsg("table %s is paused already", rehome_relation_name(map->target)));
@@ -276,28 +284,47 @@ mend_target(RehomeSlice *slice, RehomeTableMap *map)
 }
 
 /*
+ * require_insertable raises when the source has got columns since that it lets
+ * nobody leave out.
+ */
+static void
+require_insertable(RehomeTableMap *map, const char *known)
+{
+	RehomeRows *rows = rehome_spi("SELECT n.value ->> 'name' FROM jsonb_each((SELECT source_columns FROM rehome.table_map WHERE id = $1) -> 'columns') AS n"
+								  " WHERE NOT $2::jsonb -> 'columns' ? n.key AND (n.value -> 'not_null')::boolean AND NOT (n.value -> 'default')::boolean"
+								  " ORDER BY n.key::int", "it", map->id, known);
+	RehomeProblems problems;
+
+	rehome_problems_init(&problems);
+	for (int i = 0; i < rows->n; i++)
+		rehome_problem(&problems, ERRCODE_NOT_NULL_VIOLATION, "Give it a default, or let it be null.",
+					   "Column %s may not be null and has no default.", quote_identifier(rows->value[i][0]));
+	rehome_problems_raise(&problems, "rows of %s could not be inserted at the source", rehome_relation_name(map->target));
+}
+
+/*
  * mend_way_back sees to it that the changes of a map's target are captured, and
- * can be brought back.
+ * can be brought back, and that the source has its fence.
  */
 static void
 mend_way_back(RehomeSlice *slice, RehomeTableMap *map)
 {
 	List	   *maps = list_make1(map);
-	RehomeConn *conn = rehome_slice_connect(slice, "resume");
-	char	   *source = linitial(rehome_structures(conn, maps));
 	char	   *target;
 
 	(void) rehome_inverse_compile(map, slice->migration->owner);	/* raises when it cannot be */
-	require_columns(conn, slice, map);
-	rehome_conn_close(conn);
+	mend_source(slice, map);
+	require_insertable(map, map->source_columns);
 	rehome_targets_lock(maps, ShareRowExclusiveLock);
+	target = linitial(rehome_structures(NULL, maps));
+	/* values may be others that no trigger has seen, here or there */
+	if (rehome_triggers_lost(maps, true) != NIL || strcmp(target, map->target_columns) != 0 ||
+		rehome_spi("SELECT FROM rehome.table_map WHERE id = $1 AND source_columns = $2::jsonb", "it",
+				   map->id, map->source_columns)->n == 0)
+		rehome_target_log_all(map);
 	rehome_target_install(slice, maps, false);
 	rehome_target_switch(maps, false, true);
-	target = linitial(rehome_structures(NULL, maps));
-	if (strcmp(target, map->target_columns) != 0)
-		rehome_target_log_all(map);	/* other values, perhaps, that no trigger has seen */
-	rehome_spi("UPDATE rehome.table_map SET target_columns = $2::jsonb, source_columns = $3::jsonb WHERE id = $1", "itt",
-			   map->id, target, source);
+	rehome_spi("UPDATE rehome.table_map SET target_columns = $2::jsonb WHERE id = $1", "it", map->id, target);
 }
 
 PG_FUNCTION_INFO_V1(rehome_resume_table);

@@ -45,6 +45,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 /*
@@ -622,10 +623,13 @@ char *
 rehome_targets_try_take(List *written, List *kept)
 {
 	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), rehome_lock_timeout);
+	ResourceOwner owner = CurrentResourceOwner;
 	List	   *taken = NIL;
 	RelationLock busy;
-	char	   *blockers;
+	char	   *blockers = NULL;
 
+	/* what wait_for() takes in a subtransaction is the transaction's then, not a portal's */
+	CurrentResourceOwner = CurTransactionResourceOwner;
 	while (!take_all(written, RowExclusiveLock, &taken, &busy) || !take_all(kept, AccessShareLock, &taken, &busy))
 	{
 		ListCell   *lc;
@@ -636,12 +640,15 @@ rehome_targets_try_take(List *written, List *kept)
 		if (GetCurrentTimestamp() >= until || !wait_for(&busy, until))
 		{
 			blockers = local_blockers(list_make1(psprintf("%u", busy.relid)), busy.mode);
-			return blockers ? blockers : pstrdup(GONE);
+			if (blockers == NULL)
+				blockers = pstrdup(GONE);
+			break;
 		}
 		/* with this one in hand, all others are to be free */
 		taken = list_make1(memcpy(palloc(sizeof(RelationLock)), &busy, sizeof(RelationLock)));
 	}
-	return NULL;
+	CurrentResourceOwner = owner;
+	return blockers;
 }
 
 /*

@@ -51,6 +51,25 @@ clean_source(RehomeSlice *slice, List *maps, bool keep_fence)
 }
 
 /*
+ * tell_left_out warns of tables that are paused.  That does not keep a slice
+ * from being completed: what cannot be brought back any more would for ever.
+ */
+static void
+tell_left_out(RehomeSlice *slice, List *maps)
+{
+	RehomeProblems problems;
+
+	rehome_problems_init(&problems);
+	rehome_maps_paused(slice, maps, &problems);
+	if (problems.n > 0)
+		ereport(WARNING,
+				errcode(ERRCODE_REHOME_PAUSED),
+				errmsg("the old home of slice \"%s\" of migration \"%s\" lacks changes of tables that are paused",
+					   slice->name, slice->migration->name),
+				errdetail_internal("%s", problems.text.data));
+}
+
+/*
  * rehome_complete_slice is the point of no return.
  */
 void
@@ -74,8 +93,20 @@ rehome_complete_slice(RehomeCall *call, RehomeSlice *slice)
 			maps = rehome_table_maps_require(slice);
 			/* the old home gets everything up to this moment */
 			conn = rehome_slice_connect(slice, "complete");
-			if (!slice->one_way && rehome_reverse_batch(conn, slice, maps, NULL, false) < 0)
-				rehome_raise_both(slice);
+			if (!slice->one_way)
+			{
+				if (rehome_reverse_inspect(conn, slice, maps, true))
+				{
+					rehome_call_commit(call);
+					rehome_slice_work_lock(slice);
+					rehome_slice_require(slice, "complete", REHOME_CUT_OVER, REHOME_CUT_OVER);
+					rehome_slice_require_running(slice);
+					maps = rehome_table_maps_require(slice);
+				}
+				if (rehome_reverse_batch(conn, slice, maps, NULL, false) < 0)
+					rehome_raise_both(slice);
+				tell_left_out(slice, maps);
+			}
 			rehome_conn_close(conn);
 			rehome_targets_lock(list_concat_copy(maps, rehome_derived_maps(slice)), AccessExclusiveLock);
 			rehome_target_remove(maps);

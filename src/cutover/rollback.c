@@ -37,6 +37,7 @@
 #include "util/problems.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "worker/worker.h"
 
 /*
@@ -106,6 +107,26 @@ require_tables(RehomeSlice *slice, List *maps, bool caught_up)
 }
 
 /*
+ * claim_tables keeps tables from being paused until the switch, and returns the
+ * maps as they are; it waits for who is pausing one no longer than
+ * rehome.lock_timeout.
+ */
+static List *
+claim_tables(RehomeSlice *slice)
+{
+	int			level = NewGUCNestLevel();
+	List	   *maps;
+
+	(void) set_config_option("lock_timeout", psprintf("%d", rehome_lock_timeout), PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	rehome_slice_maps_changed(slice);
+	AtEOXact_GUC(true, level);
+	maps = rehome_table_maps_require(slice);
+	require_tables(slice, maps, true);
+	return maps;
+}
+
+/*
  * drain brings batches back until one is small; false when the slice has been
  * rolled back meanwhile.
  */
@@ -148,7 +169,10 @@ rehome_rollback_slice(RehomeCall *call, RehomeSlice *slice)
 	{
 		rehome_call_commit(call);
 		if (!take_slice(call, slice))
+		{
+			rehome_conn_close(conn);
 			return;
+		}
 	}
 	require_tables(slice, maps, !call->nonatomic);
 
@@ -158,9 +182,14 @@ rehome_rollback_slice(RehomeCall *call, RehomeSlice *slice)
 		rehome_conn_close(conn);
 		return;
 	}
-	require_tables(slice, maps, true);
+	maps = claim_tables(slice);
+	slice->reverse_position = rehome_reverse_reached(conn, slice);
 	rehome_targets_lock(list_concat_copy(maps, rehome_derived_maps(slice)), ShareRowExclusiveLock);
 	rehome_freeze_begin(&freeze);
+	/* DDL may have had its turn since; what is wrong with the source is raised below */
+	if (slice->reverse_position != NULL)
+		(void) rehome_target_inspect(slice, maps);
+	require_tables(slice, maps, true);
 	rehome_debug_point("frozen");
 	if (!rehome_give_back(conn, slice, maps, &tail))
 		rehome_raise_both(slice);

@@ -226,7 +226,7 @@ rehome_call_require_nonatomic(RehomeCall *call, const char *what)
 void
 rehome_call_require_unwritten(RehomeCall *call, const char *what)
 {
-	if (call->wrote_before && !call->nonatomic)
+	if (call->wrote_before)
 		ereport(ERROR,
 				errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				errmsg("%s cannot run in a transaction that has written already", what),

@@ -263,6 +263,22 @@ sub target_locked
 }
 target_locked('syncing');
 
+# Two tables that two others have: while one is waited for, the other is not held.
+{
+	my ($first, $pid1) = blocker($target, 'LOCK TABLE app.item');
+	my ($second, $pid2) = blocker($target, 'LOCK TABLE app.part');
+	my $caller = start_psql($target, "SET rehome.lock_timeout = '60s'; $sql{verify}", name => 'caller');
+	ok(waits_for($target, $pid1, q{a.application_name = 'caller'}), 'two tables locked at the target: one is waited for');
+	$first->query('COMMIT');
+	ok(waits_for($target, $pid2, q{a.application_name = 'caller'}), 'two tables locked at the target: then the other');
+	is($second->query("LOCK TABLE app.item; SELECT 'locked'"), 'locked', 'two tables locked at the target: with the first not in hand');
+	$second->query('COMMIT');
+	$_->quit for $first, $second;
+	my $result = finish_psql($caller);
+	is($result->{sqlstate}, '00000', 'two tables locked at the target: it ends well') or diag($result->{stderr});
+	unlike($result->{stderr}, qr/WARNING/, 'two tables locked at the target: without a warning');
+}
+
 # Cutover behind a writer.
 {
 	my ($session, $pid) = blocker($source, 'UPDATE app.item SET qty = qty WHERE id = 1');

@@ -141,6 +141,7 @@ source(q{ALTER TABLE word ADD COLUMN must int NOT NULL DEFAULT 1; ALTER TABLE wo
 target(q{INSERT INTO word VALUES (100, 'REFUSED')});
 only_paused('word', 'at the source column must of type integer was added', 'at the old home');
 others_go_on('at the old home', 'word');
+is((sqlstate_of($pair->target, q{SELECT rehome.resume_table('k', 'word')}, 'back'))[0], '23502', 'at the old home: it cannot go on like that');
 source(q{ALTER TABLE word DROP COLUMN must});
 goes_on('word', 'at the old home');
 source(q{ALTER TABLE word RENAME said TO told});
@@ -149,6 +150,29 @@ only_paused('word', 'at the source column said was renamed to told', 'renamed at
 others_go_on('renamed at the old home', 'word');
 source(q{ALTER TABLE word RENAME told TO said});
 goes_on('word', 'renamed at the old home');
+
+# What happens to a paused table that no trigger sees, on either side.
+target(q{SELECT rehome.pause_table('k', 'word'); ALTER TABLE word DISABLE TRIGGER ALL; UPDATE word SET said = 'OFF' WHERE id = 7});
+goes_on('word', 'capture off while paused');
+is(source('SELECT said FROM word WHERE id = 7'), 'off', 'capture off while paused: what no trigger has seen has come back');
+target(q{BEGIN; ALTER TABLE word RENAME said TO told; ALTER TABLE word DISABLE TRIGGER rehome_capture; UPDATE word SET told = 'BOTH' WHERE id = 8; COMMIT});
+only_paused('word', 'at the target column said was renamed to told', 'renamed and capture off');
+target(q{ALTER TABLE word RENAME told TO said; ALTER TABLE word ENABLE ALWAYS TRIGGER rehome_capture});
+goes_on('word', 'renamed and capture off');
+is(source('SELECT said FROM word WHERE id = 8'), 'both', 'renamed and capture off: what no trigger has seen has come back');
+target(q{SELECT rehome.pause_table('k', 'word')});
+source(q{ALTER TABLE word DROP COLUMN said; ALTER TABLE word ADD COLUMN said text});
+goes_on('word', 'altered at the old home while paused');
+is(source('SELECT count(*) FROM word WHERE said IS NULL'), '0', 'altered at the old home while paused: all rows have come back');
+
+# The old home's table is another one: it gets rows, capture and fence.
+source(q{BEGIN; CREATE TABLE word_new (LIKE word INCLUDING ALL); GRANT ALL ON word_new TO rehome_src;
+	ALTER TABLE word RENAME TO word_old; ALTER TABLE word_new RENAME TO word; COMMIT});
+is((sqlstate_of($pair->target, q{CALL rehome.sync('k')}, 'back'))[0], 'RH009', 'replaced: sync leaves it out');
+like(target(q{SELECT reason FROM rehome.table_map WHERE paused}), qr/^at the source triggers of capture or fence are missing/, 'replaced: and says why');
+source('DROP TABLE word_old');
+goes_on('word', 'replaced');
+is((sqlstate_of($pair->source, q{INSERT INTO word VALUES (1000, 'wrong side')}, 'back'))[0], '25006', 'replaced: it has its fence');
 
 # The target dies while a table is paused; and rollback as part of a transaction
 # wants all tables to have caught up.
@@ -164,6 +188,42 @@ is((sqlstate_of($pair->target, q{BEGIN; SELECT rehome.resume_table('k', 'item');
 goes_on('item', 'crash');
 is(source('SELECT note FROM item WHERE id = 5'), 'crash', 'crash: and has its changes');
 
+# Paused while rollback drains.
+{
+	my $lock = hold_lock($pair->target, debug_lock(), 'back');
+	target(q{UPDATE other SET v = 'drained' WHERE id = 6});
+	my $call = start_psql($pair->target, q{SET rehome.lock_timeout = '60s'; CALL rehome.rollback('k')}, dbname => 'back', debug_point => 'reverse-applied:wait');
+	ok(wait_for_lock_waiter($pair->target, debug_lock(), 'back'), 'paused meanwhile: rollback drains');
+	target(q{SELECT rehome.pause_table('k', 'item', 'meanwhile')});
+	$lock->quit;
+	my $result = finish_psql($call);
+	is($result->{sqlstate}, 'RH009', 'paused meanwhile: rollback is refused') or diag($result->{stderr});
+	is(target('SELECT authority FROM rehome.status'), 'target', 'paused meanwhile: authority stays');
+	goes_on('item', 'paused meanwhile');
+}
+
+# Altered while it drains: found under the locks.
+for my $call (q{CALL rehome.rollback('k')}, q{BEGIN; CALL rehome.rollback('k'); COMMIT})
+{
+	my $reader = $pair->target->background_psql('back');
+	my $to = $call =~ /BEGIN/ ? 14 : 15;
+	$reader->query_safe('BEGIN; SELECT count(*) FROM item');
+	target(q{SELECT rehome.pause('k')});
+	target(q{SELECT rehome.resume('k')}) if $call !~ /BEGIN/;
+	my $ddl = start_psql($pair->target, "ALTER TABLE item ALTER COLUMN price TYPE numeric($to, 2) USING price * 2", dbname => 'back', name => 'ddl');
+	ok(wait_until($pair->target, q{SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE application_name = 'ddl'}), 'altered meanwhile: DDL is in line');
+	my $roller = start_psql($pair->target, "SET rehome.lock_timeout = '60s'; SET rehome.lock_retries = 100; " . ($call =~ /BEGIN/ ? "SELECT rehome.resume('k'); " : '') . $call, dbname => 'back', name => 'roller');
+	ok(wait_until($pair->target, q{SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE application_name = 'roller'}), 'altered meanwhile: rollback behind it');
+	$reader->query_safe('COMMIT');
+	$reader->quit;
+	is(finish_psql($ddl)->{sqlstate}, '00000', 'altered meanwhile: the DDL is done');
+	my $result = finish_psql($roller);
+	is($result->{sqlstate}, 'RH009', "altered meanwhile: refused: $call") or diag($result->{stderr});
+	only_paused('item', "at the target column price is of type numeric($to,2) instead of numeric(" . (29 - $to) . ',2)', 'altered meanwhile');
+	goes_on('item', 'altered meanwhile');
+	is(source('SELECT sum(price) FROM item'), target('SELECT sum(price) FROM item'), 'altered meanwhile: all rows have come back');
+}
+
 # Found by rollback itself, and then rolled back.
 target(q{SELECT rehome.pause('k'); ALTER TABLE other RENAME v TO w; SELECT rehome.resume('k')});
 only_paused('other', 'at the target column v was renamed to w', 'rollback');
@@ -175,5 +235,21 @@ ok($pair->wait_for_state('k', 'syncing'), 'rolled back');
 source(q{UPDATE other SET v = 'home' WHERE id = 1; UPDATE item SET note = 'home' WHERE id = 1});
 target(q{CALL rehome.sync('k')});
 is(target(q{SELECT string_agg(target::text, ', ') FROM rehome.verify('k', mode => 'rows') WHERE NOT ok}), '', 'and in sync');
+
+# What a row cannot do without at the new home matters when rows come from the old.
+target(q{CALL rehome.cutover('k')});
+target(q{ALTER TABLE other ADD COLUMN must int NOT NULL DEFAULT 1; ALTER TABLE other ALTER COLUMN must DROP DEFAULT; INSERT INTO other VALUES (7000, 'v', 1); CALL rehome.sync('k')});
+is(target('SELECT count(*) FROM rehome.table_map WHERE paused'), '0', 'a column that may not be null: rows go back without it');
+target(q{CALL rehome.rollback('k')});
+source(q{INSERT INTO other VALUES (7001, 'w')});
+only_paused('other', 'at the target column must of type integer was added', 'a column that may not be null, and rows that come');
+target(q{ALTER TABLE other DROP COLUMN must; SELECT rehome.resume_table('k', 'other'); CALL rehome.sync('k')});
+is(target('SELECT count(*) FROM other WHERE id >= 7000'), '2', 'a column that may not be null: gone, and in sync');
+
+# Completed with a table that was left out: it is said.
+target(q{CALL rehome.cutover('k'); SELECT rehome.pause_table('k', 'word'); UPDATE word SET said = 'NEVER' WHERE id = 9});
+$result = finish_psql(start_psql($pair->target, q{CALL rehome.complete('k')}, dbname => 'back'));
+is($result->{sqlstate}, '00000', 'completed');
+like($result->{stderr}, qr/WARNING:  RH009: the old home of slice "main" of migration "k" lacks changes.*public\.word: /s, 'and what the old home lacks is told');
 
 done_testing();

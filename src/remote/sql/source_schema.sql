@@ -173,9 +173,10 @@ $changed_since_snapshot$;
 
 -- Locks tables until the end of the transaction, waiting for none of them with
 -- others in hand.  'held'; 'busy' when one had to be waited for, lock_timeout at
--- most, and none is held but that one, perhaps; 'stale' when one is another, or
+-- most, which only is done if wait says so, and none of them is held but that
+-- one, perhaps; 'stale' when one is another, or
 -- has other files or partitions, than in the transaction's snapshot.
-CREATE OR REPLACE FUNCTION rehome_source.hold(relations text[])
+CREATE OR REPLACE FUNCTION rehome_source.hold(relations text[], wait boolean)
 RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $hold$
 DECLARE
     found   regclass[] := ARRAY(SELECT to_regclass(r) FROM unnest(relations) WITH ORDINALITY AS u(r, n) ORDER BY n);
@@ -192,7 +193,9 @@ BEGIN
 EXCEPTION
     WHEN lock_not_available OR deadlock_detected THEN
         BEGIN
-            EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE', one);
+            IF wait THEN
+                EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE', one);
+            END IF;
         EXCEPTION
             WHEN lock_not_available OR deadlock_detected THEN
                 NULL;
