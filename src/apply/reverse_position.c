@@ -1,0 +1,110 @@
+/*-------------------------------------------------------------------------
+ *
+ * reverse_position.c
+ *	  How far the source has what was written at the target since the cutover,
+ *	  and whether the tables of both sides still fit.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "apply/apply.h"
+#include "capture/capture.h"
+#include "errors.h"
+#include "util/call.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+
+/*
+ * rehome_reverse_position returns the target snapshot the source has reached,
+ * and locks the row that says so; NULL when the source has authority (again).
+ * With maps to ask about, it notes which writes to their tables the source has
+ * refused since.
+ */
+char *
+rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice, List *ask)
+{
+	List	   *ids = NIL;
+	ListCell   *lc;
+	RehomeRows *rows;
+	char	   *self;
+
+	foreach(lc, ask)
+		ids = lappend(ids, psprintf("%d", ((RehomeTableMap *) lfirst(lc))->id));
+	rows = rehome_conn_query(conn, "SELECT reverse_position, authority, holder,"
+							 " CASE WHEN $3::int[] <> '{}' THEN rehome_source.refused($1, $3::int[]) END FROM rehome_source.slice"
+							 " WHERE token = $1 AND slice = $2::int FOR UPDATE",
+							 "tit", slice->migration->token, slice->id, rehome_name_array(ids));
+	self = rehome_spi_value("SELECT rehome.database_identity()", "");
+	if (rows->n == 0 || rows->value[0][0] == NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_REHOME_POSITION_LOST),
+				errmsg("the source does not know how far the changes of slice \"%s\" were brought back",
+					   slice->name),
+				errhint("Its schema rehome_source was changed or removed; the slice cannot be rolled back."));
+	if (strcmp(rows->value[0][1], "target") != 0)
+		return NULL;
+	if (rows->value[0][2] == NULL || strcmp(rows->value[0][2], self) != 0)
+		ereport(ERROR,
+				errcode(ERRCODE_REHOME_POSITION_LOST),
+				errmsg("another database has authority over slice \"%s\"", slice->name),
+				errdetail("The source gave it up to %s; this is %s, a copy of it.",
+						  rows->value[0][2] ? rows->value[0][2] : "?", self),
+				errhint("Go on with the original. If it is lost, and this copy has everything it had, at the source: UPDATE rehome_source.slice SET holder = %s WHERE token = %s AND slice = %d;",
+						quote_literal_cstr(self), quote_literal_cstr(slice->migration->token), slice->id));
+	if (rows->value[0][3] != NULL)
+		rehome_refused_note(slice, ask, "source", rows->value[0][3]);
+	return rows->value[0][0];
+}
+
+/*
+ * rehome_reverse_reached returns the position alone, or NULL when the source
+ * knows of none or has authority, and waits for nobody: who has that row may be
+ * waiting for what we have here.
+ */
+char *
+rehome_reverse_reached(RehomeConn *conn, RehomeSlice *slice)
+{
+	RehomeRows *rows = rehome_conn_query(conn, "SELECT reverse_position FROM rehome_source.slice"
+										 " WHERE token = $1 AND slice = $2::int AND authority = 'target'",
+										 "ti", slice->migration->token, slice->id);
+
+	return rows->n > 0 ? rows->value[0][0] : NULL;
+}
+
+/*
+ * rehome_reverse_inspect finds out whether the targets, and with source also
+ * the tables at the source, are what they were, and pauses those that cannot go
+ * on.  True when there are any: the caller commits before he lets a batch begin.
+ */
+bool
+rehome_reverse_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps, bool source)
+{
+	List	   *left = rehome_maps_running(maps);
+	int			n = list_length(left);
+
+	slice->reverse_position = rehome_reverse_reached(conn, slice);
+	if (slice->reverse_position == NULL)
+		return false;			/* a batch says what that means */
+	left = rehome_target_inspect(slice, left);
+	if (source)
+		rehome_source_inspect_back(conn, slice, left);
+	if (list_length(rehome_maps_running(left)) == n)
+		return false;
+	rehome_commit_durably();
+	return true;
+}
+
+/*
+ * rehome_raise_both raises because the source, too, says that it has
+ * authority.
+ */
+void
+rehome_raise_both(RehomeSlice *slice)
+{
+	ereport(ERROR,
+			errcode(ERRCODE_REHOME_IN_DOUBT),
+			errmsg("both sides claim authority over slice \"%s\"", slice->name),
+			errdetail("This database is cut over, yet the source's fence is open: it was changed or restored by hand, or by another copy of this database."),
+			errhint("Keep writers off the source; compare with rehome.verify() and close its fence."));
+}
