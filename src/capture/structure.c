@@ -9,7 +9,7 @@
  * looked at one by one.  A change that the map does not notice, as a column
  * that nobody maps, is noted in rehome.drift and things go on.  Any other
  * pauses the table map, and that one only: it keeps its position, and is left
- * out of batches until rehome.resume_table() (table_pause.c).
+ * out of batches until rehome.resume_table() (apply/resume.c).
  *
  * Pausing is part of the batch's transaction.  If that fails, the next one
  * finds the same.  After cutover it is not: the source commits first there, and
