@@ -17,7 +17,11 @@ use Test::More;
 use RehomeTest;
 
 # With so little memory the target keeps what it has in hand in files.
-my $pair = new_pair(source_conf => 'max_prepared_transactions = 10', target_conf => 'work_mem = 64kB');
+# The worker that sees to new partitions asks for a lock on each of some forty
+# tables, and may wait for autovacuum with each: a call beside it has patience.
+my $pair = new_pair(
+	source_conf => 'max_prepared_transactions = 10',
+	target_conf => "work_mem = 64kB\nrehome.lock_retries = 100");
 my ($source, $target) = ($pair->source, $pair->target);
 
 # Names of 63 bytes that differ in the last one only.
