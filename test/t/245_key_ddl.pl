@@ -220,8 +220,9 @@ target(q{SELECT rehome.pause('k'); ALTER TABLE item ALTER id TYPE text USING id:
 brought_back('item', $item, 'nor a value of another type');
 
 # Renamed at the source while nothing is captured there.
+target(q{SELECT rehome.pause('k')});
 source(q{ALTER TABLE item RENAME c TO id});
-target(q{ALTER FOREIGN TABLE src.item ALTER id OPTIONS (SET column_name 'id'); CALL rehome.rollback('k')});
+target(q{ALTER FOREIGN TABLE src.item ALTER id OPTIONS (SET column_name 'id'); SELECT rehome.resume('k'); CALL rehome.rollback('k')});
 is(writes(q{UPDATE item SET v = 'rolled back' WHERE id = 46}), '00000', 'the source is written right after the rollback');
 target(q{CALL rehome.sync('k')});
 is(target(q{SELECT v, (SELECT count(*) FROM rehome.table_map WHERE paused) FROM item WHERE id = 46}), 'rolled back|0', 'and nothing waits, since the foreign table knows');
