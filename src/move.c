@@ -146,20 +146,6 @@ tell_paused(RehomeCall *call, RehomeSlice *slice, List *maps)
 							  slice->name, slice->migration->name);
 }
 
-/*
- * go_on commits what rehome_reverse_inspect has found, and returns the maps as
- * they are then.
- */
-static List *
-go_on(RehomeCall *call, RehomeSlice *slice, const char *doing)
-{
-	rehome_call_commit(call);
-	rehome_slice_work_lock(slice);
-	rehome_slice_require(slice, doing, REHOME_CUT_OVER, REHOME_CUT_OVER);
-	rehome_slice_require_running(slice);
-	return rehome_table_maps_require(slice);
-}
-
 PG_FUNCTION_INFO_V1(rehome_sync);
 
 /*
@@ -197,8 +183,8 @@ rehome_sync(PG_FUNCTION_ARGS)
 		}
 		else
 		{
-			if (call.nonatomic && rehome_reverse_inspect(conn, slice, maps, true))
-				maps = go_on(&call, slice, "sync");
+			if (call.nonatomic)
+				maps = rehome_reverse_inspected(&call, conn, slice, maps, "sync");
 			n = rehome_reverse_batch(conn, slice, maps, NULL, false);
 			if (n < 0)
 				rehome_raise_both(slice);

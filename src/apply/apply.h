@@ -76,6 +76,8 @@ extern void rehome_forward_prune(RehomeConn *conn, RehomeSlice *slice, List *map
 /* Reverse: target to source. */
 extern char *rehome_reverse_reached(RehomeConn *conn, RehomeSlice *slice);
 extern bool rehome_reverse_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps, bool source);
+extern List *rehome_reverse_inspected(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice,
+									  List *maps, const char *doing);
 extern int64 rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								  Snapshot snapshot, bool keep_open);
 pg_noreturn extern void rehome_raise_both(RehomeSlice *slice);

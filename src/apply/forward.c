@@ -103,17 +103,6 @@ static const char *const poll_query =
 	" (SELECT rehome_source.changed($1, $4::int[], $5::text[], $6::text[], $7::text[]) AS flags OFFSET 0) AS c"
 	" WHERE s.token = $1 AND s.slice = $2::int";
 
-static char *
-relation_names(List *maps)
-{
-	List	   *names = NIL;
-	ListCell   *lc;
-
-	foreach(lc, maps)
-		names = lappend(names, rehome_remote_relation(rehome_remote_table(((RehomeTableMap *) lfirst(lc))->source)));
-	return rehome_name_array(names);
-}
-
 /*
  * poll_source asks that about the maps.
  */
@@ -135,7 +124,7 @@ poll_source(RehomeConn *conn, RehomeSlice *slice, List *maps, bool lock, bool sh
 	}
 	return rehome_conn_query_prepared(conn, poll_query, "tibttttbb", slice->migration->token, slice->id,
 									  !slice->lazy_position, rehome_name_array(ids), rehome_name_array(positions),
-									  relation_names(maps), rehome_name_array(parts), lock, share);
+									  rehome_remote_names(maps), rehome_name_array(parts), lock, share);
 }
 
 /*
@@ -214,7 +203,7 @@ any_stale(RehomeConn *conn, List *maps)
 	return maps != NIL &&
 		rehome_bool(rehome_conn_value(conn, "SELECT EXISTS (SELECT FROM unnest($1::text[]) AS t(name)"
 									  " WHERE rehome_source.changed_since_snapshot(t.name::regclass))",
-									  "t", relation_names(maps)));
+									  "t", rehome_remote_names(maps)));
 }
 
 /* A table that is to be moved. */
@@ -378,7 +367,7 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked
 	batch->position = poll->value[0][0];
 	batch->lsn = poll->value[0][3];
 	if (touched != NIL && !locked &&
-		!held_source(rehome_conn_value(conn, "SELECT rehome_source.hold($1::text[], false)", "t", relation_names(touched)), batch))
+		!held_source(rehome_conn_value(conn, "SELECT rehome_source.hold($1::text[], false)", "t", rehome_remote_names(touched)), batch))
 		return start_over(touched);
 	due = tables_due(maps, touched, poll->value[0][5], &n);
 	for (int i = 0; i < n; i++)
@@ -455,7 +444,7 @@ rehome_forward_hold(RehomeConn *conn, RehomeTableMap *map, const char *doing)
 	for (int attempt = 0;; attempt++)
 	{
 		char	   *said = rehome_conn_value(conn, "SELECT rehome_source.hold($1::text[], true)", "t",
-											 relation_names(list_make1(map)));
+											 rehome_remote_names(list_make1(map)));
 
 		if (strcmp(said, "held") == 0)
 			return;

@@ -54,6 +54,7 @@
 typedef struct Return
 {
 	RehomeInverse *inverse;
+	const char *since;			/* what the source has of it, the target's snapshot */
 	bool		everything;		/* truncated here */
 	char	   *relation;		/* at the source */
 	char	   *stage;
@@ -195,7 +196,7 @@ forget_keys(Tuplestorestate *store)
  * staging table at the source.
  */
 static int64
-stage_changes(RehomeConn *conn, Return *ret, const char *since, Oid owner)
+stage_changes(RehomeConn *conn, Return *ret, Oid owner)
 {
 	RehomeInverse *inverse = ret->inverse;
 	RehomeMapping *mapping = inverse->mapping;
@@ -209,7 +210,7 @@ stage_changes(RehomeConn *conn, Return *ret, const char *since, Oid owner)
 					 rehome_inverse_expressions(inverse, false), target);
 	if (!ret->everything)
 	{
-		keys = changed_keys(mapping->map, since, false);
+		keys = changed_keys(mapping->map, ret->since, false);
 		appendStringInfo(&sql, " WHERE EXISTS (SELECT FROM rehome_keys AS k WHERE %s)",
 						 rehome_key_condition(mapping, "target", "k"));
 	}
@@ -221,7 +222,7 @@ stage_changes(RehomeConn *conn, Return *ret, const char *since, Oid owner)
 	if (ret->everything)
 		return n;
 	forget_keys(keys);
-	keys = changed_keys(mapping->map, since, true);
+	keys = changed_keys(mapping->map, ret->since, true);
 	if (tuplestore_tuple_count(keys) > 0)
 	{
 		resetStringInfo(&sql);
@@ -618,7 +619,8 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
-		char	   *unseen = rehome_position_unseen(map->position ? map->position : since);
+		const char *from = map->position ? map->position : since;
+		char	   *unseen = rehome_position_unseen(from);
 		RehomeRows *poll;
 		Return	   *ret;
 		char	   *parts;
@@ -641,6 +643,7 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		if (moved)
 			map->target_parts = MemoryContextStrdup(GetMemoryChunkContext(map), parts);
 		ret = palloc0(sizeof(Return));
+		ret->since = from;
 		ret->inverse = rehome_inverse_compile(map, slice->migration->owner);
 		ret->everything = moved || rehome_bool(poll->value[0][1]);
 		ret->relation = rehome_remote_relation(ret->inverse->table);
@@ -658,11 +661,7 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		if (rehome_inverse_may_bypass(conn))
 			rehome_conn_exec(conn, "SET LOCAL session_replication_role = replica");
 		foreach(lc, returns)
-		{
-			RehomeTableMap *map = ((Return *) lfirst(lc))->inverse->mapping->map;
-
-			n += stage_changes(conn, lfirst(lc), map->position ? map->position : since, slice->migration->owner);
-		}
+			n += stage_changes(conn, lfirst(lc), slice->migration->owner);
 		merge(conn, returns);
 		make_stages(conn, slice, returns, true);
 	}

@@ -96,6 +96,22 @@ rehome_reverse_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps, bool so
 }
 
 /*
+ * rehome_reverse_inspected does that for a call that may commit, both sides
+ * included, and returns the maps as they are then.
+ */
+List *
+rehome_reverse_inspected(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps, const char *doing)
+{
+	if (!rehome_reverse_inspect(conn, slice, maps, true))
+		return maps;
+	rehome_call_commit(call);
+	rehome_slice_work_lock(slice);
+	rehome_slice_require(slice, doing, REHOME_CUT_OVER, REHOME_CUT_OVER);
+	rehome_slice_require_running(slice);
+	return rehome_table_maps_require(slice);
+}
+
+/*
  * rehome_raise_both raises because the source, too, says that it has
  * authority.
  */

@@ -468,9 +468,8 @@ apply_gone(RehomeTurn *turn)
 }
 
 /*
- * rehome_turn_begin gets a table ready for its turn, of which flag is what the
- * poll says.  NULL when its target could not be locked, which is
- * batch->blockers.
+ * rehome_turn_begin gets a table, whose target is locked, ready for its turn; flag
+ * is what the poll says of it.
  */
 RehomeTurn *
 rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag, RehomeSessions *sessions)

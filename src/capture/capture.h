@@ -53,7 +53,6 @@ extern void rehome_source_renew(RehomeConn *conn, RehomeSlice *slice, RehomeTabl
 
 /* At the target. */
 extern void rehome_targets_lock(List *maps, LOCKMODE mode);
-extern char *rehome_targets_try_lock(List *maps, LOCKMODE mode);
 extern char *rehome_targets_try_take(List *written, List *kept);
 extern void rehome_targets_blocked(int attempt, const char *blockers);
 extern void rehome_target_guard(RehomeSlice *slice, List *maps);

@@ -366,6 +366,23 @@ mend_beside(RehomeSlice *slice)
 }
 
 /*
+ * inspect_tables asks what rehome_source.inspect() says of each map's table:
+ * rows of its fingerprint, and what is wrong with it, or NULL.
+ */
+static RehomeRows *
+inspect_tables(RehomeConn *conn, RehomeSlice *slice, List *maps)
+{
+	List	   *ids = NIL;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+		ids = lappend(ids, psprintf("%d", ((RehomeTableMap *) lfirst(lc))->id));
+	return rehome_conn_query(conn, "SELECT i.print, i.damage FROM unnest($2::int[], $3::text[]) WITH ORDINALITY AS u(map, name, n),"
+							 " rehome_source.inspect($1, u.map, u.name) AS i ORDER BY u.n", "ttt",
+							 slice->migration->token, rehome_name_array(ids), rehome_remote_names(maps));
+}
+
+/*
  * rehome_source_inspect, called when the slice's fingerprint is another than
  * the one on record, finds the tables whose own has changed.  Those where
  * capture or fence do not work any more, or whose columns are not what the
@@ -382,6 +399,7 @@ rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
 {
 	List	   *structures;
 	RehomeRows *broken;
+	RehomeRows *rows;
 	ListCell   *lc;
 
 	*touched = NIL;
@@ -389,13 +407,13 @@ rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		return false;
 	broken = mend_beside(slice);
 	structures = rehome_structures(conn, maps);
+	rows = inspect_tables(conn, slice, maps);
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
 		char	   *relation = rehome_remote_relation(rehome_remote_table(map->source));
-		RehomeRows *rows = rehome_conn_query(conn, "SELECT * FROM rehome_source.inspect($1, $2::int, $3)",
-											 "tit", slice->migration->token, map->id, relation);
-		char	   *damage = rows->value[0][1];
+		char	   *print_now = rows->value[foreach_current_index(lc)][0];
+		char	   *damage = rows->value[foreach_current_index(lc)][1];
 
 		for (int i = 0; i < broken->n; i++)
 			if (rehome_int(broken->value[i][0]) == map->id)
@@ -416,13 +434,13 @@ rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		if (slice->state == REHOME_SYNCING &&
 			rehome_structure_changed(slice, map, true, list_nth(structures, foreach_current_index(lc))))
 			continue;
-		if (map->source_print != NULL && strcmp(map->source_print, rows->value[0][0]) == 0)
+		if (map->source_print != NULL && strcmp(map->source_print, print_now) == 0)
 			continue;
 		if (map->source_print != NULL)
 			*touched = lappend(*touched, map);
 		rehome_spi("UPDATE rehome.table_map SET source_print = $2 WHERE id = $1", "it",
-				   map->id, rows->value[0][0]);
-		map->source_print = MemoryContextStrdup(GetMemoryChunkContext(map), rows->value[0][0]);
+				   map->id, print_now);
+		map->source_print = MemoryContextStrdup(GetMemoryChunkContext(map), print_now);
 	}
 	rehome_slice_maps_changed(slice);	/* for whoever keeps them in memory */
 	return true;
@@ -437,24 +455,12 @@ void
 rehome_source_inspect_back(RehomeConn *conn, RehomeSlice *slice, List *maps)
 {
 	List	   *structures = rehome_structures(conn, maps);
-	List	   *ids = NIL;
-	List	   *names = NIL;
-	RehomeRows *rows;
+	RehomeRows *rows = inspect_tables(conn, slice, maps);
 	ListCell   *lc;
 
 	foreach(lc, maps)
 	{
-		RehomeTableMap *map = lfirst(lc);
-
-		ids = lappend(ids, psprintf("%d", map->id));
-		names = lappend(names, rehome_remote_relation(rehome_remote_table(map->source)));
-	}
-	rows = rehome_conn_query(conn, "SELECT (SELECT i.damage FROM rehome_source.inspect($1, u.map, u.name) AS i)"
-							 " FROM unnest($2::int[], $3::text[]) WITH ORDINALITY AS u(map, name, n) ORDER BY u.n",
-							 "ttt", slice->migration->token, rehome_name_array(ids), rehome_name_array(names));
-	foreach(lc, maps)
-	{
-		char	   *damage = rows->value[foreach_current_index(lc)][0];
+		char	   *damage = rows->value[foreach_current_index(lc)][1];
 
 		if (damage != NULL)
 			rehome_map_lost(slice, lfirst(lc), "source", "capture lost", damage,

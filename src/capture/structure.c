@@ -53,22 +53,20 @@ static const char *const difference_query =
 List *
 rehome_structures(RehomeConn *conn, List *maps)
 {
-	List	   *names = NIL;
 	List	   *structures = NIL;
 	RehomeRows *rows;
-	ListCell   *lc;
 
-	foreach(lc, maps)
-	{
-		RehomeTableMap *map = lfirst(lc);
-
-		names = lappend(names, conn == NULL ? rehome_relation_name(map->target) :
-						rehome_remote_relation(rehome_remote_table(map->source)));
-	}
-	if (conn == NULL)
-		rows = rehome_spi(sql_structure, "t", rehome_name_array(names));
+	if (conn != NULL)
+		rows = rehome_conn_query(conn, sql_structure, "t", rehome_remote_names(maps));
 	else
-		rows = rehome_conn_query(conn, sql_structure, "t", rehome_name_array(names));
+	{
+		List	   *names = NIL;
+		ListCell   *lc;
+
+		foreach(lc, maps)
+			names = lappend(names, rehome_relation_name(((RehomeTableMap *) lfirst(lc))->target));
+		rows = rehome_spi(sql_structure, "t", rehome_name_array(names));
+	}
 	for (int i = 0; i < rows->n; i++)
 		structures = lappend(structures, rows->value[i][0]);
 	return structures;
@@ -182,6 +180,15 @@ target_columns_used(RehomeTableMap *map)
 }
 
 /*
+ * is_required tells whether no row can do without the column.
+ */
+static bool
+is_required(Difference *d)
+{
+	return d->is_not_null && !d->is_default;
+}
+
+/*
  * judge says what a difference of the source, or the target, is, and what to do
  * about it: true when the map cannot go on with it.  back when rows come from
  * the target.  *lossy when values may have changed.
@@ -190,6 +197,7 @@ static bool
 judge(Difference *d, bool source, bool back, List *used, const char **kind, char **what, const char **hint, bool *lossy)
 {
 	bool		matters = rehome_name_listed(used, d->was);
+	bool		filled = source == back;	/* rows are inserted there */
 
 	*hint = NULL;
 	*lossy = false;
@@ -197,13 +205,13 @@ judge(Difference *d, bool source, bool back, List *used, const char **kind, char
 	{
 		*kind = "column added";
 		*what = psprintf("column %s of type %s was added", quote_identifier(d->is), d->is_type);
-		if (d->is_not_null && !d->is_default && back == source)
+		if (is_required(d) && filled)
 			*hint = back ? "It may not be null and has no default: give it one, or let it be null." :
 				"Give it a default, or let it be null, or map it with rehome.map_column().";
-		else if (d->is_not_null && !d->is_default && !back)
+		else if (is_required(d) && !back)
 			*hint = "It may not be null and has no default: rows that are brought back after a cutover would be refused.";
 		/* rows that come could not be inserted */
-		return d->is_not_null && !d->is_default && back == source;
+		return is_required(d) && filled;
 	}
 	if (d->is == NULL)
 	{
@@ -286,7 +294,7 @@ rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map, bool source, c
 			record(slice, map, side, kind, psprintf("%s.%s", relation, quote_identifier(d.was ? d.was : d.is)), what,
 				   stops ? psprintf("%s Then %s", hint, resume_hint(slice, map)) : hint, stops ? NULL : "compatible");
 			/* it will matter after a rollback, and is to be found then */
-			later = later || (back && !source && d.was == NULL && d.is_not_null && !d.is_default);
+			later = later || (back && !source && d.was == NULL && is_required(&d));
 			if (!stops)
 				continue;
 			appendStringInfo(&reasons, "%s%s", reasons.len ? "; " : psprintf("at the %s ", side), what);
@@ -366,7 +374,6 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
-
 		bool		changed = rehome_structure_changed(slice, map, false, list_nth(structures, foreach_current_index(lc)));
 
 		if (!list_member_ptr(lost, map))

@@ -348,23 +348,18 @@ rehome_target_partitions(Oid target)
 void
 rehome_target_check_capture(List *maps)
 {
-	List	   *oids = NIL;
-	RehomeRows *rows;
-	ListCell   *lc;
+	List	   *lost = rehome_triggers_lost(maps, true);
+	char	   *name;
 
-	foreach(lc, maps)
-		oids = lappend(oids, psprintf("%u", ((RehomeTableMap *) lfirst(lc))->target));
-	rows = rehome_spi("SELECT u.oid::regclass FROM unnest($1::oid[]) AS u(oid) WHERE 2 > (SELECT count(*)"
-					  " FROM pg_trigger t WHERE t.tgrelid = u.oid AND t.tgenabled = 'A'"
-					  " AND t.tgname IN ('rehome_capture', 'rehome_capture_truncate'))",
-					  "t", rehome_name_array(oids));
-	if (rows->n > 0)
-		ereport(ERROR,
-				errcode(ERRCODE_REHOME_POSITION_LOST),
-				errmsg("changes of %s are not captured any more", rows->value[0][0]),
-				errdetail("Its triggers rehome_capture and rehome_capture_truncate were dropped or disabled."),
-				errhint("ALTER TABLE %s ENABLE ALWAYS TRIGGER rehome_capture; and compare with rehome.verify() what was written meanwhile.",
-						rows->value[0][0]));
+	if (lost == NIL)
+		return;
+	name = rehome_relation_name(((RehomeTableMap *) linitial(lost))->target);
+	ereport(ERROR,
+			errcode(ERRCODE_REHOME_POSITION_LOST),
+			errmsg("changes of %s are not captured any more", name),
+			errdetail("Its triggers rehome_capture and rehome_capture_truncate were dropped or disabled."),
+			errhint("ALTER TABLE %s ENABLE ALWAYS TRIGGER rehome_capture; and compare with rehome.verify() what was written meanwhile.",
+					name));
 }
 
 static void

@@ -170,7 +170,7 @@ rehome_targets_blocked(int attempt, const char *blockers)
 }
 
 /*
- * rehome_targets_try_lock tries once to lock the targets and their partitions
+ * try_lock tries once to lock the targets and their partitions
  * to the end of the transaction.  Returns NULL, or who is in the way.
  *
  * For a lock that keeps writers out, first comes SHARE UPDATE EXCLUSIVE.
@@ -178,8 +178,8 @@ rehome_targets_blocked(int attempt, const char *blockers)
  * wait of deadlock_timeout makes it give way.  Otherwise it would be in the
  * way of the real lock, which never waits that long.
  */
-char *
-rehome_targets_try_lock(List *maps, LOCKMODE mode)
+static char *
+try_lock(List *maps, LOCKMODE mode)
 {
 	char	   *blockers;
 
@@ -198,7 +198,7 @@ rehome_targets_lock(List *maps, LOCKMODE mode)
 {
 	char	   *blockers;
 
-	for (int attempt = 0; (blockers = rehome_targets_try_lock(maps, mode)) != NULL; attempt++)
+	for (int attempt = 0; (blockers = try_lock(maps, mode)) != NULL; attempt++)
 	{
 		rehome_targets_blocked(attempt, blockers);
 		rehome_back_off(attempt);

@@ -95,14 +95,7 @@ rehome_complete_slice(RehomeCall *call, RehomeSlice *slice)
 			conn = rehome_slice_connect(slice, "complete");
 			if (!slice->one_way)
 			{
-				if (rehome_reverse_inspect(conn, slice, maps, true))
-				{
-					rehome_call_commit(call);
-					rehome_slice_work_lock(slice);
-					rehome_slice_require(slice, "complete", REHOME_CUT_OVER, REHOME_CUT_OVER);
-					rehome_slice_require_running(slice);
-					maps = rehome_table_maps_require(slice);
-				}
+				maps = rehome_reverse_inspected(call, conn, slice, maps, "complete");
 				if (rehome_reverse_batch(conn, slice, maps, NULL, false) < 0)
 					rehome_raise_both(slice);
 				tell_left_out(slice, maps);

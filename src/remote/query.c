@@ -232,6 +232,20 @@ rehome_remote_relations(List *maps, bool literal)
 }
 
 /*
+ * rehome_remote_names returns them as the text of an array.
+ */
+char *
+rehome_remote_names(List *maps)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+		names = lappend(names, rehome_remote_relation(rehome_remote_table(((RehomeTableMap *) lfirst(lc))->source)));
+	return rehome_name_array(names);
+}
+
+/*
  * rehome_remote_from appends the FROM item described at the top.  part is a
  * qualified relation to read instead (a partition), or NULL; with only, its
  * descendants are left out.

@@ -26,6 +26,7 @@ extern RehomeRemoteTable *rehome_remote_table(Oid foreign_table);
 extern const char *rehome_remote_column(RehomeRemoteTable *table, const char *local);
 extern char *rehome_remote_relation(RehomeRemoteTable *table);
 extern char *rehome_remote_relations(List *maps, bool literal);
+extern char *rehome_remote_names(List *maps);
 extern void rehome_remote_from(StringInfo sql, RehomeRemoteTable *table,
 							   const char *part, bool only);
 extern char *rehome_remote_key_array(RehomeTableMap *map, RehomeRemoteTable *table);
