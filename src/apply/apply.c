@@ -40,6 +40,7 @@
 #include "util/name.h"
 #include "rewrite/rewriteHandler.h"
 #include "util/spi.h"
+#include "util/wait.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -73,8 +74,7 @@ rehome_applying_begin(RehomeApplying *applying, Oid owner)
 	applying->guc_level = NewGUCNestLevel();
 	(void) set_config_option("session_replication_role", "replica", PGC_SUSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	(void) set_config_option("lock_timeout", psprintf("%d", rehome_lock_timeout), PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	rehome_limit_lock_waits(rehome_lock_timeout);
 	compress_images();
 	rehome_become(&applying->as, owner);
 	rehome_own_writes_begin();

@@ -46,8 +46,7 @@ lock_all(List *maps, LOCKMODE mode, int ms)
 
 		if (get_rel_name(map->target) == NULL)
 			continue;			/* dropped: cancel does without it */
-		(void) set_config_option("lock_timeout", psprintf("%ld", Max(left, 1)), PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+		rehome_limit_lock_waits(left);
 		LockRelationOid(map->target, mode);
 		foreach(lc2, find_all_inheritors(map->target, NoLock, NULL))
 			LockRelationOid(lfirst_oid(lc2), mode);
@@ -277,8 +276,7 @@ wait_for(RelationLock *lock, TimestampTz until)
 	int			level = NewGUCNestLevel();
 	bool		result;
 
-	(void) set_config_option("lock_timeout", psprintf("%ld", Max(left, 1)), PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	rehome_limit_lock_waits(left);
 	result = had(rehome_attempt(lock_one, lock));
 	AtEOXact_GUC(true, level);
 	return result;

@@ -34,6 +34,7 @@
 #include "util/name.h"
 #include "util/problems.h"
 #include "util/spi.h"
+#include "util/wait.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -476,8 +477,7 @@ acquire(void *arg)
 	WorkLockRequest *request = arg;
 	int			level = NewGUCNestLevel();
 
-	(void) set_config_option("lock_timeout", psprintf("%d", request->timeout), PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	rehome_limit_lock_waits(request->timeout);
 	(void) LockAcquire(&request->tag, request->mode, false, false);
 	AtEOXact_GUC(true, level);
 }

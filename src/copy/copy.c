@@ -227,8 +227,7 @@ plan_load(RehomeConn *conn, RehomeSlice *slice, List *maps)
 
 	rehome_targets_lock(maps, AccessExclusiveLock);
 	/* foreign keys may refer to tables that are none of ours */
-	(void) set_config_option("lock_timeout", psprintf("%d", rehome_lock_timeout),
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	rehome_limit_lock_waits(rehome_lock_timeout);
 	rehome_chunk_plan(conn, slice, maps);
 	AtEOXact_GUC(true, level);
 }

@@ -36,6 +36,7 @@
 #include "util/name.h"
 #include "util/problems.h"
 #include "util/spi.h"
+#include "util/wait.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "worker/worker.h"
@@ -117,8 +118,7 @@ claim_tables(RehomeSlice *slice)
 	int			level = NewGUCNestLevel();
 	List	   *maps;
 
-	(void) set_config_option("lock_timeout", psprintf("%d", rehome_lock_timeout), PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	rehome_limit_lock_waits(rehome_lock_timeout);
 	rehome_slice_maps_changed(slice);
 	AtEOXact_GUC(true, level);
 	maps = rehome_table_maps_require(slice);

@@ -51,3 +51,15 @@ rehome_back_off(int attempt)
 {
 	rehome_pause_for(Min(1000L, 20L << Min(attempt, 6)));
 }
+
+/*
+ * rehome_limit_lock_waits has no lock waited for any longer than that (at least
+ * a millisecond: none would be for ever), until the caller leaves its level of
+ * settings.
+ */
+void
+rehome_limit_lock_waits(long ms)
+{
+	(void) set_config_option("lock_timeout", psprintf("%ld", Max(ms, 1)), PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}

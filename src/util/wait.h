@@ -10,5 +10,6 @@
 
 extern void rehome_pause_for(long ms);
 extern void rehome_back_off(int attempt);
+extern void rehome_limit_lock_waits(long ms);
 
 #endif							/* REHOME_WAIT_H */
