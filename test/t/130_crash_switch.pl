@@ -237,10 +237,12 @@ sub leave_rolling_back
 	return;
 }
 
-# Without the launcher it is not started again before somebody asks for it.
+# Without the launcher none is started again before somebody asks for it.  One
+# that a call has asked for may not have begun yet, and nobody sees it then: only
+# a restart ends that one, too.
 sub stop_worker
 {
-	$pair->sql_target('SELECT pg_terminate_backend(worker, 10000) FROM rehome.status WHERE worker IS NOT NULL');
+	$target->restart;
 	return;
 }
 

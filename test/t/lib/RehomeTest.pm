@@ -867,8 +867,10 @@ sub wait_for_lock_waiter
 
 =item kill_server($node)
 
-SIGKILL to the postmaster; returns when all of its children have gone, so that
-C<< $node->start >> succeeds.
+SIGKILL to all processes of the server, as when the machine loses power; returns
+when they have gone, so that C<< $node->start >> succeeds.  No process outlives
+another: a session that ends because its postmaster has would let go of its
+locks, and who waits for them might still commit.
 
 =item kill_and_start($node)
 
@@ -882,7 +884,10 @@ sub kill_server
 {
 	my ($node) = @_;
 	my $postmaster = $node->{_pid};
-	my @children   = _children($postmaster);
+	# stopped, it neither starts another one nor minds that they die
+	kill 'STOP', $postmaster;
+	my @children = _children($postmaster);
+	kill 'KILL', @children;
 	$node->kill9;
 	my $limit = time + $PostgreSQL::Test::Utils::timeout_default;
 	for my $pid (@children)
@@ -890,7 +895,7 @@ sub kill_server
 		# Theirs is the shared memory: nothing to wait on but their end.
 		while (_process($pid))
 		{
-			die "process $pid outlives its postmaster" if time > $limit;
+			die "process $pid survives a SIGKILL" if time > $limit;
 			usleep(10_000);
 		}
 	}
