@@ -12,7 +12,8 @@
  * it as the seed, from the key on.  So a value counts with its place and its
  * row, and nothing is folded together but by the functions themselves.  Those
  * of 64-bit types look at 32 bits, both halves combined; such a value is
- * hashed a second time, by another part of it.
+ * hashed a second time, by another part of it.  A key that is a single integer
+ * needs no hash where another column follows: it is a seed as it is.
  *
  * A column is hashed as it is stored where its type has one form for each
  * value and a hash function (integers, text, uuid, timestamps); all else by
@@ -184,14 +185,15 @@ add_column(RehomeMappedColumn *column, const char *name, Oid type, const char *c
 }
 
 /*
- * chain_of returns the hash of the columns, null if one of them is that must
- * not be.  types is what the side has, by attnum - 1 at the source, or NULL
- * where that is not known.
+ * chain_of returns the hash of the columns on top of a chain, null if one of
+ * them is that must not be.  types is what the side has, by attnum - 1 at the
+ * source, or NULL where that is not known.
  */
 static char *
-chain_of(RehomeMapping *mapping, List *columns, const char *prefix, bool source, const Oid *types)
+chain_of(RehomeMapping *mapping, List *columns, const char *prefix, bool source, const Oid *types,
+		 const char *start)
 {
-	char	   *chain = pstrdup("1");
+	char	   *chain = pstrdup(start);
 	ListCell   *lc;
 
 	foreach(lc, columns)
@@ -211,7 +213,7 @@ chain_of(RehomeMapping *mapping, List *columns, const char *prefix, bool source,
 char *
 rehome_hash_key(RehomeMapping *mapping, const char *prefix, bool source, int seed)
 {
-	return psprintf("coalesce(hashint8extended(%s, %d), 0)", chain_of(mapping, key_columns(mapping), prefix, source, NULL), seed);
+	return psprintf("coalesce(hashint8extended(%s, %d), 0)", chain_of(mapping, key_columns(mapping), prefix, source, NULL, "1"), seed);
 }
 
 /*
@@ -356,7 +358,7 @@ bucket_of(RehomeBuckets *buckets, const char *prefix, bool source)
 	if (buckets->by_range)
 		return psprintf("%s >> %d", rehome_hash_column(mapping, mapping->key[0], prefix, source), buckets->shift);
 	return psprintf("(%s & %d)", chain_of(mapping, key_columns(mapping), prefix, source,
-										  source ? buckets->source_types : NULL), REHOME_BUCKETS - 1);
+										  source ? buckets->source_types : NULL, "1"), REHOME_BUCKETS - 1);
 }
 
 /*
@@ -371,6 +373,16 @@ rehome_bucket_of_key(RehomeBuckets *buckets, int64 key)
 	if (range < buckets->first || range > buckets->last)
 		elog(ERROR, "key " INT64_FORMAT " is in no range", key);
 	return (int) (range - buckets->first);
+}
+
+/*
+ * rehome_key_is_seed tells whether the chains of rows begin with the key as it
+ * is, given how many other columns there are.
+ */
+bool
+rehome_key_is_seed(RehomeBuckets *buckets, int others)
+{
+	return buckets->by_range && others > 0;
 }
 
 /*
@@ -389,6 +401,8 @@ rehome_buckets_query(RehomeBuckets *buckets, List *columns, const char *prefix, 
 	RehomeMapping *mapping = buckets->mapping;
 	List	   *others = list_copy_tail(rehome_hash_order(mapping, columns), mapping->nkey);
 	int			nchains = rehome_hash_chains(mapping, columns);
+	bool		seed = rehome_key_is_seed(buckets, list_length(others));
+	const char *start = seed ? psprintf("%s::int8", rehome_hash_column(mapping, mapping->key[0], prefix, true)) : "1";
 	StringInfoData sums;
 	StringInfoData hashes;
 
@@ -396,14 +410,14 @@ rehome_buckets_query(RehomeBuckets *buckets, List *columns, const char *prefix, 
 	initStringInfo(&hashes);
 	for (int i = 0; i < nchains; i++)
 	{
-		List	   *chain = key_columns(mapping);
+		List	   *chain = seed ? NIL : key_columns(mapping);
 
 		for (int c = i * REHOME_CHAIN_COLUMNS; c < Min((i + 1) * REHOME_CHAIN_COLUMNS, list_length(others)); c++)
 			chain = lappend(chain, list_nth(others, c));
 		/* a row whose hash is null is counted, which its sum does not agree with */
 		appendStringInfo(&sums, ", coalesce(sum(hash%d), 0)", i);
 		appendStringInfo(&hashes, ", %s AS hash%d",
-						 chain_of(mapping, chain, prefix, true, buckets->source_types), i);
+						 chain_of(mapping, chain, prefix, true, buckets->source_types, start), i);
 	}
 	return psprintf("SELECT bucket, count(*)%s FROM (SELECT %s AS bucket%s FROM %s OFFSET '0'::bigint) AS hashed GROUP BY bucket",
 					sums.data, bucket_of(buckets, prefix, true), hashes.data, from);

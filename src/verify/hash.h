@@ -51,6 +51,7 @@ extern int	rehome_hash_chains(RehomeMapping *mapping, List *columns);
 
 extern RehomeBuckets *rehome_buckets_choose(RehomeConn *conn, Oid owner, RehomeMapping *mapping);
 extern int	rehome_bucket_of_key(RehomeBuckets *buckets, int64 key);
+extern bool rehome_key_is_seed(RehomeBuckets *buckets, int others);
 extern char *rehome_buckets_query(RehomeBuckets *buckets, List *columns, const char *prefix, const char *from);
 extern RehomeBucketSums *rehome_buckets_take(RehomeBuckets *buckets, List *columns, RehomeRows *rows);
 extern char *rehome_buckets_condition(RehomeBuckets *buckets, const char *prefix, bool source);

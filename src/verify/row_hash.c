@@ -50,6 +50,7 @@ typedef struct Hasher
 	RehomeBucketSums *sums;
 	int			ncolumns;		/* the key's come first */
 	Column	   *columns;
+	bool		key_is_seed;	/* as the other side has it */
 	MemoryContext row;			/* reset for each row */
 } Hasher;
 
@@ -158,6 +159,23 @@ hash_column(Column *column, Datum value, bool isnull, uint64 chain)
 }
 
 /*
+ * key_range returns the bucket of a row where buckets are ranges, and its key
+ * unless that is null.
+ */
+static inline int
+key_range(Hasher *hasher, TupleTableSlot *slot, int64 *key)
+{
+	Column	   *column = hasher->columns;
+	Datum		value = slot->tts_values[column->at];
+
+	if (slot->tts_isnull[column->at])
+		return REHOME_NULL_BUCKET;
+	*key = column->type == INT2OID ? DatumGetInt16(value) :
+		column->type == INT4OID ? DatumGetInt32(value) : DatumGetInt64(value);
+	return rehome_bucket_of_key(hasher->buckets, *key);
+}
+
+/*
  * add_row adds a row to the sums of its bucket.
  */
 static inline void
@@ -165,39 +183,37 @@ add_row(Hasher *hasher, TupleTableSlot *slot)
 {
 	RehomeBuckets *buckets = hasher->buckets;
 	RehomeBucketSums *sums = hasher->sums;
-	int			nkey = buckets->mapping->nkey;
 	Column	   *column = hasher->columns;
+	Column	   *others = column + buckets->mapping->nkey;
 	Column	   *end = column + hasher->ncolumns;
-	uint64		key = 1;
-	int			b;
+	uint64		chain = 1;
+	int64		key = 0;
+	int			b = 0;
 	MemoryContext old = MemoryContextSwitchTo(hasher->row);
 
-	for (; column < hasher->columns + nkey; column++)
-		key = hash_column(column, slot->tts_values[column->at], slot->tts_isnull[column->at], key);
-	if (!buckets->by_range)
-		b = key & (REHOME_BUCKETS - 1);
-	else if (slot->tts_isnull[hasher->columns->at])
-		b = REHOME_NULL_BUCKET;
+	if (buckets->by_range)
+		b = key_range(hasher, slot, &key);
+	if (hasher->key_is_seed)
+		chain = (uint64) key;
 	else
-	{
-		Oid			type = hasher->columns->type;
-		Datum		value = slot->tts_values[hasher->columns->at];
-
-		b = rehome_bucket_of_key(buckets, type == INT2OID ? DatumGetInt16(value) :
-								 type == INT4OID ? DatumGetInt32(value) : DatumGetInt64(value));
-	}
+		for (; column < others; column++)
+			chain = hash_column(column, slot->tts_values[column->at], slot->tts_isnull[column->at], chain);
+	if (!buckets->by_range)
+		b = chain & (REHOME_BUCKETS - 1);
 	sums->rows[b]++;
-	for (int chain = 0; chain < sums->nchains; chain++)
+	column = others;
+	for (int i = 0; i < sums->nchains; i++)
 	{
 		Column	   *last = Min(column + REHOME_CHAIN_COLUMNS, end);
-		uint64		hash = key;
+		uint64		hash = chain;
 
 		for (; column < last; column++)
 			hash = hash_column(column, slot->tts_values[column->at], slot->tts_isnull[column->at], hash);
-		sums->sums[b * sums->nchains + chain] += hash;
+		sums->sums[b * sums->nchains + i] += hash;
 	}
 	MemoryContextSwitchTo(old);
-	MemoryContextReset(hasher->row);
+	if (!hasher->row->isReset)
+		MemoryContextReset(hasher->row);
 }
 
 static bool
@@ -258,6 +274,7 @@ hasher_new(RehomeBuckets *buckets, List *columns)
 		getTypeOutputInfo(mapped->type, &function, &varlena);
 		fmgr_info(function, &column->output);
 	}
+	hasher->key_is_seed = rehome_key_is_seed(buckets, hasher->ncolumns - buckets->mapping->nkey);
 	return hasher;
 }
 

@@ -260,13 +260,12 @@ sub median
 	return ($values[ $#values / 2 ] + $values[ @values / 2 ]) / 2;
 }
 
-# The comparison that a reach such as '>= 1.4', '<= 256' or '0.8 .. 1.2' states.
+# The comparison that a reach such as '>= 1.4' or '<= 256' states.
 sub reached
 {
 	my ($value, $reach) = @_;
 	return $value >= $1 if $reach =~ /^>= ([\d.]+)/;
 	return $value <= $1 if $reach =~ /^<= ([\d.]+)/;
-	return $value >= $1 && $value <= $2 if $reach =~ /^([\d.]+) \.\. ([\d.]+)/;
 	die "no reach: $reach\n";
 }
 

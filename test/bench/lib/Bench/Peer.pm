@@ -151,14 +151,15 @@ sub comparator_prepare
 	return;
 }
 
-# Returns the keys that pg_comparator finds to differ. The key is an integer that
-# is evenly distributed, so it need not be hashed; filling the checksum table by
-# INSERT spares a count.
+# Returns the keys that pg_comparator finds to differ, with its own settings, or
+# with those that were seen to help it: the key is an integer that is evenly
+# distributed, so it need not be hashed; filling the checksum table by INSERT
+# spares a count.
 sub comparator_compare
 {
-	my ($bench, $from, $to, $table, $key, @columns) = @_;
-	my $what = "/$table?$key:" . join ',', @columns;
-	my $out = $bench->run('pg_comparator', '--use-key', '--cc=insert', '--max-ratio', '2.0',
+	my ($bench, $from, $to, $table, $key, $columns, %option) = @_;
+	my $what = "/$table?$key:" . join ',', @$columns;
+	my $out = $bench->run('pg_comparator', $option{tuned} ? ('--use-key', '--cc=insert') : (), '--max-ratio', '2.0',
 		'--source-1', $bench->source->dsn($from), '--source-2', $bench->target->dsn($to),
 		"pgsql://postgres\@localhost/$from$what", "pgsql://postgres\@localhost/$to$what");
 	return $out =~ /^(?:UPDATE|INSERT|DELETE) (\S+)/gm;
