@@ -697,11 +697,14 @@ rehome_preflight_slice(RehomeSlice *slice, bool try_rows)
 
 /*
  * rehome_preflight_require raises with all errors that keep a slice from
- * being started.  What only stands in the way of the switch does not.
+ * being started.  What only stands in the way of the switch does not.  What
+ * was looked at, some 70 kB a table, is forgotten: a copy may take hours.
  */
 void
 rehome_preflight_require(RehomeSlice *slice)
 {
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome preflight", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
 	RehomeProblems problems;
 	ListCell   *lc;
 
@@ -715,6 +718,8 @@ rehome_preflight_require(RehomeSlice *slice)
 	}
 	rehome_problems_raise(&problems, "slice \"%s\" of migration \"%s\" cannot be started",
 						  slice->name, slice->migration->name);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
 }
 
 PG_FUNCTION_INFO_V1(rehome_preflight);
