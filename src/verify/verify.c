@@ -310,6 +310,103 @@ end_part(RehomeSlice *slice, RehomeMapping *mapping, Part *part, const RehomeVer
 		ereport(NOTICE, errmsg("%s is equal; " INT64_FORMAT " rows compared in parts since %s", name, rows, since));
 }
 
+/* One verification of a slice, and what has come of it so far. */
+typedef struct Pass
+{
+	RehomeSlice *slice;
+	RehomeConn *conn;
+	RehomeVerifyMode mode;
+	const RehomeScope *scope;
+	char	   *snapshot;
+	bool		moving;			/* the source is being written to */
+	bool		in_parts;
+	ReturnSetInfo *rsinfo;
+	int			ntables;
+	int			nincremental;
+	int			failed;
+	int64		rows;
+	int64		wrong;
+	bool		more;			/* of the table that is compared in parts */
+} Pass;
+
+/*
+ * note_compared writes down, for later passes, that a table was compared: as
+ * much of it as which says, or a part.
+ */
+static void
+note_compared(Pass *pass, RehomeMapping *mapping, const RehomeScope *which, Part *part,
+			  const RehomeVerdict *verdict)
+{
+	if (part != NULL)
+	{
+		end_part(pass->slice, mapping, part, verdict, pass->snapshot);
+		pass->more = part->upto != NULL;
+		return;
+	}
+	if (verdict->counted_only || !rehome_scope_is_whole(pass->scope))
+		return;
+	if (rehome_verdict_equal(verdict) && pass->slice->state == REHOME_SYNCING)
+		/* whatever made them, the rows are what the rules make */
+		rehome_spi("UPDATE rehome.table_map SET rules_hash = rehome.rules_hash(id) WHERE id = $1"
+				   " AND rules_hash IS DISTINCT FROM rehome.rules_hash(id)", "i", mapping->map->id);
+	if (pass->conn != NULL && verdict->recorded)
+		rehome_touched_restart(pass->slice, mapping, !which->touched, Max(verdict->source_rows, verdict->target_rows));
+	else if (pass->conn != NULL)
+		rehome_touched_forget(mapping->map);
+}
+
+/*
+ * verify_table compares a table, or the next part of it, and puts its row.
+ */
+static void
+verify_table(Pass *pass, RehomeTableMap *map)
+{
+	static const char *const doing = "it was compared";
+	RehomeSlice *slice = pass->slice;
+	TimestampTz began = GetCurrentTimestamp();
+	RehomeMapping *mapping;
+	RehomeScope which = *pass->scope;
+	RehomeVerdict verdict;
+	Part		part = {0};
+	bool		parted;
+	char	   *note = NULL;
+
+	rehome_pace_table(pass->conn, map->target);
+	mapping = rehome_mapping_compile(map, slice->migration->owner);
+	if (which.touched)
+	{
+		note = pass->conn == NULL ? "the source can only be copied from" : rehome_touched_collect(slice, mapping);
+		which.touched = note == NULL;
+		note = note == NULL ? NULL : psprintf("all rows: %s", note);
+	}
+	parted = pass->in_parts && pass->conn != NULL && !which.touched && next_part(slice, mapping, &part, &which);
+	if (pass->moving)
+		rehome_forward_hold(pass->conn, map, doing);
+	rehome_compare(pass->conn, slice, mapping, pass->mode, &which, pass->snapshot, &verdict);
+	if (pass->moving)
+		rehome_forward_let_go(pass->conn, map, doing);
+	/* a count alone cannot tell rows that are to stay from others */
+	if (verdict.counted_only && map->on_delete == 'i')
+		verdict.kept = Max(verdict.target_rows - (verdict.source_rows - verdict.quarantined), 0);
+
+	pass->failed += rehome_verdict_equal(&verdict) ? 0 : 1;
+	pass->wrong += verdict.missing + verdict.extra + verdict.differing;
+	if (which.touched)
+	{
+		note = pass_note(map, verdict.keys);
+		pass->nincremental++;
+		pass->rows += rehome_int64(rehome_spi_value("SELECT rows FROM rehome.full_pass WHERE table_map_id = $1", "i", map->id));
+	}
+	else
+	{
+		rehome_pace_rows(Max(verdict.source_rows, verdict.target_rows));
+		pass->rows += Max(verdict.source_rows, verdict.target_rows);
+	}
+	note_compared(pass, mapping, &which, parted ? &part : NULL, &verdict);
+	if (!parted)
+		rehome_verdict_put(pass->rsinfo, slice, map->target, &verdict, pass->snapshot, began, note);
+}
+
 /*
  * verify_slice compares all tables of a slice and puts a row each.  With
  * in_parts a large target, the only one asked for, is compared in part; true
@@ -319,18 +416,10 @@ static bool
 verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode mode,
 			 const RehomeScope *scope, ReturnSetInfo *rsinfo, bool in_parts)
 {
-	static const char *const doing = "it was compared";
-	RehomeConn *conn;
-	List	   *maps;
-	bool		moving;			/* the source is being written to */
-	char	   *snapshot;
-	int			failed = 0;
-	int			ntables = 0;
-	int			nincremental = 0;
+	Pass		pass = {.slice = slice,.mode = mode,.scope = scope,.in_parts = in_parts,.rsinfo = rsinfo};
 	bool		whole = !OidIsValid(target) && rehome_scope_is_whole(scope);
-	int64		wrong = 0;
-	int64		rows = 0;
-	bool		more = false;
+	List	   *maps;
+	List	   *compared;
 	MemoryContext context = CurrentMemoryContext;
 	MemoryContext table = AllocSetContextCreate(context, "pg_rehome table compared", ALLOCSET_DEFAULT_SIZES);
 	ListCell   *lc;
@@ -341,97 +430,45 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 	if (slice->state == REHOME_CUT_OVER)
 		rehome_call_require_unwritten(call, "rehome.verify()");
 	maps = rehome_table_maps_require(slice);
-	conn = rehome_verify_freeze(slice, maps, to_compare(maps, target), &snapshot);
-	moving = conn != NULL && slice->state == REHOME_SYNCING;
-	begin_pace(to_compare(maps, target));
+	compared = to_compare(maps, target);
+	pass.conn = rehome_verify_freeze(slice, maps, compared, &pass.snapshot);
+	pass.moving = pass.conn != NULL && slice->state == REHOME_SYNCING;
+	begin_pace(compared);
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
-		TimestampTz began = GetCurrentTimestamp();
-		RehomeMapping *mapping;
-		RehomeScope which = *scope;
-		RehomeVerdict verdict;
-		Part		part = {0};
-		bool		parted;
-		char	   *note = NULL;
 
 		if (OidIsValid(target) && map->target != target)
 			continue;
-		ntables++;
+		pass.ntables++;
 		if (map->paused)
 		{
-			rehome_verdict_put(rsinfo, slice, map->target, NULL, snapshot, began, psprintf("paused: %s", map->reason));
-			failed++;
+			rehome_verdict_put(rsinfo, slice, map->target, NULL, pass.snapshot, GetCurrentTimestamp(),
+							   psprintf("paused: %s", map->reason));
+			pass.failed++;
 			continue;
 		}
-		rehome_pace_table(conn, map->target);
 		MemoryContextSwitchTo(table);
-		mapping = rehome_mapping_compile(map, slice->migration->owner);
-		if (scope->touched)
-		{
-			note = conn == NULL ? "the source can only be copied from" : rehome_touched_collect(slice, mapping);
-			which.touched = note == NULL;
-			note = note == NULL ? NULL : psprintf("all rows: %s", note);
-		}
-		parted = in_parts && conn != NULL && !which.touched && next_part(slice, mapping, &part, &which);
-		if (moving)
-			rehome_forward_hold(conn, map, doing);
-		rehome_compare(conn, slice, mapping, mode, &which, snapshot, &verdict);
-		if (moving)
-			rehome_forward_let_go(conn, map, doing);
-		if (!which.touched)
-			rehome_pace_rows(Max(verdict.source_rows, verdict.target_rows));
-		/* a count alone cannot tell rows that are to stay from others */
-		if (verdict.counted_only && map->on_delete == 'i')
-			verdict.kept = Max(verdict.target_rows - (verdict.source_rows - verdict.quarantined), 0);
-		if (!rehome_verdict_equal(&verdict))
-			failed++;
-		else if (!verdict.counted_only && !parted && rehome_scope_is_whole(scope) && slice->state == REHOME_SYNCING)
-			/* whatever made them, the rows are what the rules make */
-			rehome_spi("UPDATE rehome.table_map SET rules_hash = rehome.rules_hash(id) WHERE id = $1"
-					   " AND rules_hash IS DISTINCT FROM rehome.rules_hash(id)", "i", map->id);
-		if (which.touched)
-		{
-			note = pass_note(map, verdict.keys);
-			nincremental++;
-			rows += rehome_int64(rehome_spi_value("SELECT rows FROM rehome.full_pass WHERE table_map_id = $1", "i", map->id));
-		}
-		else
-			rows += Max(verdict.source_rows, verdict.target_rows);
-		if (parted)
-		{
-			end_part(slice, mapping, &part, &verdict, snapshot);
-			more = part.upto != NULL;
-		}
-		else if (conn != NULL && rehome_scope_is_whole(scope) && !verdict.counted_only)
-		{
-			if (verdict.recorded)
-				rehome_touched_restart(slice, mapping, !which.touched, Max(verdict.source_rows, verdict.target_rows));
-			else
-				rehome_touched_forget(map);
-		}
-		wrong += verdict.missing + verdict.extra + verdict.differing;
-		if (!parted)
-			rehome_verdict_put(rsinfo, slice, map->target, &verdict, snapshot, began, note);
+		verify_table(&pass, map);
 		MemoryContextSwitchTo(context);
 		MemoryContextReset(table);
 	}
-	if (slice->state == REHOME_SYNCING && rehome_scope_is_whole(scope) && !more)
-		rehome_verify_derived(slice, target, snapshot, rsinfo, &ntables, &failed);
+	if (slice->state == REHOME_SYNCING && rehome_scope_is_whole(scope) && !pass.more)
+		rehome_verify_derived(slice, target, pass.snapshot, rsinfo, &pass.ntables, &pass.failed);
 	rehome_pace_end();
 	PopActiveSnapshot();
-	if (conn != NULL)
+	if (pass.conn != NULL)
 	{
 		if (slice->state == REHOME_CUT_OVER)
-			rehome_conn_commit(conn);
-		rehome_conn_close(conn);
+			rehome_conn_commit(pass.conn);
+		rehome_conn_close(pass.conn);
 	}
 	rehome_event(slice->migration->name, slice->name, whole ? "verified" : "verified_part",
-				 failed == 0 ? psprintf("%d tables equal at %s", ntables, snapshot) :
-				 psprintf("%d of %d tables differ, or are paused, at %s", failed, ntables, snapshot),
+				 pass.failed == 0 ? psprintf("%d tables equal at %s", pass.ntables, pass.snapshot) :
+				 psprintf("%d of %d tables differ, or are paused, at %s", pass.failed, pass.ntables, pass.snapshot),
 				 rehome_rules_detail(slice, psprintf("{\"mode\": \"%s\", \"rows\": " INT64_FORMAT ", \"wrong\": " INT64_FORMAT ", \"incremental\": %d}",
-													 mode_name(mode), rows, wrong, nincremental)));
-	return more;
+													 mode_name(mode), pass.rows, pass.wrong, pass.nincremental)));
+	return pass.more;
 }
 
 PG_FUNCTION_INFO_V1(rehome_verify);
