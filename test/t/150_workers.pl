@@ -196,7 +196,8 @@ sub define
 	$lock->quit;
 	ok(wait_until($target, "SELECT ($copy_workers) = 0", 10), 'and its workers end');
 	my ($all, $done) = split / /, $pair->sql_target(q{SELECT count(*) || ' ' || count(done_at) FROM rehome.chunk c});
-	cmp_ok($done, '<', $all, 'before the copy is done');
+	# a source before 14 is read table by table, and both may be under way
+	cmp_ok($done, '<', $all, 'before the copy is done') if $pair->source_version >= 140000;
 	is($pair->sql_target(q{SELECT state FROM rehome.status WHERE migration = 'n'}), 'copying', 'the slice is copying still');
 	ok(wait_until($source, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name LIKE 'pg_rehome copy%'}), 'nothing of it is left at the source');
 	$pair->sql_target(q{CALL rehome.copy('n')});

@@ -12,7 +12,7 @@ my $pair = new_pair(
 	tcp         => 1,
 	target_conf => "rehome.naptime = 50ms\nrehome.retry_max = 300ms\nrehome.copy_workers = 1");
 my ($source, $target) = ($pair->source, $pair->target);
-$pair->sql_source(q{SET password_encryption = 'scram-sha-256'; ALTER ROLE rehome_src PASSWORD 'secret'});
+$pair->sql_source(q{ALTER ROLE rehome_src PASSWORD 'secret'});
 $pair->sql_target(q{ALTER USER MAPPING FOR CURRENT_USER SERVER src OPTIONS (SET password 'secret')});
 
 sub as_role

@@ -24,7 +24,7 @@ ok(defined $schema, 'the file has its schema first');
 my $pair = new_pair(
 	dbname      => 'chinook',
 	role        => 1,
-	source_conf => "shared_preload_libraries = 'pg_stat_statements'\ncompute_query_id = on");
+	source_conf => "shared_preload_libraries = 'pg_stat_statements'");
 $pair->sql_source($sql);
 $pair->sql_target($schema);
 $pair->grant_source('public');

@@ -149,6 +149,7 @@ sub add_rule
 
 my $pair = new_pair(target_conf => 'rehome.copy_workers = 0');
 my ($source, $target) = ($pair->source, $pair->target);
+$values{numeric} = [ grep { ($_ // '') ne 'Infinity' } @{ $values{numeric} } ] if $pair->source_version < 140000;
 
 sub call { my ($procedure, $migration) = @_; return $pair->sql_target("CALL rehome.$procedure('$migration')", timeout => $PostgreSQL::Test::Utils::timeout_default) }
 

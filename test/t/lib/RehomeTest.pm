@@ -130,7 +130,8 @@ sub new_pair
 		# Whatever the caller's locale: the fixtures need UTF-8.
 		$node->init(extra => [ '--no-locale', '-E', 'UTF8' ], %{ $option{init} });
 		$node->append_conf('postgresql.conf',
-			"log_statement = ddl\nautovacuum_naptime = 10s\n"
+			# scram is what pg_hba.conf asks for, and not the default before 14.
+			"log_statement = ddl\nautovacuum_naptime = 10s\npassword_encryption = 'scram-sha-256'\n"
 			  . ($option{fsync} ? "fsync = on\n" : '')
 			  # A recovery that asks for every single file takes long here.
 			  . ($option{fsync} && $node->pg_version >= 14 ? "recovery_init_sync_method = syncfs\n" : '')
@@ -193,8 +194,7 @@ sub _create_source_role
 {
 	my ($self) = @_;
 	my $password = _literal($source_password);
-	# scram is what pg_hba.conf asks for, and not the default before 14.
-	$self->sql_source("SET password_encryption = 'scram-sha-256'; CREATE ROLE $source_role LOGIN PASSWORD $password");
+	$self->sql_source("CREATE ROLE $source_role LOGIN PASSWORD $password");
 	$self->grant_source($_)
 	  for split /\n/, $self->sql_source(q{
 		SELECT nspname FROM pg_namespace
