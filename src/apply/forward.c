@@ -159,8 +159,7 @@ check_source(RehomeSlice *slice, RehomeRows *poll)
 						  slice->position, poll->value[0][0]),
 				errhint("The target has rows that the source has lost. CALL rehome.cancel(%s) and begin again.",
 						quote_literal_cstr(slice->migration->name)));
-	if (poll->value[0][2] != NULL &&
-		rehome_position_xmax(poll->value[0][2]) > rehome_position_xmax(slice->position))
+	if (poll->value[0][2] != NULL && !rehome_position_covers(slice->position, poll->value[0][2]))
 		ereport(ERROR,
 				errcode(ERRCODE_REHOME_POSITION_LOST),
 				errmsg("the change log of slice \"%s\" no longer reaches back to its position", slice->name),

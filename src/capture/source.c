@@ -338,7 +338,8 @@ rehome_source_install(RehomeConn *conn, RehomeSlice *slice, List *maps)
 /*
  * rehome_source_mend lets the capture of a slice's tables go on where columns
  * of the key have other names now: until then writes of these tables fail.
- * conn is in no read only transaction.  Returns those that cannot go
+ * Triggers that are not ENABLE ALWAYS any more are so again, where the role may
+ * say so.  conn is in no read only transaction.  Returns those that cannot go
  * on, as (map, damage): they note nothing.
  */
 RehomeRows *
@@ -455,9 +456,12 @@ void
 rehome_source_inspect_back(RehomeConn *conn, RehomeSlice *slice, List *maps)
 {
 	List	   *structures = rehome_structures(conn, maps);
-	RehomeRows *rows = inspect_tables(conn, slice, maps);
+	RehomeRows *rows;
 	ListCell   *lc;
 
+	/* the fence's triggers are to stand against replica role, too */
+	(void) rehome_source_mend(conn, slice);
+	rows = inspect_tables(conn, slice, maps);
 	foreach(lc, maps)
 	{
 		char	   *damage = rows->value[foreach_current_index(lc)][1];

@@ -333,7 +333,7 @@ rehome_triggers_lost(List *maps, bool back)
 					  " AND 2 > (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = t.target AND g.tgenabled = 'A'"
 					  "  AND g.tgname IN ('rehome_capture', 'rehome_capture_truncate'))" :
 					  "SELECT t.id FROM rehome.table_map t WHERE t.id = ANY ($1::int[])"
-					  " AND 2 > (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = t.target AND g.tgenabled IN ('A', 'O')"
+					  " AND 2 > (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = t.target AND g.tgenabled = 'A'"
 					  "  AND g.tgname IN (CASE t.drift_policy WHEN 'reject' THEN 'rehome_guard' ELSE 'rehome_drift' END,"
 					  "  CASE t.drift_policy WHEN 'reject' THEN 'rehome_guard_truncate' ELSE 'rehome_drift_truncate' END))",
 					  "t", rehome_name_array(ids));

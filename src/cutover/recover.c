@@ -22,6 +22,7 @@
 #include "capture/capture.h"
 #include "cutover/cutover.h"
 #include "errors.h"
+#include "guc.h"
 #include "remote/query.h"
 #include "util/debug_point.h"
 #include "util/spi.h"
@@ -62,8 +63,10 @@ rehome_give_back(RehomeConn *conn, RehomeSlice *slice, List *maps, char **tail)
 	rehome_slice_set_position(slice, rehome_conn_value(conn, "SELECT txid_current_snapshot()", ""), 0, 0);
 	/* nobody has looked at the source's keys since the cutover */
 	(void) rehome_source_mend(conn, slice);
-	rehome_conn_query(conn, "SELECT rehome_source.set_fence($1, $2::int, false, '')", "ti",
-					  slice->migration->token, slice->id);
+	/* should we be lost before the COMMIT, the source ends this by itself */
+	rehome_conn_query(conn, "SELECT rehome_source.set_fence($1, $2::int, false, ''),"
+					  " set_config('idle_in_transaction_session_timeout', $3, true)", "tii",
+					  slice->migration->token, slice->id, rehome_freeze_timeout);
 	reread_lossy(slice);
 	rehome_commit_durably();
 	return true;

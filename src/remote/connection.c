@@ -43,7 +43,9 @@ void		(*rehome_conn_wait_hook) (void) = NULL;
  * What every session at a source begins with.  Values come as text that does
  * not depend on the server's settings.  Pages are taken for cheap because
  * nearly all that sync asks for it asks for by key, in the order of the keys:
- * most pages are those it has just had, and a planner cannot know.
+ * most pages are those it has just had, and a planner cannot know.  Should this
+ * server or the network be lost, the source finds out within a minute, and
+ * lets go of what the session holds.
  */
 static const char *const session_settings =
 "SET search_path = pg_catalog;"
@@ -59,7 +61,10 @@ static const char *const session_settings =
 "SET max_parallel_workers_per_gather = 0;"
 "SET statement_timeout = 0;"
 "SET lock_timeout = 0;"
-"SET idle_in_transaction_session_timeout = 0";
+"SET idle_in_transaction_session_timeout = 0;"
+"SET tcp_keepalives_idle = 30;"
+"SET tcp_keepalives_interval = 10;"
+"SET tcp_keepalives_count = 3";
 
 /*
  * add_options appends those options of the list that libpq knows.

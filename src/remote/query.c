@@ -385,6 +385,24 @@ rehome_position_seen(const char *position)
 	return psprintf("(xid < " INT64_FORMAT " AND xid <> ALL ('{%s}'::bigint[]))", xmax, xip);
 }
 
+/*
+ * rehome_position_covers tells whether every transaction that is visible in
+ * another position is visible in this one.
+ */
+bool
+rehome_position_covers(const char *position, const char *other)
+{
+	int64		xmax;
+	const char *xip;
+
+	split_position(position, &xmax, &xip);
+	if (rehome_position_xmax(other) > xmax)
+		return false;
+	return xip[0] == '\0' ||
+		rehome_bool(rehome_spi_value("SELECT NOT EXISTS (SELECT FROM pg_snapshot_xip($1::pg_snapshot) AS x"
+									 " WHERE pg_visible_in_snapshot(x, $2::pg_snapshot))", "tt", position, other));
+}
+
 int64
 rehome_position_xmax(const char *position)
 {

@@ -42,6 +42,7 @@ extern void rehome_join_key(StringInfo sql, RehomeTableMap *map,
 extern char *rehome_position_unseen(const char *position);
 extern char *rehome_position_seen(const char *position);
 extern int64 rehome_position_xmax(const char *position);
+extern bool rehome_position_covers(const char *position, const char *other);
 
 /* Lists of names as SQL. */
 extern char *rehome_quote_list(List *names, const char *prefix);

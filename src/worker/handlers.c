@@ -145,9 +145,10 @@ forward(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 
 /*
  * see_to_partitions gives partitions added on either side since the cutover
- * their triggers.
+ * their triggers.  True when the targets have been locked for that, and are to
+ * be let go at once.
  */
-static void
+static bool
 see_to_partitions(RehomeWorkerState *worker, RehomeSlice *slice)
 {
 	List	   *maps = rehome_maps_running(worker->maps);
@@ -160,11 +161,11 @@ see_to_partitions(RehomeWorkerState *worker, RehomeSlice *slice)
 		if (map->source_parts != NULL)
 			rehome_source_cover(worker->conn, slice, map);
 	}
-	if (!rehome_target_covered(maps))
-	{
-		rehome_targets_lock(maps, ShareRowExclusiveLock);
-		rehome_target_install(slice, maps, false);
-	}
+	if (rehome_target_covered(maps))
+		return false;
+	rehome_targets_lock(maps, ShareRowExclusiveLock);
+	rehome_target_install(slice, maps, false);
+	return true;
 }
 
 /*
@@ -201,14 +202,14 @@ reverse(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 	{
 		char	   *reached;
 
-		see_to_partitions(worker, slice);
-
+		worker->pruned_at = GetCurrentTimestamp();
+		if (see_to_partitions(worker, slice))
+			return 0;
 		rehome_conn_begin(worker->conn, "");
 		reached = rehome_reverse_position(worker->conn, slice, NIL);
 		rehome_conn_commit(worker->conn);
 		if (reached != NULL)
 			rehome_reverse_prune(slice, worker->maps, reached);
-		worker->pruned_at = GetCurrentTimestamp();
 	}
 	if (n == 0)
 		see_to_schedule(worker, call, slice);

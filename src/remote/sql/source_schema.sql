@@ -249,10 +249,21 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $columns_now$
       LEFT JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = k.attnum AND NOT a.attisdropped
 $columns_now$;
 
+-- Whether a table can be written to without its statement triggers firing: as
+-- a part of another one, through its parts, or by logical replication.
+CREATE OR REPLACE FUNCTION rehome_source.needs_row_triggers(relation oid)
+RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $needs_row_triggers$
+    SELECT c.relkind = 'p' OR c.relispartition
+           OR EXISTS (SELECT FROM pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent))
+           OR EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = c.oid)
+      FROM pg_class c WHERE c.oid = relation
+$needs_row_triggers$;
+
 -- Everything that has to stay as it is for capture and fence to work: which
 -- relations these are, their columns, every trigger of ours with the
--- transaction that last touched it, and the keys of all tables that are
--- captured, paused ones too.  $3: qualified names of the slice's tables.
+-- transaction that last touched it, which of them need triggers per row, and
+-- the keys of all tables that are captured, paused ones too.  $3: qualified
+-- names of the slice's tables.
 CREATE OR REPLACE FUNCTION rehome_source.fingerprint(token text, slice int, relations text[])
 RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $fingerprint$
     SELECT md5(coalesce((SELECT string_agg(coalesce(to_regclass(r)::oid::text, '-'), ',' ORDER BY n)
@@ -260,6 +271,10 @@ RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $finge
                || coalesce((SELECT string_agg(t.oid || t.tgenabled::text || t.xmin, ',' ORDER BY t.oid)
                               FROM pg_trigger t
                              WHERE t.tgname LIKE 'rehome\_%\_' || token || '\_%'), '')
+               || coalesce((SELECT string_agg(r.oid::text, ',' ORDER BY r.oid)
+                              FROM (SELECT inhrelid FROM pg_inherits UNION SELECT inhparent FROM pg_inherits
+                                    UNION SELECT srrelid FROM pg_subscription_rel) AS r(oid)
+                             WHERE r.oid IN (SELECT to_regclass(n) FROM unnest(relations) AS n)), '')
                || coalesce((SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
                                                         a.attnotnull, a.attisdropped), ',' ORDER BY a.attrelid, a.attnum)
                               FROM pg_attribute a
@@ -281,7 +296,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $inspect$
                 OR t.tgname IN (format('rehome_fence_%s_%s', token, map),
                                 format('rehome_fence_%s_%s_truncate', token, map)))
     ), captured AS (
-        SELECT c.broken FROM rehome_source.captured c WHERE c.token = inspect.token AND c.map = inspect.map
+        SELECT c.broken, c.per_row FROM rehome_source.captured c WHERE c.token = inspect.token AND c.map = inspect.map
     )
     SELECT coalesce(to_regclass(relation)::oid::text, '-') || ':'
            || (SELECT coalesce(string_agg(m.oid || m.tgenabled::text || m.xmin, ',' ORDER BY m.oid), '') FROM mine m),
@@ -289,6 +304,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $inspect$
                 WHEN EXISTS (SELECT FROM captured c WHERE c.broken IS NOT NULL) THEN (SELECT c.broken FROM captured c)
                 WHEN (SELECT count(*) FROM mine WHERE tgrelid = to_regclass(relation)) < 7 THEN 'triggers of capture or fence are missing: the table was replaced, or they were dropped'
                 WHEN EXISTS (SELECT FROM mine WHERE tgenabled NOT IN ('A', 'O')) THEN 'triggers of capture or fence are disabled'
+                WHEN EXISTS (SELECT FROM captured c WHERE NOT c.per_row AND rehome_source.needs_row_triggers(to_regclass(relation)))
+                THEN 'the table is a part of another one, has parts itself, or is fed by a subscription since: its triggers for each statement do not see all writes'
            END
 $inspect$;
 
@@ -367,7 +384,8 @@ END
 $set_fence$;
 
 -- Writes the capture function of a table map as rehome_source.captured says.
--- A broken one lets writes happen and notes nothing.
+-- A broken one lets writes happen and notes nothing.  A row whose key is null
+-- cannot be asked for by its key: the table is read as a whole, and says so.
 CREATE OR REPLACE FUNCTION rehome_source.write_capture(token text, map int)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET check_function_bodies = off AS $write_capture$
 DECLARE
@@ -378,6 +396,8 @@ DECLARE
     old_key     text;
     plain_key   text;
     change_key  text;
+    new_null    text;
+    plain_null  text;
     body        text;
 BEGIN
     SELECT * INTO STRICT c FROM rehome_source.captured AS r
@@ -385,8 +405,10 @@ BEGIN
     SELECT string_agg(format('NEW.%I', k.name), ', ' ORDER BY k.ord),
            string_agg(format('OLD.%I', k.name), ', ' ORDER BY k.ord),
            string_agg(format('%I', k.name), ', ' ORDER BY k.ord),
-           string_agg(format('key%s', k.ord), ', ' ORDER BY k.ord)
-      INTO new_key, old_key, plain_key, change_key
+           string_agg(format('key%s', k.ord), ', ' ORDER BY k.ord),
+           string_agg(format('NEW.%I IS NULL', k.name), ' OR ' ORDER BY k.ord),
+           string_agg(format('%I IS NULL', k.name), ' OR ' ORDER BY k.ord)
+      INTO new_key, old_key, plain_key, change_key, new_null, plain_null
       FROM unnest(c.names) WITH ORDINALITY AS k(name, ord);
 
     IF c.broken IS NOT NULL THEN
@@ -396,27 +418,27 @@ BEGIN
     IF TG_OP = 'TRUNCATE' THEN
         INSERT INTO %1$s (op) VALUES ('t');
     ELSIF TG_OP = 'INSERT' THEN
-        INSERT INTO %1$s (op, %2$s) VALUES ('i', %3$s);
+        INSERT INTO %1$s (op, %2$s) VALUES (CASE WHEN %5$s THEN 't' ELSE 'i' END, %3$s);
     ELSIF TG_OP = 'DELETE' OR TG_NARGS = 1 THEN
         INSERT INTO %1$s (op, %2$s) VALUES ('d', %4$s);
     ELSE
-        INSERT INTO %1$s (op, %2$s) VALUES ('u', %3$s);
-    END IF;$body$, change, change_key, new_key, old_key);
+        INSERT INTO %1$s (op, %2$s) VALUES (CASE WHEN %5$s THEN 't' ELSE 'u' END, %3$s);
+    END IF;$body$, change, change_key, new_key, old_key, new_null);
     ELSE
         body := format($body$
     IF TG_OP = 'UPDATE' THEN
         IF TG_NARGS = 1 THEN
             INSERT INTO %1$s (op, %2$s) VALUES ('d', %4$s);
         ELSE
-            INSERT INTO %1$s (op, %2$s) SELECT 'u', %3$s FROM new_rows;
+            INSERT INTO %1$s (op, %2$s) SELECT CASE WHEN %5$s THEN 't' ELSE 'u' END, %3$s FROM new_rows;
         END IF;
     ELSIF TG_OP = 'INSERT' THEN
-        INSERT INTO %1$s (op, %2$s) SELECT 'i', %3$s FROM new_rows;
+        INSERT INTO %1$s (op, %2$s) SELECT CASE WHEN %5$s THEN 't' ELSE 'i' END, %3$s FROM new_rows;
     ELSIF TG_OP = 'DELETE' THEN
         INSERT INTO %1$s (op, %2$s) SELECT 'd', %3$s FROM old_rows;
     ELSE
         INSERT INTO %1$s (op) VALUES ('t');
-    END IF;$body$, change, change_key, plain_key, old_key);
+    END IF;$body$, change, change_key, plain_key, old_key, plain_null);
     END IF;
     -- As a literal: so may the names of columns.  The setting only spares
     -- others the look into the table: it alone lets nobody pass.
@@ -446,14 +468,33 @@ $write_capture$;
 -- fit the change table, or had a name that leads to another column now, whose
 -- values may have been taken for keys) the function is broken: writes happen,
 -- and create_capture has to make it anew.  Returns the maps of which that is
--- so.  Locks none of the tables.
+-- so.
+--
+-- ENABLE TRIGGER ALL, after a bulk load say, takes ALWAYS away: triggers get it
+-- back.  Locks tables of which that is so, and no others.
 CREATE OR REPLACE FUNCTION rehome_source.mend(token text DEFAULT NULL, slice int DEFAULT NULL)
 RETURNS TABLE (map int, damage text) LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $mend$
 #variable_conflict use_column
 DECLARE
     c       rehome_source.captured;
     called  name[];
+    tg      record;
+    was     text := current_setting('lock_timeout');
 BEGIN
+    FOR tg IN SELECT k.oid::regclass AS relation, array_agg(t.tgname::text) AS names
+                FROM rehome_source.captured r
+                JOIN pg_trigger t ON t.tgenabled = 'O' AND t.tgname ~ '^rehome_(capture|fence)_'
+                                 AND split_part(t.tgname::text, '_', 3) = r.token
+                                 AND split_part(t.tgname::text, '_', 4) = r.map::text
+                JOIN pg_class k ON k.oid = t.tgrelid AND pg_has_role(current_user, k.relowner, 'USAGE')
+               WHERE r.token = coalesce(mend.token, r.token) AND r.slice = coalesce(mend.slice, r.slice)
+               GROUP BY k.oid ORDER BY k.oid LOOP
+        IF was = '0' THEN
+            PERFORM set_config('lock_timeout', '1s', true);
+        END IF;
+        PERFORM rehome_source.enable_always(tg.relation, tg.names);
+        PERFORM set_config('lock_timeout', was, true);
+    END LOOP;
     FOR c IN SELECT r.* FROM rehome_source.captured r, LATERAL rehome_source.columns_now(r.relation, r.key) AS n
               WHERE r.token = coalesce(mend.token, r.token) AND r.slice = coalesce(mend.slice, r.slice)
                 AND EXISTS (SELECT FROM pg_class t WHERE t.oid = r.relation)
@@ -518,6 +559,8 @@ DECLARE
     fence       text := format('rehome_source.%I', format('fence_%s_%s', token, slice));
     relkind     "char";
     per_row     boolean;
+    fenced_by_row boolean;
+    replace     boolean;
     columns     text;
     moved       text;
     event       text;
@@ -535,11 +578,7 @@ BEGIN
     -- Statement triggers with transition tables are cheap for bulk writes,
     -- but a write to a partition fires only that partition's, and logical
     -- replication fires none: there, a trigger per row.
-    SELECT c.relkind,
-           c.relkind = 'p' OR c.relispartition
-           OR EXISTS (SELECT FROM pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent))
-           OR EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = c.oid)
-      INTO relkind, per_row
+    SELECT c.relkind, rehome_source.needs_row_triggers(c.oid) INTO relkind, per_row
       FROM pg_class c WHERE c.oid = relation;
 
     -- Whether a key has moved is asked for every updated row: by the type's
@@ -606,12 +645,21 @@ BEGIN
     names := names || name;
 
     -- Row triggers reach every partition; before 13 only as AFTER triggers.
+    -- The fence is there already where capture is made anew, and may be one for
+    -- each statement where it has to be for each row now.
     timing := CASE WHEN per_row AND relkind = 'p' AND current_setting('server_version_num')::int < 130000
                    THEN 'AFTER' ELSE 'BEFORE' END;
     name := format('rehome_fence_%s_%s', token, map);
-    IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgname = name) THEN
-        EXECUTE format('CREATE TRIGGER %I %s INSERT OR UPDATE OR DELETE ON %s FOR EACH %s EXECUTE PROCEDURE %s()',
-                       name, timing, relation, CASE WHEN per_row THEN 'ROW' ELSE 'STATEMENT' END, fence);
+    SELECT t.tgtype & 1 = 1 INTO fenced_by_row FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgname = name;
+    IF fenced_by_row IS DISTINCT FROM per_row THEN
+        -- who does not own the table cannot drop a trigger, but replace it
+        replace := current_setting('server_version_num')::int >= 140000;
+        IF fenced_by_row IS NOT NULL AND NOT replace THEN
+            EXECUTE format('DROP TRIGGER %I ON %s', name, relation);
+        END IF;
+        EXECUTE format('CREATE %s TRIGGER %I %s INSERT OR UPDATE OR DELETE ON %s FOR EACH %s EXECUTE PROCEDURE %s()',
+                       CASE WHEN replace THEN 'OR REPLACE' ELSE '' END, name, timing, relation,
+                       CASE WHEN per_row THEN 'ROW' ELSE 'STATEMENT' END, fence);
     END IF;
     names := names || name;
     PERFORM rehome_source.enable_always(relation, names);
