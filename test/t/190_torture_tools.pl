@@ -69,6 +69,15 @@ say_to($near, 'e');
 is(comes($far, $limit), 'e', 'slow: it arrives');
 cmp_ok(time - $since, '>=', 0.4, 'slow: so much later');
 
+{
+	my ($client, $server) = connection();
+	$proxy->set('stall');
+	close $server;
+	is(comes($client, $moment), 'nothing', 'stall: that one end has closed is not told');
+	$proxy->set('pass');
+	is(comes($client, $limit), 'end', 'pass again: it is, though nobody says anything');
+}
+
 $proxy->set('orphan');
 is(comes($near, $limit), 'reset', 'orphan: one end is told');
 is(comes($far, $moment), 'nothing', 'orphan: the other one is not');

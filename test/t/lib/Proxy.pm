@@ -111,8 +111,9 @@ sub _run
 		{
 			my $line = $channel->next_line(0);
 			$channel->reply(_obey(\%net, $line)) if defined $line;
-			# what was ready may be gone
-			next;
+			# What was ready may be gone; and what ended while nothing got through
+			# is passed on, for which nobody else may ever wake us.
+			%ready = %takes = ();
 		}
 		_deliver_late(\%net);
 		_accept(\%net, $listener, $to) if $ready{$listener};
