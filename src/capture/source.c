@@ -579,17 +579,20 @@ rehome_source_locked(RehomeConn *conn, RehomeSlice *slice, List *maps, char **wh
 	char	   *gentle = psprintf("LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE", rehome_remote_relations(maps, false));
 	char	   *sql = psprintf("LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE", rehome_remote_relations(maps, false));
 
-	/* autovacuum gives way to the first lock, which writers do not feel */
-	rehome_conn_exec(conn, psprintf("SET LOCAL statement_timeout = %d", REHOME_AUTOVACUUM_TIMEOUT));
+	/*
+	 * Autovacuum gives way to the first lock, which writers do not feel.
+	 * Should we be lost, be it before we hear of a lock, the source lets its
+	 * writers go by itself.
+	 */
+	rehome_conn_exec(conn, psprintf("SET LOCAL statement_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = %d",
+									REHOME_AUTOVACUUM_TIMEOUT, rehome_freeze_timeout));
 	if (rehome_conn_try(conn, gentle, &error) &&
 		rehome_conn_try(conn, psprintf("SET LOCAL lock_timeout = %d; SET LOCAL statement_timeout = %d",
 									   rehome_lock_timeout, rehome_lock_timeout), &error) &&
 		rehome_conn_try(conn, sql, &error))
 	{
-		/* should we be lost, the source lets its writers go by itself */
-		rehome_conn_exec(conn, psprintf("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = %d;"
-										"SET LOCAL idle_in_transaction_session_timeout = %d",
-										rehome_freeze_timeout, rehome_freeze_timeout));
+		rehome_conn_exec(conn, psprintf("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = %d",
+										rehome_freeze_timeout));
 		return true;
 	}
 	if (!is_lock_failure(&error))
