@@ -190,18 +190,53 @@ mend_source(RehomeSlice *slice, RehomeTableMap *map)
 }
 
 /*
- * mend_target puts back what stands against writes to a map's target.
+ * mend_target puts back what stands against writes to a map's target.  True
+ * when it was not there: what was written meanwhile is not known.
  */
-static void
+static bool
 mend_target(RehomeSlice *slice, RehomeTableMap *map)
 {
 	List	   *maps = list_make1(map);
+	bool		lost;
 
 	rehome_targets_lock(maps, ShareRowExclusiveLock);
+	lost = rehome_triggers_lost(maps, false) != NIL;
 	rehome_target_guard(slice, maps);
 	rehome_target_guard_switch(map, true);
 	rehome_spi("UPDATE rehome.table_map SET target_columns = $2::jsonb WHERE id = $1", "it", map->id,
 			   linitial(rehome_structures(NULL, maps)));
+	return lost;
+}
+
+/*
+ * retyped tells whether a column of one look is gone in the other, or of
+ * another type: values may be others that no trigger has seen.
+ */
+static bool
+retyped(const char *before, const char *after)
+{
+	return before == NULL ||
+		rehome_spi("SELECT FROM jsonb_each($1::jsonb -> 'columns') AS o LEFT JOIN jsonb_each($2::jsonb -> 'columns') AS n USING (key)"
+				   " WHERE n.value ->> 'type' IS DISTINCT FROM o.value ->> 'type'", "tt", before, after)->n > 0;
+}
+
+/*
+ * mend sees to it that a map's changes are captured, and its target guarded.
+ * Nobody has looked at the tables while it was paused: where their values may
+ * be others, it is read as a whole.
+ */
+static void
+mend(RehomeSlice *slice, RehomeTableMap *map)
+{
+	bool		lossy;
+	RehomeRows *now;
+
+	mend_source(slice, map);
+	lossy = mend_target(slice, map);
+	now = rehome_spi("SELECT source_columns, target_columns FROM rehome.table_map WHERE id = $1", "i", map->id);
+	if (lossy || retyped(map->source_columns, now->value[0][0]) || retyped(map->target_columns, now->value[0][1]))
+		rehome_spi("UPDATE rehome.table_map SET source_print = 'lossy' WHERE id = $1", "i", map->id);
+	rehome_spi("UPDATE rehome.slice SET source_print = '' WHERE id = $1", "i", slice->id);
 }
 
 /*
@@ -270,11 +305,7 @@ rehome_resume_table(PG_FUNCTION_ARGS)
 		if (slice->state == REHOME_CUT_OVER)
 			mend_way_back(slice, map);
 		else
-		{
-			mend_source(slice, map);
-			mend_target(slice, map);
-			rehome_spi("UPDATE rehome.slice SET source_print = '' WHERE id = $1", "i", slice->id);
-		}
+			mend(slice, map);
 		rehome_spi("UPDATE rehome.table_map SET paused = false, reason = NULL WHERE id = $1", "i", map->id);
 		rehome_spi("UPDATE rehome.slice SET target_print = '' WHERE id = $1", "i", slice->id);
 		rehome_spi("UPDATE rehome.drift SET resolved_at = clock_timestamp(), resolution = 'resumed'"

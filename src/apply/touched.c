@@ -293,7 +293,8 @@ collect_drift(RehomeSlice *slice, RehomeTableMap *map, const char *position)
 }
 
 /*
- * collect_discrepancies writes down the keys of what is known to differ.
+ * collect_discrepancies writes down the keys of what is known to differ, and of
+ * what somebody has called resolved since: nothing but a comparison tells.
  */
 static void
 collect_discrepancies(RehomeSlice *slice, RehomeTableMap *map)
@@ -302,9 +303,10 @@ collect_discrepancies(RehomeSlice *slice, RehomeTableMap *map)
 						" LATERAL (SELECT jsonb_object_agg('key' || c.n, d.key -> c.name) AS key"
 						"   FROM unnest($4::text[]) WITH ORDINALITY AS c(name, n)) AS c,"
 						" LATERAL jsonb_populate_record(NULL::%s, c.key) AS k"
-						" WHERE d.migration = $1::name AND d.slice = $2::name AND d.target = $3 AND d.resolved_at IS NULL"
-						" ON CONFLICT DO NOTHING", table_name(map), table_name(map)), "ttot",
-			   slice->migration->name, slice->name, map->target, rehome_name_array(map->key));
+						" WHERE d.migration = $1::name AND d.slice = $2::name AND d.target = $3"
+						" AND (d.resolved_at IS NULL OR d.resolved_at > (SELECT at FROM rehome.full_pass WHERE table_map_id = $5))"
+						" ON CONFLICT DO NOTHING", table_name(map), table_name(map)), "ttoti",
+			   slice->migration->name, slice->name, map->target, rehome_name_array(map->key), map->id);
 }
 
 /*

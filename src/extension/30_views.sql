@@ -25,7 +25,7 @@ CREATE VIEW rehome.status AS
            s.pending,
            (SELECT count(*) FROM rehome.discrepancy d
              WHERE d.migration = m.name AND d.slice = s.name AND d.resolved_at IS NULL
-               AND d.acceptance IS NULL) AS discrepancies,
+               AND NOT EXISTS (SELECT FROM rehome.acceptance a WHERE a.id = d.acceptance)) AS discrepancies,
            (SELECT count(*) FROM rehome.quarantine q
              WHERE q.migration = m.name AND q.slice = s.name AND NOT q.accepted) AS quarantined,
            (SELECT l.pid FROM pg_catalog.pg_locks l

@@ -22,7 +22,7 @@ discrepancies(RehomeSlice *slice, RehomeProblems *problems)
 
 	rows = rehome_spi("SELECT d.target, count(*) FROM rehome.discrepancy d"
 					  " WHERE d.migration = $1::name AND d.slice = $2::name AND d.resolved_at IS NULL"
-					  " AND d.acceptance IS NULL AND d.blocking"
+					  " AND d.blocking AND NOT EXISTS (SELECT FROM rehome.acceptance a WHERE a.id = d.acceptance)"
 					  " GROUP BY d.target ORDER BY d.target::text", "tt", slice->migration->name, slice->name);
 	for (int i = 0; i < rows->n; i++)
 		rehome_problem(problems, ERRCODE_REHOME_GATE,

@@ -343,6 +343,9 @@ note_compared(Pass *pass, RehomeMapping *mapping, const RehomeScope *which, Part
 		pass->more = part->upto != NULL;
 		return;
 	}
+	/* a difference that is not on record is known by no key */
+	if (pass->conn != NULL && !verdict->counted_only && !verdict->recorded)
+		rehome_touched_forget(mapping->map);
 	if (verdict->counted_only || !rehome_scope_is_whole(pass->scope))
 		return;
 	if (rehome_verdict_equal(verdict) && pass->slice->state == REHOME_SYNCING)
@@ -351,8 +354,6 @@ note_compared(Pass *pass, RehomeMapping *mapping, const RehomeScope *which, Part
 				   " AND rules_hash IS DISTINCT FROM rehome.rules_hash(id)", "i", mapping->map->id);
 	if (pass->conn != NULL && verdict->recorded)
 		rehome_touched_restart(pass->slice, mapping, !which->touched, Max(verdict->source_rows, verdict->target_rows));
-	else if (pass->conn != NULL)
-		rehome_touched_forget(mapping->map);
 }
 
 /*
@@ -446,6 +447,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 			rehome_verdict_put(rsinfo, slice, map->target, NULL, pass.snapshot, GetCurrentTimestamp(),
 							   psprintf("paused: %s", map->reason));
 			pass.failed++;
+			whole = false;		/* what was not looked at is not verified */
 			continue;
 		}
 		MemoryContextSwitchTo(table);

@@ -17,16 +17,24 @@ WITH s AS (
            sum(verified_rows) AS rows, sum(wrong_rows) AS wrong
       FROM s
 ), d AS (
-    SELECT count(*) FILTER (WHERE d.acceptance IS NULL AND d.blocking) AS blocking,
-           count(*) FILTER (WHERE d.acceptance IS NULL) AS open,
-           count(*) FILTER (WHERE d.acceptance IS NOT NULL) AS accepted,
+    -- the rule may have been revoked while a verification applied it
+    SELECT count(*) FILTER (WHERE a.id IS NULL AND d.blocking) AS blocking,
+           count(*) FILTER (WHERE a.id IS NULL) AS open,
+           count(*) FILTER (WHERE a.id IS NOT NULL) AS accepted,
            count(*) FILTER (WHERE d.class IS NULL) AS unclassified
       FROM rehome.discrepancy d JOIN s ON s.migration = d.migration AND s.slice = d.slice
+      LEFT JOIN rehome.acceptance a ON a.id = d.acceptance
      WHERE d.resolved_at IS NULL
 ), c AS (
     SELECT c.* FROM rehome.check_status c JOIN s ON s.migration = c.migration AND s.slice = c.slice
 ), q AS (
     SELECT q.* FROM rehome.query_status q JOIN s ON s.migration = q.migration AND s.slice = q.slice
+), elsewhere AS (
+    SELECT o.metric
+      FROM (SELECT migration, slice, 'check.' || "check" AS metric FROM rehome.check_status
+            UNION ALL SELECT migration, slice, 'query.' || query FROM rehome.query_status) AS o
+     WHERE o.migration = (SELECT name FROM rehome.migration WHERE id = $1)
+     GROUP BY o.metric HAVING bool_and(o.slice NOT IN (SELECT slice FROM s))
 ), measure(n, metric, value, at, detail) AS (
     SELECT 1, 'correctness', trunc(100 * (1 - wrong / greatest(rows, wrong, 1)), 4), at,
            format('%s of %s rows', rows - wrong, rows) FROM verified
@@ -62,9 +70,10 @@ WITH s AS (
            string_agg(format('%s: %s%s', query, status, ', ' || message), '; ' ORDER BY query) FILTER (WHERE status <> 'equal')
       FROM q
     UNION ALL
+    -- one that did not come to its end may be the slowest of all
     SELECT 11, 'queries_slower', count(*) FILTER (WHERE slower),
-           CASE WHEN bool_and(status <> 'not run') THEN min(at) END,
-           string_agg(format('%s: %s', query, message), '; ' ORDER BY query) FILTER (WHERE slower)
+           CASE WHEN bool_and(status NOT IN ('not run', 'error')) THEN min(at) END,
+           string_agg(format('%s: %s', query, message), '; ' ORDER BY query) FILTER (WHERE slower OR status = 'error')
       FROM q
     UNION ALL
     SELECT 12, 'query_latency_ratio', round(max(ratio)::numeric, 3),
@@ -93,7 +102,10 @@ WITH s AS (
     -- a criterion may be older than what it is about
     SELECT coalesce(m.n, 99) AS n, metric, CASE WHEN m.at IS NOT NULL THEN m.value END AS value,
            k.comparator, k.threshold, k.blocking, k.owner, k.max_age, m.at, m.detail
-      FROM measure m FULL JOIN (SELECT * FROM rehome.criterion WHERE migration_id = $1) AS k USING (metric)
+      FROM measure m FULL JOIN (
+           SELECT * FROM rehome.criterion k WHERE k.migration_id = $1
+              -- a slice has nothing to do with what is checked and queried in others
+              AND NOT EXISTS (SELECT FROM elsewhere e WHERE e.metric = k.metric)) AS k USING (metric)
 )
 SELECT metric, value, comparator, threshold,
        CASE WHEN comparator IS NULL THEN NULL
