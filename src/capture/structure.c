@@ -334,6 +334,8 @@ rehome_triggers_lost(List *maps, bool back)
 					  "  AND g.tgname IN ('rehome_capture', 'rehome_capture_truncate'))" :
 					  "SELECT t.id FROM rehome.table_map t WHERE t.id = ANY ($1::int[])"
 					  " AND 2 > (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = t.target AND g.tgenabled = 'A'"
+					  /* a guard for each statement does not see what is written by way of a parent */
+					  "  AND (g.tgname <> 'rehome_guard' OR g.tgtype & 1 = 1 OR NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = t.target))"
 					  "  AND g.tgname IN (CASE t.drift_policy WHEN 'reject' THEN 'rehome_guard' ELSE 'rehome_drift' END,"
 					  "  CASE t.drift_policy WHEN 'reject' THEN 'rehome_guard_truncate' ELSE 'rehome_drift_truncate' END))",
 					  "t", rehome_name_array(ids));
@@ -365,7 +367,8 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 							 "   a.attnotnull, a.atthasdef, a.attisdropped), ',' ORDER BY a.attrelid, a.attnum)"
 							 "  FROM pg_attribute a WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0),"
 							 " (SELECT string_agg(g.oid || g.tgenabled::text, ',' ORDER BY g.oid)"
-							 "  FROM pg_trigger g WHERE g.tgrelid = ANY ($1::oid[]) AND g.tgname LIKE 'rehome\\_%')))",
+							 "  FROM pg_trigger g WHERE g.tgrelid = ANY ($1::oid[]) AND g.tgname LIKE 'rehome\\_%'),"
+							 " (SELECT string_agg(i.inhrelid::text, ',' ORDER BY i.inhrelid) FROM pg_inherits i WHERE i.inhrelid = ANY ($1::oid[]))))",
 							 "t", rehome_name_array(oids));
 	if (slice->target_print != NULL && strcmp(slice->target_print, print) == 0)
 		return maps;
@@ -386,7 +389,7 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 			rehome_map_lost(slice, map, "target", "capture lost", "capture is missing or disabled",
 							"What was written since cannot be known: resuming it puts capture back and brings the table to the source as a whole.");
 		else
-			rehome_map_lost(slice, map, "target", "guard lost", "the guard is missing or disabled",
+			rehome_map_lost(slice, map, "target", "guard lost", "the guard is missing or disabled, or does not see what is written by way of a parent",
 							"What was written since cannot be known: resuming it puts the guard back and reads the table as a whole.");
 	}
 	rehome_spi("UPDATE rehome.slice SET target_print = $2, maps_version = maps_version + 1 WHERE id = $1",

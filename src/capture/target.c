@@ -235,6 +235,29 @@ make_counter(RehomeTableMap *map)
 		rehome_spi(psprintf("CREATE SEQUENCE %s", name), "");
 }
 
+/*
+ * needs_row_guard tells whether rows of a target can be written by way of
+ * another table, which fires none of its triggers for each statement.
+ */
+static bool
+needs_row_guard(Oid target)
+{
+	return get_rel_relkind(target) == RELKIND_PARTITIONED_TABLE || has_superclass(target);
+}
+
+/*
+ * guard_is_blind tells whether the guard is one for each statement where it has
+ * to be for each row.
+ */
+static bool
+guard_is_blind(Oid target)
+{
+	Oid			guard = get_trigger_oid(target, "rehome_guard", true);
+
+	return OidIsValid(guard) && needs_row_guard(target) &&
+		rehome_spi("SELECT FROM pg_trigger WHERE oid = $1 AND tgtype & 1 = 0", "o", guard)->n > 0;
+}
+
 static void
 install(RehomeSlice *slice, List *maps, bool guarded, bool capturing)
 {
@@ -247,7 +270,6 @@ install(RehomeSlice *slice, List *maps, bool guarded, bool capturing)
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
-		bool		partitioned = get_rel_relkind(map->target) == RELKIND_PARTITIONED_TABLE;
 		char	   *guard = map->id == 0 ? psprintf("guard(%s)", migration) : psprintf("guard(%s, %d)", migration, map->id);
 		char	   *capture = psprintf("capture(%s)", trigger_args(map));
 		char	   *record = psprintf("record_drift(%d)", map->id);
@@ -255,7 +277,7 @@ install(RehomeSlice *slice, List *maps, bool guarded, bool capturing)
 		bool		recording = map->drift_policy != REHOME_DRIFT_REJECT &&
 			(slice->state == REHOME_SYNCING || slice->state == REHOME_CUT_OVER);
 		TriggerDefinition rows[] = {
-			{"rehome_guard", "BEFORE INSERT OR UPDATE OR DELETE", partitioned ? "ROW" : "STATEMENT", guard, guarded && !recording},
+			{"rehome_guard", "BEFORE INSERT OR UPDATE OR DELETE", needs_row_guard(map->target) ? "ROW" : "STATEMENT", guard, guarded && !recording, guard_is_blind(map->target)},
 			{"rehome_capture", "AFTER INSERT OR UPDATE OR DELETE", "ROW", capture, !guarded, guarded && moved_key(map)},
 			{"rehome_drift", "AFTER INSERT OR UPDATE OR DELETE", "ROW", record, guarded},
 		};
