@@ -15,13 +15,15 @@
 #include "util/spi.h"
 
 /*
- * rehome_freeze_begin notes that writers wait from now on.
+ * rehome_freeze_begin notes that writers wait from now on: for the source, too,
+ * no longer than they may.
  */
 void
 rehome_freeze_begin(RehomeFreeze *freeze)
 {
 	freeze->began = GetCurrentTimestamp();
 	freeze->event = 0;
+	rehome_conn_limit(TimestampTzPlusMilliseconds(freeze->began, rehome_freeze_timeout));
 }
 
 static int64

@@ -24,6 +24,7 @@
 #include "catalog/pg_user_mapping.h"
 #include "commands/defrem.h"
 #include "compat.h"
+#include "errors.h"
 #include "foreign/foreign.h"
 #include "guc.h"
 #include "libpq-fe.h"
@@ -38,6 +39,9 @@
 #include "utils/timestamp.h"
 
 void		(*rehome_conn_wait_hook) (void) = NULL;
+
+/* When a freeze has lasted long enough; 0: writers wait for nobody. */
+static TimestampTz freeze_ends = 0;
 
 /*
  * What every session at a source begins with.  Values come as text that does
@@ -314,6 +318,17 @@ rehome_conn_version(RehomeConn *conn)
 }
 
 /*
+ * rehome_conn_limit has the rest of the transaction raise when it still waits
+ * for a source at a time: writers wait for it.  0 takes that back, as the end
+ * of the transaction does.
+ */
+void
+rehome_conn_limit(TimestampTz at)
+{
+	freeze_ends = at;
+}
+
+/*
  * rehome_conn_wait waits until the source has something for us (wanted is
  * WL_SOCKET_READABLE), or takes something from us as well.  With a
  * deadline (in a transaction callback, where interrupts are held) it gives
@@ -332,6 +347,17 @@ rehome_conn_wait(RehomeConn *conn, uint32 wanted, TimestampTz deadline)
 		timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
 		if (timeout <= 0)
 			return false;
+	}
+	else if (freeze_ends != 0)
+	{
+		timeout = Min(timeout, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), freeze_ends));
+		if (timeout <= 0)
+			ereport(ERROR,
+					errcode(ERRCODE_REHOME_FREEZE_TIMEOUT),
+					errmsg("writers would have waited longer than rehome.freeze_timeout (%d ms)",
+						   rehome_freeze_timeout),
+					errdetail("The source does not answer. They go on as if nothing had been."),
+					errhint("Try again at a quieter time, or raise rehome.freeze_timeout."));
 	}
 	if (conn->socket_wanted != wanted)
 	{

@@ -77,5 +77,6 @@ extern void rehome_conn_copy_in_end(RehomeConn *conn);
 
 /* Called about every second while waiting for the source, or reading from it; may raise. */
 extern void (*rehome_conn_wait_hook) (void);
+extern void rehome_conn_limit(TimestampTz at);
 
 #endif							/* REHOME_CONNECTION_H */

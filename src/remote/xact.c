@@ -165,6 +165,8 @@ xact_callback(XactEvent event, void *arg)
 {
 	dlist_mutable_iter iter;
 
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		rehome_conn_limit(0);
 	dlist_foreach_modify(iter, &connections)
 	{
 		RehomeConn *conn = dlist_container(RehomeConn, node, iter.cur);
@@ -209,6 +211,8 @@ subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 
 	if (event != SUBXACT_EVENT_ABORT_SUB && event != SUBXACT_EVENT_COMMIT_SUB)
 		return;
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		rehome_conn_limit(0);
 	dlist_foreach_modify(iter, &connections)
 	{
 		RehomeConn *conn = dlist_container(RehomeConn, node, iter.cur);

@@ -488,6 +488,24 @@ sub traces { return join ' ', $pair->sql_source($traces), $pair->sql_target($tra
 	ok($pair->wait_for_state('m', 'syncing'), 'rolled back');
 }
 
+# One whose source does not answer any more.
+{
+	$pair->sql_target(q{CALL rehome.cutover('m')});
+	my $lock = hold_lock($target, debug_lock());
+	my $call = start_psql($target, q{CALL rehome.rollback('m')}, debug_point => 'frozen:wait', options => '-c rehome.freeze_timeout=2s');
+	ok(wait_for_lock_waiter($target, debug_lock()), 'a source that is silent: rollback is frozen');
+	my $pid = $pair->sql_source(q{SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'pg_rehome rollback%'});
+	kill 'STOP', $pid;
+	$lock->quit;
+	is(finish_psql($call)->{sqlstate}, 'RH005', 'a source that is silent: rollback gives up, although nothing comes');
+	is((sqlstate_of($target, "SET lock_timeout = '2s'; $write"))[0], '00000', 'a source that is silent: writers at the target go on');
+	kill 'CONT', $pid;
+	ok(wait_until($source, "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)"), 'a source that is silent: its session ends when it can');
+	is(authority(), 'target target', 'a source that is silent: the target has authority');
+	$pair->sql_target(q{CALL rehome.rollback('m')});
+	ok($pair->wait_for_state('m', 'syncing'), 'a source that is silent: rolled back when it answers');
+}
+
 for my $call (qw(cutover rollback))
 {
 	is((sqlstate_of($target, "BEGIN; CALL rehome.$call('m'); PREPARE TRANSACTION 'p'"))[0], '0A000', "PREPARE TRANSACTION after $call is refused");
