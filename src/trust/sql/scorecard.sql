@@ -71,8 +71,8 @@ WITH s AS (
       FROM q
     UNION ALL
     -- one that did not come to its end may be the slowest of all
-    SELECT 11, 'queries_slower', count(*) FILTER (WHERE slower),
-           CASE WHEN bool_and(status NOT IN ('not run', 'error')) THEN min(at) END,
+    SELECT 11, 'queries_slower', count(*) FILTER (WHERE slower OR status = 'error'),
+           CASE WHEN bool_and(status <> 'not run') THEN min(at) END,
            string_agg(format('%s: %s', query, message), '; ' ORDER BY query) FILTER (WHERE slower OR status = 'error')
       FROM q
     UNION ALL
