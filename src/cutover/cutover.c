@@ -260,7 +260,7 @@ freeze_source(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeFreeze *fr
 				blockers ? errdetail_internal("%s", blockers) : 0);
 		rehome_back_off(attempt);
 	}
-	rehome_freeze_begin(freeze);
+	rehome_freeze_begin(freeze, 1000);
 }
 
 /*

@@ -39,7 +39,7 @@ extern void rehome_complete_slice(RehomeCall *call, RehomeSlice *slice);
 extern void rehome_cancel_slice(RehomeCall *call, RehomeSlice *slice);
 
 /* freeze.c */
-extern void rehome_freeze_begin(RehomeFreeze *freeze);
+extern void rehome_freeze_begin(RehomeFreeze *freeze, int grace);
 extern void rehome_freeze_check(RehomeFreeze *freeze, const char *step);
 pg_noreturn extern void rehome_freeze_rethrow(RehomeFreeze *freeze);
 extern char *rehome_freeze_detail(RehomeFreeze *freeze, int64 rows);

@@ -16,14 +16,15 @@
 
 /*
  * rehome_freeze_begin notes that writers wait from now on: for the source, too,
- * no longer than they may.
+ * no longer than they may.  Where they are the source's, it lets them go by
+ * itself, and grace is how many milliseconds it then has to tell us.
  */
 void
-rehome_freeze_begin(RehomeFreeze *freeze)
+rehome_freeze_begin(RehomeFreeze *freeze, int grace)
 {
 	freeze->began = GetCurrentTimestamp();
 	freeze->event = 0;
-	rehome_conn_limit(TimestampTzPlusMilliseconds(freeze->began, rehome_freeze_timeout));
+	rehome_conn_limit(TimestampTzPlusMilliseconds(freeze->began, (int64) rehome_freeze_timeout + grace));
 }
 
 static int64

@@ -185,7 +185,7 @@ rehome_rollback_slice(RehomeCall *call, RehomeSlice *slice)
 	maps = claim_tables(slice);
 	slice->reverse_position = rehome_reverse_reached(conn, slice);
 	rehome_targets_lock(list_concat_copy(maps, rehome_derived_maps(slice)), ShareRowExclusiveLock);
-	rehome_freeze_begin(&freeze);
+	rehome_freeze_begin(&freeze, 0);
 	/* DDL may have had its turn since; what is wrong with the source is raised below */
 	if (slice->reverse_position != NULL)
 		(void) rehome_target_inspect(slice, maps);

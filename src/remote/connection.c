@@ -349,22 +349,20 @@ rehome_conn_wait(RehomeConn *conn, uint32 wanted, TimestampTz deadline)
 			return false;
 	}
 	else if (freeze_ends != 0)
-	{
-		timeout = Min(timeout, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), freeze_ends));
-		if (timeout <= 0)
-			ereport(ERROR,
-					errcode(ERRCODE_REHOME_FREEZE_TIMEOUT),
-					errmsg("writers would have waited longer than rehome.freeze_timeout (%d ms)",
-						   rehome_freeze_timeout),
-					errdetail("The source does not answer. They go on as if nothing had been."),
-					errhint("Try again at a quieter time, or raise rehome.freeze_timeout."));
-	}
+		timeout = Min(timeout, Max(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), freeze_ends), 0L));
 	if (conn->socket_wanted != wanted)
 	{
 		ModifyWaitEvent(conn->events, conn->socket_event, wanted, NULL);
 		conn->socket_wanted = wanted;
 	}
 	nothing = WaitEventSetWait(conn->events, timeout, &event, 1, REHOME_WAIT_EVENT) == 0;
+	if (nothing && deadline == 0 && freeze_ends != 0 && GetCurrentTimestamp() >= freeze_ends)
+		ereport(ERROR,
+				errcode(ERRCODE_REHOME_FREEZE_TIMEOUT),
+				errmsg("writers would have waited longer than rehome.freeze_timeout (%d ms)",
+					   rehome_freeze_timeout),
+				errdetail("The source does not answer. They go on as if nothing had been."),
+				errhint("Try again at a quieter time, or raise rehome.freeze_timeout."));
 	if (!nothing && (event.events & WL_LATCH_SET))
 	{
 		ResetLatch(MyLatch);
