@@ -173,7 +173,7 @@ rehome_touched_keys(RehomeMapping *mapping, TupleDesc desc, Tuplestorestate *sto
 
 	if (!map->tracked || n == 0)
 		return;
-	rehome_become(&as, rehome_catalog_owner());
+	rehome_become_catalog_owner(&as);
 	rehome_rows_register("rehome_touched", desc, store, n);
 	rehome_spi(psprintf("INSERT INTO %s (%s) SELECT %s FROM rehome_touched ON CONFLICT DO NOTHING",
 						table_name(map), key_list(map), rehome_quote_list(map->key, "")), "");
@@ -192,7 +192,7 @@ forget_keys(RehomeTableMap *map, const char *why, bool again)
 
 	if (!map->tracked)
 		return;
-	rehome_become(&as, rehome_catalog_owner());
+	rehome_become_catalog_owner(&as);
 	rehome_spi("UPDATE rehome.full_pass SET unknown = $2, upto = CASE WHEN NOT $3 THEN upto END"
 			   " WHERE table_map_id = $1 AND unknown IS NULL", "itb", map->id, why, again);
 	rehome_become_self(&as);

@@ -372,16 +372,19 @@ parse_as_caller(RehomeCall *call, const char *text, Relation rel, const char *al
 }
 
 /*
- * store_source_key records which source columns the key is computed from.
+ * store_source_key records which source columns the key is computed from.  To
+ * parse an expression is to run the owner's code: a literal's type may check it.
  */
 static void
-store_source_key(RehomeTableMap *map, Relation source)
+store_source_key(RehomeTableMap *map, Relation source, Oid owner)
 {
 	List	   *names = NIL;
+	RehomeAs	as;
 	ListCell   *lc;
 	ListCell   *lc2;
 
 	map = rehome_table_map_by_id(map->id);
+	rehome_become(&as, owner);
 	foreach(lc, map->columns)
 	{
 		RehomeColumnMap *column = lfirst(lc);
@@ -399,6 +402,7 @@ store_source_key(RehomeTableMap *map, Relation source)
 				names = lappend(names, lfirst(lc2));
 		}
 	}
+	rehome_become_self(&as);
 	rehome_spi("UPDATE rehome.table_map SET source_key = $2::name[] WHERE id = $1",
 			   "it", map->id, rehome_name_array(names));
 }
@@ -516,7 +520,7 @@ rehome_define_column(RehomeCall *call, RehomeMigration *migration, RehomeTableMa
 	rehome_spi("UPDATE rehome.column_map SET kind = $3, expression = $4, inverse = $5,"
 			   " inverse_column = $6::name, note = $7, params = NULL, source_column = NULL, validation = NULL, on_error = NULL WHERE table_map_id = $1 AND \"column\" = $2::name",
 			   "itttttt", map->id, column, kind, expression, inverse, inverse_column, note);
-	store_source_key(map, source);
+	store_source_key(map, source, migration->owner);
 	relation_close(target, AccessShareLock);
 	relation_close(source, AccessShareLock);
 }

@@ -248,7 +248,7 @@ release(RehomeSieve *sieve, Known *entry)
 {
 	RehomeAs	as;
 
-	rehome_become(&as, rehome_catalog_owner());
+	rehome_become_catalog_owner(&as);
 	rehome_spi("DELETE FROM rehome.quarantine WHERE migration = $1::name AND target = $2 AND source_key = $3::jsonb",
 			   "tot", sieve->slice->migration->name, sieve->mapping->map->target, entry->source_key);
 	rehome_become_self(&as);
@@ -398,7 +398,7 @@ store_refused(Batch *batch)
 	if (batch->refused.len == 1)
 		return;
 	appendStringInfoChar(&batch->refused, ']');
-	rehome_become(&as, rehome_catalog_owner());
+	rehome_become_catalog_owner(&as);
 	rehome_spi("INSERT INTO rehome.quarantine (migration, slice, target, key, source_row, rule, sqlstate, message, source_key)"
 			   " SELECT DISTINCT ON (r->'source_key') $1::name, $2::name, $3, nullif(r->'key', 'null'),"
 			   " CASE WHEN $5 IS NULL THEN r->'source_row' ELSE rehome.blanked(r->'source_row', $5::text[]) END, r->>'rule',"

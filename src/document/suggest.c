@@ -28,6 +28,7 @@
 #include "parser/parse_coerce.h"
 #include "util/attempt.h"
 #include "util/name.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
@@ -598,6 +599,14 @@ rehome_suggest_mapping(PG_FUNCTION_ARGS)
 	rehome_sink_begin(&s.sink, fcinfo);
 	rehome_call_begin(&call, fcinfo);
 	s.migration = rehome_migration_get(NameStr(*PG_GETARG_NAME(0)));
+	/* what is named may be anybody's, and to read it runs his code as the owner */
+	if (s.sample > 0 && !has_privs_of_role(call.caller, s.migration->owner))
+		ereport(ERROR,
+				errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				errmsg("must be owner of migration \"%s\" to sample rows", s.migration->name),
+				errdetail("They are read with the rights of role \"%s\".",
+						  GetUserNameFromId(s.migration->owner, false)),
+				errhint("sample => 0 goes by names and types alone."));
 	sources = find_tables(&s, text_to_cstring(PG_GETARG_TEXT_PP(1)), true);
 	targets = find_tables(&s, text_to_cstring(PG_GETARG_TEXT_PP(2)), false);
 	suggest_mapped(&s, sources, targets);

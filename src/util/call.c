@@ -48,6 +48,12 @@ static const struct
 	{"bytea_output", "hex"},
 	{"TimeZone", "UTC"},
 	{"row_security", "off"},
+	{"xmloption", "content"},
+	{"array_nulls", "on"},
+	/* expressions are kept, and compared, as text */
+	{"quote_all_identifiers", "off"},
+	/* an index is built anew where it was */
+	{"default_tablespace", ""},
 	/* keys are looked up in tables that are in use, hence in memory */
 	{"random_page_cost", "1.1"},
 	{"jit", "off"},
@@ -101,6 +107,15 @@ rehome_catalog_owner(void)
 }
 
 static void
+pin_settings(void)
+{
+	for (int i = 0; i < lengthof(pinned); i++)
+		(void) set_config_option(pinned[i].name, pinned[i].value,
+								 PGC_SUSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+}
+
+static void
 put_up(RehomeCall *call)
 {
 	/* SPI wants to find one, in a worker, or after a commit */
@@ -109,10 +124,7 @@ put_up(RehomeCall *call)
 		PushActiveSnapshot(GetTransactionSnapshot());
 	GetUserIdAndSecContext(&call->saved_user, &call->saved_context);
 	call->guc_level = NewGUCNestLevel();
-	for (int i = 0; i < lengthof(pinned); i++)
-		(void) set_config_option(pinned[i].name, pinned[i].value,
-								 PGC_SUSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
+	pin_settings();
 	SetUserIdAndSecContext(rehome_catalog_owner(),
 						   call->saved_context | SECURITY_LOCAL_USERID_CHANGE);
 }
@@ -236,18 +248,32 @@ rehome_call_require_unwritten(RehomeCall *call, const char *what)
 
 /*
  * rehome_become makes role the current user, unable to become anybody else
- * or to leave things behind for later, until rehome_become_self().
+ * or to leave things behind for later, until rehome_become_self(): what its
+ * functions set is gone then, as after CREATE INDEX or ANALYZE.
  */
 void
 rehome_become(RehomeAs *as, Oid role)
 {
 	GetUserIdAndSecContext(&as->user, &as->context);
+	as->guc_level = NewGUCNestLevel();
 	SetUserIdAndSecContext(role, as->context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
+}
+
+/*
+ * rehome_become_catalog_owner does it for catalog work amid that of another
+ * role, whatever that one's functions have set.
+ */
+void
+rehome_become_catalog_owner(RehomeAs *as)
+{
+	rehome_become(as, rehome_catalog_owner());
+	pin_settings();
 }
 
 void
 rehome_become_self(RehomeAs *as)
 {
+	AtEOXact_GUC(false, as->guc_level);
 	SetUserIdAndSecContext(as->user, as->context);
 }

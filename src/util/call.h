@@ -34,6 +34,7 @@ typedef struct RehomeAs
 {
 	Oid			user;
 	int			context;
+	int			guc_level;
 } RehomeAs;
 
 extern void rehome_call_begin(RehomeCall *call, FunctionCallInfo fcinfo);
@@ -47,6 +48,7 @@ extern void rehome_commit_lazily(void);
 
 extern Oid	rehome_catalog_owner(void);
 extern void rehome_become(RehomeAs *as, Oid role);
+extern void rehome_become_catalog_owner(RehomeAs *as);
 extern void rehome_become_self(RehomeAs *as);
 
 #endif							/* REHOME_CALL_H */

@@ -306,6 +306,85 @@ for my $rule ('app.read_secret(id)', 'app.set_role(id)', 'app.reset_role(id)', '
 	$target->psql('postgres', "CALL rehome.cancel('$name'); SELECT rehome.drop_migration('$name')");
 }
 
+# What a rule's functions set ends with them: the catalog work that follows is
+# done with the rights of the extension's owner.
+{
+	my $define = as_role('boss', q{
+		CREATE SCHEMA bent;
+		CREATE TABLE app.caught (who name);
+		CREATE FUNCTION bent.clock_timestamp() RETURNS timestamptz LANGUAGE plpgsql AS
+		$$BEGIN INSERT INTO app.caught VALUES (current_user); RETURN pg_catalog.clock_timestamp(); END$$;
+		CREATE FUNCTION bent.lower(text) RETURNS text LANGUAGE plpgsql AS
+		$$BEGIN INSERT INTO app.caught VALUES (current_user); RETURN $1; END$$;
+		CREATE FUNCTION app.bend(v text) RETURNS text STABLE LANGUAGE plpgsql AS
+		$$BEGIN PERFORM set_config('search_path', 'bent, pg_catalog', false), set_config('lock_timeout', '17s', false); RETURN v; END$$;
+		SELECT rehome.create_migration('bender', 'tcp', 'evil');
+		SELECT rehome.add_table('bender', 'evil_app_read_secret_id_.t', 'app.t', columns => '{"val": "app.bend(val)"}');
+		SELECT rehome.set_table_rule('bender', 'app.t', on_error => 'quarantine');
+	});
+	is($define->{sqlstate}, '00000', 'a rule that changes settings') or diag($define->{stderr});
+	my $result = finish_psql(start_psql($target, q{
+		SET rehome.copy_workers = 0;
+		SET search_path = pg_catalog;
+		CALL rehome.copy('bender');
+		SHOW search_path;
+		SHOW lock_timeout;
+	}));
+	is("$result->{sqlstate} $result->{stdout}", "00000 pg_catalog\n0\n", 'who calls has his own settings afterwards') or diag($result->{stderr});
+	$pair->sql_source(q{UPDATE evil.t SET val = 'y'});
+	$result = finish_psql(start_psql($target, q{SET search_path = pg_catalog; CALL rehome.sync('bender'); SELECT count(*) FROM rehome.verify('bender') WHERE NOT ok; CALL rehome.cutover('bender'); SHOW search_path}));
+	is("$result->{sqlstate} $result->{stdout}", "00000 0\npg_catalog\n", 'after sync, verify and cutover, too') or diag($result->{stderr});
+	is($pair->sql_target('SELECT val FROM app.t'), 'y', 'the rows have come');
+	is($pair->sql_target('SELECT count(*) FROM app.caught'), 0, 'nothing of ours was looked up where the rule had pointed');
+	$pair->sql_target(q{CALL rehome.rollback('bender')});
+	$pair->sql_target(q{CALL rehome.cancel('bender')});
+	as_role('boss', q{SELECT rehome.drop_migration('bender')});
+}
+
+# To read an expression is to run code as well: a literal's type may check it.
+{
+	my $define = as_role('boss', q{
+		CREATE TABLE app.parsed (who name);
+		CREATE FUNCTION app.note_parse(int) RETURNS boolean LANGUAGE plpgsql AS
+		$$BEGIN INSERT INTO app.parsed VALUES (current_user); RETURN true; END$$;
+		CREATE DOMAIN app.noted AS int CHECK (app.note_parse(VALUE));
+		CREATE TABLE app.keyed (id int PRIMARY KEY, val text);
+		SELECT rehome.create_migration('parsed', 'tcp', 'evil');
+		SELECT rehome.add_table('parsed', 'evil_app_read_secret_id_.t', 'app.keyed');
+		SELECT rehome.map_column('parsed', 'app.keyed', 'id', $$CASE WHEN '{1}'::app.noted[] IS NOT NULL THEN id END$$);
+	});
+	is($define->{sqlstate}, '00000', 'a key with a literal that is checked') or diag($define->{stderr});
+	for my $sql (q{SELECT * FROM rehome.plan('parsed')}, q{SELECT * FROM rehome.preflight('parsed')}, q{SELECT * FROM rehome.lint_mapping('parsed')},
+		q{SELECT * FROM rehome.mapping_document('parsed')}, q{SET rehome.copy_workers = 0; CALL rehome.copy('parsed')}, q{CALL rehome.sync('parsed')},
+		q{SELECT * FROM rehome.verify('parsed')}, q{SELECT * FROM rehome.lineage('app.keyed', '{"id": 1}')}, q{SELECT rehome.export_migration('parsed')})
+	{
+		my ($sqlstate, $message) = sqlstate_of($target, $sql);
+		is($sqlstate, '00000', "a superuser calls: $sql") or diag($message);
+	}
+	is($pair->sql_target(q{SELECT string_agg(DISTINCT who, ',') FROM app.parsed}), 'boss', 'wherever it is read, it is read as the owner');
+	$pair->sql_target(q{CALL rehome.cancel('parsed')});
+	as_role('boss', q{SELECT rehome.drop_migration('parsed')});
+}
+
+# Nobody has a migration's owner read what he likes.
+{
+	$pair->sql_target(q{CREATE SCHEMA op AUTHORIZATION an_operator});
+	my $make = as_role('an_operator', q{
+		CREATE TABLE op.ran (who name);
+		CREATE FUNCTION op.run() RETURNS text LANGUAGE plpgsql AS $$BEGIN INSERT INTO op.ran VALUES (current_user); RETURN '1'; END$$;
+		CREATE VIEW op.bait AS SELECT op.run() AS x;
+		CREATE TABLE op.t (x int);
+	});
+	is($make->{sqlstate}, '00000', 'an operator lays a bait') or diag($make->{stderr});
+	$pair->sql_target(q{SELECT rehome.create_migration('bait', NULL, 'a superuser has it')});
+	my $asked = as_role('an_operator', q{SELECT * FROM rehome.suggest_mapping('bait', 'op.bait', 'op.t')});
+	is($asked->{sqlstate}, '42501', 'a sample is for the owner');
+	like($asked->{stderr}, qr/sample => 0/, 'and the hint says what is left');
+	is(as_role('an_operator', q{SELECT * FROM rehome.suggest_mapping('bait', 'op.bait', 'op.t', sample => 0)})->{sqlstate}, '00000', 'which is for him, too');
+	is($pair->sql_target('SELECT count(*) FROM op.ran'), 0, 'nothing of his ran as anybody else');
+	$pair->sql_target(q{SELECT rehome.drop_migration('bait')});
+}
+
 # A source that is a view of the same database: its functions run as the owner.
 {
 	my $result = as_role('boss', q{
