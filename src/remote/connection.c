@@ -42,6 +42,7 @@ void		(*rehome_conn_wait_hook) (void) = NULL;
 
 /* When a freeze has lasted long enough; 0: writers wait for nobody. */
 static TimestampTz freeze_ends = 0;
+static int	freeze_level = 0;	/* nest level of the transaction that froze */
 
 /*
  * What every session at a source begins with.  Values come as text that does
@@ -58,6 +59,9 @@ static const char *const session_settings =
 "SET IntervalStyle = 'postgres';"
 "SET extra_float_digits = 3;"
 "SET bytea_output = 'hex';"
+"SET xmloption = content;"
+"SET array_nulls = on;"
+"SET quote_all_identifiers = off;"
 "SET row_security = off;"
 "SET synchronous_commit = on;"
 "SET client_min_messages = error;"
@@ -69,6 +73,18 @@ static const char *const session_settings =
 "SET tcp_keepalives_idle = 30;"
 "SET tcp_keepalives_interval = 10;"
 "SET tcp_keepalives_count = 3";
+
+/* What servers have had since some version. */
+static const struct
+{
+	int			since;
+	const char *setting;
+}			later_settings[] =
+{
+	{110000, "SET jit = off"},
+	{140000, "SET idle_session_timeout = 0"},
+	{170000, "SET transaction_timeout = 0"},
+};
 
 /*
  * add_options appends those options of the list that libpq knows.
@@ -190,8 +206,9 @@ begin_session(RehomeConn *conn)
 {
 	make_events(conn);
 	rehome_conn_exec(conn, session_settings);
-	if (PQserverVersion(conn->pg) >= 110000)
-		rehome_conn_exec(conn, "SET jit = off");
+	for (int i = 0; i < lengthof(later_settings); i++)
+		if (PQserverVersion(conn->pg) >= later_settings[i].since)
+			rehome_conn_exec(conn, later_settings[i].setting);
 	if (PQserverVersion(conn->pg) >= 140000)
 	{
 		RehomeRemoteError ignored;	/* not every platform has it */
@@ -326,6 +343,21 @@ void
 rehome_conn_limit(TimestampTz at)
 {
 	freeze_ends = at;
+	freeze_level = GetCurrentTransactionNestLevel();
+}
+
+/*
+ * rehome_conn_limit_subxact is told that the subtransaction of a nest level
+ * ends.  Work that may fail does not take the limit back when it does.
+ */
+void
+rehome_conn_limit_subxact(int level, bool aborted)
+{
+	if (freeze_level < level)
+		return;
+	if (aborted)
+		rehome_conn_limit(0);
+	freeze_level = level - 1;
 }
 
 /*

@@ -211,8 +211,7 @@ subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 
 	if (event != SUBXACT_EVENT_ABORT_SUB && event != SUBXACT_EVENT_COMMIT_SUB)
 		return;
-	if (event == SUBXACT_EVENT_ABORT_SUB)
-		rehome_conn_limit(0);
+	rehome_conn_limit_subxact(level, event == SUBXACT_EVENT_ABORT_SUB);
 	dlist_foreach_modify(iter, &connections)
 	{
 		RehomeConn *conn = dlist_container(RehomeConn, node, iter.cur);

@@ -71,6 +71,18 @@ rehome_worker_define(BackgroundWorker *worker, const char *type, const char *nam
 }
 
 /*
+ * What the database, or the server, may have set for its sessions, and what a
+ * worker cannot live with, or has settings of its own for; autovacuum's workers
+ * do the same.  Not every version has all of them.
+ */
+static const char *const overridden[][2] = {
+	{"default_transaction_isolation", "read committed"},
+	{"default_transaction_read_only", "off"},
+	{"lock_timeout", "0"},
+	{"transaction_timeout", "0"},
+};
+
+/*
  * rehome_worker_attach makes this background worker a session of a database,
  * as the bootstrap superuser.  Returns a memory context that lives as long
  * as the worker.
@@ -85,6 +97,9 @@ rehome_worker_attach(Oid database)
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	for (int i = 0; i < lengthof(overridden); i++)
+		if (GetConfigOption(overridden[i][0], true, false) != NULL)
+			SetConfigOption(overridden[i][0], overridden[i][1], PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("application_name", MyBgworkerEntry->bgw_name, PGC_USERSET, PGC_S_SESSION);
 	pgstat_report_appname(MyBgworkerEntry->bgw_name);
 	context = AllocSetContextCreate(TopMemoryContext, "pg_rehome worker", ALLOCSET_DEFAULT_SIZES);
@@ -125,16 +140,13 @@ rehome_worker_yield_database(void)
 }
 
 /*
- * rehome_worker_report, called in a PG_CATCH, logs the error, aborts, and
- * records it in the slice.  The error state is clean afterwards.
+ * log_error, called in a PG_CATCH, logs the error and aborts.  The error state
+ * is clean afterwards.
  */
-void
-rehome_worker_report(int slice_id, MemoryContext context)
+static ErrorData *
+log_error(MemoryContext context)
 {
 	ErrorData  *error;
-	RehomeCall	call;
-	RehomeSlice *slice;
-	char	   *message;
 
 	HOLD_INTERRUPTS();
 	MemoryContextSwitchTo(context);
@@ -143,22 +155,59 @@ rehome_worker_report(int slice_id, MemoryContext context)
 	AbortCurrentTransaction();
 	FlushErrorState();
 	RESUME_INTERRUPTS();
+	MemoryContextSwitchTo(context);
+	return error;
+}
+
+/*
+ * record_error records an error in the slice, in a transaction of its own.
+ */
+static void
+record_error(int slice_id, const ErrorData *error, MemoryContext context)
+{
+	RehomeCall	call;
+	RehomeSlice *slice;
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	MemoryContextSwitchTo(context);
 	rehome_call_begin(&call, NULL);
 	slice = rehome_slice_by_id(slice_id);
-	message = error->detail ? psprintf("%s (%s)", error->message, error->detail) : error->message;
 	if (slice != NULL)
-		message = rehome_recorded_message(slice->migration, error->sqlerrcode, message);
-	if (slice != NULL && (slice->error == NULL || strcmp(slice->error, message) != 0))
 	{
-		rehome_slice_set_error(slice_id, message);
-		rehome_event(slice->migration->name, slice->name, "error", message, NULL);
+		char	   *message = error->detail ? psprintf("%s (%s)", error->message, error->detail) : error->message;
+
+		message = rehome_recorded_message(slice->migration, error->sqlerrcode, message);
+		if (slice->error == NULL || strcmp(slice->error, message) != 0)
+		{
+			rehome_slice_set_error(slice_id, message);
+			rehome_event(slice->migration->name, slice->name, "error", message, NULL);
+		}
 	}
 	rehome_call_end(&call);
 	CommitTransactionCommand();
+}
+
+/*
+ * rehome_worker_report, called in a PG_CATCH, logs the error, aborts, and
+ * records it in the slice.  The error state is clean afterwards.  Where the
+ * record cannot be made, say because the migration's server has another name,
+ * the log has both errors, and the worker goes on trying.
+ */
+void
+rehome_worker_report(int slice_id, MemoryContext context)
+{
+	ErrorData  *error = log_error(context);
+
+	PG_TRY();
+	{
+		record_error(slice_id, error, context);
+	}
+	PG_CATCH();
+	{
+		FreeErrorData(log_error(context));
+	}
+	PG_END_TRY();
 	FreeErrorData(error);
 }
 

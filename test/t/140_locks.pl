@@ -506,6 +506,28 @@ sub traces { return join ' ', $pair->sql_source($traces), $pair->sql_target($tra
 	ok($pair->wait_for_state('m', 'syncing'), 'a source that is silent: rolled back when it answers');
 }
 
+# What fails on the way, and may, does not take the limit of a freeze back.
+{
+	my $aside = q{CREATE SCHEMA aside; CREATE TABLE aside.t (id int PRIMARY KEY)};
+	$pair->sql_source($aside);
+	$pair->sql_target($aside . q{; SELECT rehome.create_migration('n', 'src', 'a test of locks'); SELECT rehome.add_schema('n', 'aside', 'aside')});
+	$pair->sql_target(q{CALL rehome.copy('n')});
+	my $lock = $source->background_psql('postgres');
+	$lock->query_safe('BEGIN; LOCK TABLE aside.t');
+	my $call = start_psql($target, q{
+		BEGIN;
+		CALL rehome.cutover('m');
+		DO $$BEGIN PERFORM 1 / 0; EXCEPTION WHEN division_by_zero THEN NULL; END$$;
+		SELECT * FROM rehome.verify('n');
+		COMMIT}, options => '-c rehome.freeze_timeout=1s -c rehome.lock_timeout=30s');
+	is(finish_psql($call)->{sqlstate}, 'RH005', 'an error that was caught: the freeze still ends in time');
+	$lock->query_safe('ROLLBACK');
+	$lock->quit;
+	$pair->sql_target(q{CALL rehome.cancel('n')});
+	$pair->sql_target(q{SELECT rehome.drop_migration('n')});
+	is(authority(), 'source source', 'an error that was caught: the source has authority');
+}
+
 for my $call (qw(cutover rollback))
 {
 	is((sqlstate_of($target, "BEGIN; CALL rehome.$call('m'); PREPARE TRANSACTION 'p'"))[0], '0A000', "PREPARE TRANSACTION after $call is refused");

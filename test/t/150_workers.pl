@@ -146,6 +146,28 @@ for my $hangs ('its session', 'the whole server')
 	unlike($pair->sql_target(q{SELECT string_agg(message || coalesce(detail::text, ''), ' ') FROM rehome.event}), qr/another/, 'no password is in the log of events');
 }
 
+# A server of another name is an error like any other: nothing can be recorded
+# in a migration that cannot be read, but the worker goes on trying.
+{
+	my $from = -s $target->logfile;
+	$pair->sql_target('ALTER SERVER src RENAME TO elsewhere');
+	$target->wait_for_log(qr/server "src" does not exist(?s:.*)server "src" does not exist(?s:.*)server "src" does not exist/, $from);
+	$pair->sql_target('ALTER SERVER elsewhere RENAME TO src');
+	arrives('a server renamed and named back');
+}
+
+# What the database sets for its sessions does not hold for workers.
+{
+	my %setting = (default_transaction_read_only => 'on', default_transaction_isolation => "'repeatable read'", lock_timeout => "'1ms'");
+	$pair->sql_target(join ';', map { "ALTER DATABASE postgres SET $_ = $setting{$_}" } sort keys %setting);
+	my $pid = $pair->sql_target(q{SELECT worker FROM rehome.status WHERE slice = 'main'});
+	$pair->sql_target(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'pg_rehome sync'});
+	$pair->sql_target(q{SET default_transaction_read_only = off; SELECT rehome.resume('m')}) if $pair->sql_target('SHOW shared_preload_libraries') eq '';
+	ok(wait_until($target, "SELECT worker <> $pid FROM rehome.status WHERE slice = 'main'"), 'settings of the database: there are new workers');
+	arrives('settings of the database');
+	$pair->sql_target(join ';', 'SET default_transaction_read_only = off', map { "ALTER DATABASE postgres RESET $_" } sort keys %setting);
+}
+
 # A verification that is cancelled leaves nothing open at the source.
 {
 	my $sessions = q{SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pg_rehome verify%'};
