@@ -412,7 +412,8 @@ take_ruled(RehomeTableMap *map, Table *source, Table *target)
 			if (rule->expression != NULL && strcmp(rule->name, target->columns[t].name) == 0)
 				target->columns[t].taken = true;
 		for (int f = 0; f < source->ncolumns; f++)
-			if (rule->kind == REHOME_COPY && strcmp(rule->expression, quote_identifier(source->columns[f].name)) == 0)
+			if (rule->kind == REHOME_COPY && rule->expression != NULL &&
+				strcmp(rule->expression, quote_identifier(source->columns[f].name)) == 0)
 				source->columns[f].taken = true;
 	}
 }

@@ -252,9 +252,8 @@ rehome_rule_number(PG_FUNCTION_ARGS)
 		}
 		else if (*p == ')' && signs == 1 && negative)
 			ended = true;
-		else if (isalnum((unsigned char) *p) && !isalpha((unsigned char) *p))
-			rehome_rule_refuse_value("is not a number", value);
-		else if (*p == ',' || *p == '.' || *p == '/' || *p == ':')
+		else if ((isalnum((unsigned char) *p) && !isalpha((unsigned char) *p)) ||
+				 *p == ',' || *p == '.' || *p == '/' || *p == ':')
 			rehome_rule_refuse_value("is not a number", value);
 		else
 			ended = begun;		/* blanks, currency */

@@ -326,7 +326,8 @@ run_check(RehomeSides *sides, RehomeCheck *check, CheckResult *result)
 	{
 		RehomeRows *found = source ? source : target;
 
-		Assert(found != NULL);	/* a check without any query is not run */
+		if (found == NULL)
+			elog(ERROR, "a check without any query was run");
 		result->status = found->n == 0 ? "passed" : "failed";
 		result->differences = psprintf("%d", found->n);
 		if (found->n > 0)

@@ -137,7 +137,7 @@ rehome_schedule_due(RehomeSlice *slice)
 void
 rehome_schedule_run(RehomeCall *call, RehomeSlice *slice)
 {
-	char	   *names[lengthof(kinds)];
+	char	   *names[lengthof(kinds)] = {NULL};
 
 	for (int kind = 0; kind < lengthof(kinds); kind++)
 		names[kind] = rehome_spi_value(psprintf("WITH due AS (UPDATE %s SET due_at = clock_timestamp() + every"

@@ -115,7 +115,7 @@ rehome_sides_rows(RehomeSides *sides, bool source, const RehomeStated *stated,
 										 psprintf("SELECT %s FROM (\n%s\n) AS \"rehome row\" LIMIT %d",
 												  expression, sql, REHOME_RESULT_ROWS + 1), rows);
 
-	if (wrong == NULL && (*rows)->n > REHOME_RESULT_ROWS)
+	if (*rows != NULL && (*rows)->n > REHOME_RESULT_ROWS)
 		wrong = psprintf("%s: the result has more than %d rows", source ? "source" : "target",
 						 REHOME_RESULT_ROWS);
 	return wrong;
