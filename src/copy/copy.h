@@ -36,7 +36,7 @@ extern void rehome_copy_begin(RehomeCall *call, RehomeSlice *slice);
 /* worker.c: the work. */
 extern bool rehome_copy_lead(int slice_id);
 extern void rehome_copy_unlead(int slice_id);
-extern void rehome_copy_work(RehomeCall *call, const RehomeCopyJob *job);
+extern void rehome_copy_work(RehomeCall *call, const RehomeCopyJob *job, bool leading);
 extern void rehome_copy_launch(RehomeCall *call, RehomeCopyJob *job);
 
 /* chunk.c */

@@ -237,10 +237,10 @@ one_piece(RehomeConn *conn, RehomeSlice *slice, bool resumed)
 
 /*
  * rehome_copy_work does pieces of work until there are none.  The frame may
- * commit.
+ * commit.  leading says that this is the leader itself, for want of workers.
  */
 void
-rehome_copy_work(RehomeCall *call, const RehomeCopyJob *job)
+rehome_copy_work(RehomeCall *call, const RehomeCopyJob *job, bool leading)
 {
 	MemoryContext piece = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome copy piece",
 												ALLOCSET_DEFAULT_SIZES);
@@ -260,7 +260,7 @@ rehome_copy_work(RehomeCall *call, const RehomeCopyJob *job)
 			break;
 		rehome_slice_work_share(slice);
 		if (slice->state != REHOME_COPYING || slice->paused ||
-			(MyBackendType == B_BG_WORKER && leader_is_gone(job->slice_id)))
+			(!leading && leader_is_gone(job->slice_id)))
 			break;
 		if (conn == NULL)
 		{
@@ -332,7 +332,7 @@ rehome_copy_worker_main(Datum arg)
 		StartTransactionCommand();
 		MemoryContextSwitchTo(context);
 		rehome_call_begin(&call, NULL);
-		rehome_copy_work(&call, &job);
+		rehome_copy_work(&call, &job, false);
 		rehome_call_end(&call);
 		CommitTransactionCommand();
 	}
@@ -428,7 +428,7 @@ rehome_copy_launch(RehomeCall *call, RehomeCopyJob *job)
 		/* nothing of ours may keep the workers from committing */
 		rehome_call_commit(call);
 		if (n == 0)
-			rehome_copy_work(call, job);
+			rehome_copy_work(call, job, true);
 		/* nor keep old row versions alive meanwhile */
 		rehome_call_rest(call);
 		for (int i = 0; i < n; i++)

@@ -207,6 +207,16 @@ for my $workers (0, 1, 4)
 	forget('m', @many);
 	is(schema_dump($target, 'postgres', '-n', 'many'), $before, "$workers workers: cancelled, the target's schema is as it was");
 }
+# Without copy workers it is the sync worker that copies, when it leads.
+$pair->sql_target(q{LOAD 'pg_rehome'; ALTER SYSTEM SET rehome.copy_workers = 0});
+$target->reload;
+define('m', 'many');
+call(q{CALL rehome.start('m')});
+ok($pair->wait_for_state('m', 'syncing'), 'no copy workers in the configuration: rehome.start() gets to the end all the same');
+same_content($pair, \@many, 'no copy workers in the configuration: the same content');
+forget('m', @many);
+$pair->sql_target('ALTER SYSTEM RESET rehome.copy_workers');
+$target->reload;
 define('m', 'many');
 call(q{SET rehome.chunk_size = '1GB'; CALL rehome.copy('m')});
 is(chunks('m', 'count(*), count(lo)'), '5|0', 'with large chunks it is one a table');
