@@ -57,7 +57,7 @@ static int64 last_event = 0;
 
 #define SLICE_COLUMNS \
 	"SELECT s.id, s.name, s.state, s.authority, s.paused, s.reason, s.position, s.error," \
-	" s.database_id <> rehome.database_identity(), s.migration_id, s.continuous, s.source_print, s.one_way, s.throttled, s.maps_version, s.target_print" \
+	" s.database_id <> rehome.database_identity(), s.migration_id, s.continuous, s.source_print, s.one_way, s.throttled, s.maps_version, s.target_print, s.copy_run" \
 	" FROM rehome.slice s "
 
 #define TABLE_MAP_COLUMNS \
@@ -212,6 +212,7 @@ slice_from_row(RehomeSlice *s, char **v)
 	s->throttled = v[13];
 	s->maps_version = rehome_int64(v[14]);
 	s->target_print = v[15];
+	s->copy_run = rehome_int64(v[16]);
 }
 
 /*

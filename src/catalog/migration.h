@@ -53,6 +53,7 @@ typedef struct RehomeSlice
 	char	   *source_print;	/* fingerprint of the source's tables and triggers */
 	char	   *target_print;	/* the same of the targets and the guard */
 	int64		maps_version;	/* counts changes of its table maps */
+	int64		copy_run;		/* counts the leaders of its copy */
 	bool		lazy_position;	/* the position of an empty batch need not be stored */
 } RehomeSlice;
 

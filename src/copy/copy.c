@@ -290,7 +290,8 @@ copy_live(RehomeCall *call, RehomeSlice *slice, TimestampTz began)
 	ereport(NOTICE,
 			errmsg("slice \"%s\": copying %d tables at snapshot %s", slice->name,
 				   list_length(maps), position));
-	rehome_spi("UPDATE rehome.slice SET error = NULL, error_since = NULL WHERE id = $1", "i", slice->id);
+	job.run = rehome_int64(rehome_spi_value("UPDATE rehome.slice SET copy_run = copy_run + 1, error = NULL, error_since = NULL"
+											" WHERE id = $1 RETURNING copy_run", "i", slice->id));
 	rehome_call_commit(call);
 	rehome_debug_point("chunks-planned");
 

@@ -26,6 +26,7 @@ typedef struct RehomeCopyJob
 	int			max_rate;
 	int			max_replica_lag;
 	int			max_source_backends;
+	int64		run;			/* which of the slice's leaders this is from */
 	char		snapshot[64];	/* exported by the leader's source transaction */
 } RehomeCopyJob;
 

@@ -10,7 +10,11 @@
  * The leader holds the source transaction whose snapshot the workers import,
  * and a session lock by which they notice that it is gone.  Each piece of
  * work takes the slice's work lock in share mode, so that cancel can come in
- * between, and looks whether the slice is still being copied.
+ * between, and looks whether the slice is still being copied.  By then another
+ * may be the leader, to whose plan the snapshot of the first is nothing: a
+ * table that was rewritten meanwhile has no rows there.  So each plan, which
+ * is made under the work lock, counts up the slice's copy_run, and a worker
+ * that was told another number ends.
  *
  *-------------------------------------------------------------------------
  */
@@ -259,7 +263,7 @@ rehome_copy_work(RehomeCall *call, const RehomeCopyJob *job, bool leading)
 		if (slice == NULL)
 			break;
 		rehome_slice_work_share(slice);
-		if (slice->state != REHOME_COPYING || slice->paused ||
+		if (slice->state != REHOME_COPYING || slice->paused || slice->copy_run != job->run ||
 			(!leading && leader_is_gone(job->slice_id)))
 			break;
 		if (conn == NULL)

@@ -47,6 +47,7 @@ CREATE TABLE rehome.slice (
     source_print    text,
     target_print    text,
     maps_version    bigint NOT NULL DEFAULT 0,
+    copy_run        bigint NOT NULL DEFAULT 0,
     pending         bigint NOT NULL DEFAULT 0,
     rows_applied    bigint NOT NULL DEFAULT 0,
     batches         bigint NOT NULL DEFAULT 0,
@@ -63,6 +64,7 @@ COMMENT ON COLUMN rehome.slice.source_print IS
     'fingerprint of all source tables and triggers when they were last found intact';
 COMMENT ON COLUMN rehome.slice.target_print IS 'the same of the target tables and the guard';
 COMMENT ON COLUMN rehome.slice.maps_version IS 'counts changes of table maps that a running worker has to learn of';
+COMMENT ON COLUMN rehome.slice.copy_run IS 'counts the leaders of its copy: the workers of an earlier one end';
 COMMENT ON COLUMN rehome.slice.throttled IS 'why no piece of work is begun at the moment; see rehome.max_replica_lag';
 COMMENT ON COLUMN rehome.slice.database_id IS
     'the database the slice was last run in; elsewhere (after a restore) it is paused';

@@ -241,6 +241,42 @@ for my $step (
 	is($pair->sql_source(q{SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'rehome%'}), 0, 'cancelled early: and nothing is left there');
 }
 
+{
+	# A leader that is terminated leaves a worker behind, which reads at its snapshot;
+	# by the time that looks up, another leads the copy, and a table that it had not
+	# come to is rewritten: at the old snapshot it has no rows.
+	my $schema = q{
+		CREATE SCHEMA two;
+		CREATE TABLE two.a (id int PRIMARY KEY, pad text);
+		CREATE TABLE two.b (id int PRIMARY KEY, pad text);
+	};
+	$pair->sql_source($schema);
+	$pair->sql_target($schema);
+	$pair->sql_source(q{
+		INSERT INTO two.a SELECT i, repeat('a', 100) FROM generate_series(1, 3000) i;
+		INSERT INTO two.b SELECT i, repeat('b', 100) FROM generate_series(1, 1500) i;
+	});
+	$pair->sql_target(q{
+		ALTER SYSTEM SET rehome.copy_workers = 1;
+		SELECT rehome.create_migration('two', 'src', 'a test of two leaders');
+		SELECT rehome.add_schema('two', 'two', 'two');
+	});
+	my ($lock, $pid) = stop_copy('two', 'chunk-loaded');
+	is($pair->sql_target(q{SELECT part_table FROM rehome.chunk WHERE done_at IS NULL ORDER BY weight DESC LIMIT 1}), 'a', 'two leaders: the worker is at the larger table');
+	my $leader = $pair->sql_target(q{SELECT worker FROM rehome.status WHERE migration = 'two'});
+	isnt($leader, $pid, 'two leaders: and is not the leader');
+	$pair->sql_target("SELECT pg_terminate_backend($leader, 10000)");
+	$pair->sql_source('ALTER TABLE two.b SET UNLOGGED; ALTER TABLE two.b SET LOGGED');
+	ok(wait_until($target, qq{SELECT EXISTS (SELECT FROM pg_locks l JOIN rehome.status s ON s.worker = l.pid
+			WHERE s.migration = 'two' AND l.pid <> $leader AND l.locktype = 'advisory' AND NOT l.granted)}), 'two leaders: the next waits for what the worker does');
+	is($pair->sql_target("SELECT count(*) FROM pg_stat_activity WHERE pid = $pid AND backend_type = 'pg_rehome copy'"), 1, 'two leaders: which is still at it');
+	let_go($lock);
+	ok($pair->wait_for_state('two', 'syncing'), 'two leaders: the copy ends');
+	same_content($pair, [qw(two.a two.b)], 'two leaders: no row is missing');
+	$pair->sql_target(q{CALL rehome.cancel('two'); ALTER SYSTEM RESET rehome.copy_workers});
+	$target->reload;
+}
+
 my $load_result = stop_pgbench($writer);
 cmp_ok($load_result->{committed}, '>', 0, 'writers were at work to the end');
 is_deeply($load_result->{errors}, [], 'and met no error');
