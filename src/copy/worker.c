@@ -279,7 +279,8 @@ rehome_copy_work(RehomeCall *call, const RehomeCopyJob *job, bool leading)
 			rehome_call_rest(call);
 			rehome_pause_for(REHOME_THROTTLE_NAP);
 		}
-		else
+		/* a piece may be long: that there is no reason any more is committed first */
+		else if (slice->throttled == NULL)
 			more = one_piece(conn, slice, job->resumed);
 		rehome_call_commit(call);
 	}

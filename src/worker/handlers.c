@@ -106,6 +106,8 @@ forward(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 	get_ready(worker, slice);
 	if (rehome_slice_throttled(slice, rehome_throttle_reason(worker->conn)))
 		return Max(rehome_naptime, REHOME_THROTTLE_NAP);
+	if (slice->throttled != NULL)
+		return 0;				/* a batch may be long, and the slice's row is locked */
 	if (worker->prune_position != NULL && worker->prune_lsn <= GetFlushRecPtr(NULL) &&
 		older_than(worker->pruned_at, PRUNE_INTERVAL))
 	{

@@ -73,18 +73,23 @@ define('b');
 my $lock = hold_lock($source, 180, 1);
 my @busy = map { start_psql($source, 'SELECT pg_advisory_lock(180, 1)') } 1 .. 3;
 ok(wait_until($source, q{SELECT count(*) = 3 FROM pg_locks WHERE locktype = 'advisory' AND classid = 180 AND NOT granted}), 'three sessions are at work');
-my $copy = start_psql($target, q{CALL rehome.copy('b')}, options => '-c rehome.max_source_backends=2');
+my $stopper = hold_lock($target, debug_lock());
+my $copy = start_psql($target, q{CALL rehome.copy('b')}, debug_point => 'chunk-loaded:wait', options => '-c rehome.max_source_backends=2 -c rehome.copy_workers=0');
 ok(wait_until($target, q{SELECT throttled = '3 sessions are active at the source' FROM rehome.status WHERE migration = 'b'}), 'status says why nothing is begun');
 is($pair->sql_target(q{SELECT count(DISTINCT throttled) || ' ' || sum(chunks_done) FROM rehome.progress WHERE migration = 'b'}), '1 0', 'so does progress, and no chunk is copied');
 $lock->query_safe('SELECT pg_advisory_unlock(180, 1)');
 is(finish_psql($_)->{sqlstate}, '00000', 'a session is done') for @busy;
 $lock->quit;
+# A piece of work may take an hour: whoever pauses, or works too, does not wait for it.
+ok(wait_for_lock_waiter($target, debug_lock()), 'the copy begins a piece of work');
+is((sqlstate_of($target, q{SET statement_timeout = '10s'; BEGIN; SELECT rehome.pause('b'); ROLLBACK}))[0], '00000', 'the slice is not locked meanwhile');
+$stopper->quit;
 is(finish_psql($copy)->{sqlstate}, '00000', 'the copy goes on by itself');
 is($pair->sql_target(q{SELECT state || coalesce(throttled, ', not throttled') FROM rehome.status WHERE migration = 'b'}), 'syncing, not throttled', 'and status says no more');
 same_content($pair, [ 'app.large', 'app.small' ], 'all is copied');
 
 # So is a source that is being compared, and progress tells how far that is.
-my $stopper = hold_lock($target, debug_lock());
+$stopper = hold_lock($target, debug_lock());
 my $verify = start_psql($target, q{SELECT count(*), bool_and(ok) FROM rehome.verify('b')}, debug_point => 'verify-part:wait');
 ok(wait_for_lock_waiter($target, debug_lock()), 'a verification is stopped before its first table');
 my $how_far = q{SELECT phase, target, chunks_done, chunks, rows_done, rows_total >= 15000, pid > 0, since < clock_timestamp() FROM rehome.progress WHERE migration = 'b'};
