@@ -56,6 +56,11 @@ SELECT rehome.add_derived('m', 'bad', 'new.best_seller', 'SELECT track, id AS so
 :code
 SELECT rehome.add_derived('m', 'bad', 'new.best_seller', NULL);
 :code
+BEGIN;
+ALTER TABLE new.best_seller SET UNLOGGED;
+SELECT rehome.add_derived('m', 'bad', 'new.best_seller', 'SELECT track, qty AS sold FROM new.invoice');
+ROLLBACK;
+:code
 SELECT rehome.add_identity('m', 'bad', 'new.customer_raw', 'new.apart', 'new.customer', 'lower(email)');
 :code
 SELECT rehome.add_identity('m', 'bad', 'new.customer_raw', 'new.crosswalk', 'new.customer', 'lower(email)',

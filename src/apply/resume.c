@@ -302,6 +302,7 @@ rehome_resume_table(PG_FUNCTION_ARGS)
 	else
 	{
 		rehome_slice_require_running(slice);
+		rehome_target_require_logged(map->target);
 		if (slice->state == REHOME_CUT_OVER)
 			mend_way_back(slice, map);
 		else

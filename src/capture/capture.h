@@ -58,6 +58,8 @@ extern void rehome_targets_blocked(int attempt, const char *blockers);
 extern void rehome_target_guard(RehomeSlice *slice, List *maps);
 extern void rehome_target_install(RehomeSlice *slice, List *maps, bool guarded);
 extern bool rehome_target_covered(List *maps);
+extern char *rehome_target_unlogged(Oid target);
+extern void rehome_target_require_logged(Oid target);
 extern char *rehome_target_partitions(Oid target);
 extern void rehome_target_hold(List *maps);
 extern void rehome_target_check_capture(List *maps);

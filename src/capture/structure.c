@@ -368,7 +368,11 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 							 "  FROM pg_attribute a WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0),"
 							 " (SELECT string_agg(g.oid || g.tgenabled::text, ',' ORDER BY g.oid)"
 							 "  FROM pg_trigger g WHERE g.tgrelid = ANY ($1::oid[]) AND g.tgname LIKE 'rehome\\_%'),"
-							 " (SELECT string_agg(i.inhrelid::text, ',' ORDER BY i.inhrelid) FROM pg_inherits i WHERE i.inhrelid = ANY ($1::oid[]))))",
+							 " (SELECT string_agg(i.inhrelid::text, ',' ORDER BY i.inhrelid) FROM pg_inherits i WHERE i.inhrelid = ANY ($1::oid[])),"
+							 " (WITH RECURSIVE part AS (SELECT unnest($1::oid[]) AS oid"
+							 "   UNION ALL SELECT i.inhrelid FROM pg_inherits i JOIN part ON i.inhparent = part.oid)"
+							 "  SELECT string_agg('unlogged ' || c.oid, ',' ORDER BY c.oid) FROM part JOIN pg_class c USING (oid)"
+							 "  WHERE c.relpersistence = 'u' AND c.relkind = 'r')))",
 							 "t", rehome_name_array(oids));
 	if (slice->target_print != NULL && strcmp(slice->target_print, print) == 0)
 		return maps;
@@ -378,13 +382,18 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
 		bool		changed = rehome_structure_changed(slice, map, false, list_nth(structures, foreach_current_index(lc)));
+		bool		unlogged = rehome_target_unlogged(map->target) != NULL;
 
-		if (!list_member_ptr(lost, map))
+		if (!unlogged && !list_member_ptr(lost, map))
 			continue;
 		if (changed && back)
 			rehome_target_log_all(map);
 		else if (changed)
 			rehome_spi("UPDATE rehome.table_map SET source_print = 'lossy' WHERE id = $1", "i", map->id);
+		else if (unlogged)
+			rehome_map_lost(slice, map, "target", "unlogged", psprintf("%s is unlogged", rehome_target_unlogged(map->target)),
+							back ? "A crash of this server empties it: make it logged again; resuming it brings the table to the source as a whole." :
+							"A crash of this server empties it: make it logged again; resuming it reads the table as a whole.");
 		else if (back)
 			rehome_map_lost(slice, map, "target", "capture lost", "capture is missing or disabled",
 							"What was written since cannot be known: resuming it puts capture back and brings the table to the source as a whole.");

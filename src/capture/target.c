@@ -349,6 +349,43 @@ rehome_target_covered(List *maps)
 }
 
 /*
+ * rehome_target_unlogged returns the name of the table, or of a partition of
+ * it, that is unlogged: a crash of this server empties it, and nothing that is
+ * on record about its rows tells.  NULL if there is none.
+ */
+char *
+rehome_target_unlogged(Oid target)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(target, AccessShareLock, NULL))
+	{
+		char		kind = get_rel_relkind(lfirst_oid(lc));
+
+		if (kind == RELKIND_RELATION && get_rel_persistence(lfirst_oid(lc)) == RELPERSISTENCE_UNLOGGED)
+			return rehome_relation_name(lfirst_oid(lc));
+	}
+	return NULL;
+}
+
+/*
+ * rehome_target_require_logged raises when the target, or a partition of it,
+ * is unlogged.
+ */
+void
+rehome_target_require_logged(Oid target)
+{
+	char	   *name = rehome_target_unlogged(target);
+
+	if (name != NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("table %s is unlogged", name),
+				errdetail("A crash of this server would empty it, and nothing would tell."),
+				errhint("ALTER TABLE %s SET LOGGED;", name));
+}
+
+/*
  * rehome_target_partitions returns which partitions a target has.
  */
 char *

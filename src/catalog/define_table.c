@@ -18,6 +18,7 @@
 #include "access/genam.h"
 #include "access/relation.h"
 #include "access/table.h"
+#include "capture/capture.h"
 #include "catalog/catalog.h"
 #include "catalog/define.h"
 #include "catalog/namespace.h"
@@ -110,6 +111,7 @@ check_target(RehomeMigration *migration, Relation target, RehomeProblems *proble
 	Oid			relid = RelationGetRelid(target);
 	char		kind = target->rd_rel->relkind;
 	const char *name = RelationGetRelationName(target);
+	char	   *unlogged = migration->live ? rehome_target_unlogged(relid) : NULL;
 
 	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE &&
 		!(kind == RELKIND_FOREIGN_TABLE && !migration->live))
@@ -122,6 +124,10 @@ check_target(RehomeMigration *migration, Relation target, RehomeProblems *proble
 	if (target->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
 		rehome_problem(problems, ERRCODE_WRONG_OBJECT_TYPE, NULL,
 					   "\"%s\" is a temporary table.", name);
+	if (unlogged != NULL)
+		rehome_problem(problems, ERRCODE_WRONG_OBJECT_TYPE,
+					   psprintf("ALTER TABLE %s SET LOGGED;", unlogged),
+					   "Table %s is unlogged: a crash of this server would empty it, and nothing would tell.", unlogged);
 	if (kind == RELKIND_RELATION && has_subclass(relid) &&
 		find_inheritance_children(relid, NoLock) != NIL)
 		rehome_problem(problems, ERRCODE_FEATURE_NOT_SUPPORTED,

@@ -180,6 +180,7 @@ copy_chunks(RehomeConn *conn, RehomeSlice *slice, bool resumed)
 		int64		bytes = 0;
 		int64		n;
 
+		rehome_target_require_logged(mapping->map->target);
 		n = rehome_load_chunk(conn, slice, mapping,
 							  chunk_select(slice, mapping, columns, chunk, resumed), columns, &bytes);
 		rehome_debug_point("chunk-loaded");

@@ -141,7 +141,12 @@ check_target(RehomeDerivation *d, Relation target, RehomeProblems *problems)
 {
 	RehomeRows *rows;
 	AclMode		needed = ACL_SELECT | ACL_INSERT | ACL_UPDATE | ACL_DELETE;
+	char	   *unlogged = rehome_target_unlogged(d->target);
 
+	if (unlogged != NULL)
+		rehome_problem(problems, ERRCODE_WRONG_OBJECT_TYPE,
+					   psprintf("ALTER TABLE %s SET LOGGED;", unlogged),
+					   "Table %s is unlogged: a crash of this server would empty it, and nothing would tell.", unlogged);
 	if (pg_class_aclmask(d->target, d->stated.owner, needed, ACLMASK_ALL) != needed)
 		rehome_problem(problems, ERRCODE_INSUFFICIENT_PRIVILEGE, NULL,
 					   "The migration's owner %s may not read and write \"%s\".",

@@ -13,6 +13,7 @@
 
 #include "access/table.h"
 #include "apply/inverse.h"
+#include "capture/capture.h"
 #include "catalog/define.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
@@ -280,6 +281,20 @@ check_target_since(List *findings, RehomeSlice *slice, RehomeTableMap *map, cons
 	return findings;
 }
 
+/*
+ * check_logged finds targets that a crash of this server empties.
+ */
+static List *
+check_logged(List *findings, RehomeTableMap *map)
+{
+	char	   *unlogged = rehome_target_unlogged(map->target);
+
+	return unlogged == NULL ? findings :
+		finding(findings, "target", "error", unlogged,
+				"is unlogged: a crash of this server would empty it, and nothing would tell",
+				psprintf("ALTER TABLE %s SET LOGGED;", unlogged));
+}
+
 static List *
 check_target(List *findings, RehomeSlice *slice, RehomeTableMap *map)
 {
@@ -319,6 +334,8 @@ check_target(List *findings, RehomeSlice *slice, RehomeTableMap *map)
 	if (rehome_bool(rows->value[0][2]))
 		findings = finding(findings, "target", "warning", name,
 						   "has triggers that fire for replicated changes too; they will fire for every row brought here", NULL);
+	if (slice->migration->live)
+		findings = check_logged(findings, map);
 	findings = check_target_since(findings, slice, map, name);
 	foreach(lc, map->columns)
 	{
@@ -667,6 +684,9 @@ rehome_preflight_slice(RehomeSlice *slice, bool try_rows)
 		if (!rehome_table_map_exists(map) || !compiles(&findings, map, slice->migration->owner))
 			maps = foreach_delete_current(maps, lc);
 	}
+	foreach(lc, rehome_derived_targets(slice))
+		if (get_rel_name(((RehomeTableMap *) lfirst(lc))->target) != NULL)
+			findings = check_logged(findings, lfirst(lc));
 	if (!slice->migration->live || maps == NIL)
 		return findings;
 

@@ -265,6 +265,18 @@ only_paused('other', 'at the target the guard is missing or disabled, or does no
 resumed('other', 'guard disabled');
 is((sqlstate_of($pair->target, q{UPDATE other SET v = 0}, 'drift'))[0], '25006', 'it is on again');
 
+# A crash empties it, and nothing that is on record about its rows tells.
+target(q{ALTER TABLE part_1 SET UNLOGGED});
+only_paused('part', 'at the target public.part_1 is unlogged', 'unlogged');
+is(drift(), 'target|unlogged|public.part|public.part_1 is unlogged', 'unlogged: it is open');
+$pair->target->stop('immediate');
+$pair->target->start;
+is(target(q{SELECT (SELECT count(*) FROM part_1), (SELECT count(*) > 0 FROM part_2)}), '0|t', 'unlogged: a crash empties it');
+is(join('|', (sqlstate_of($pair->target, q{SELECT rehome.resume_table('d', 'part')}, 'drift'))[ 0, 1, 3 ]),
+	'55000|table public.part_1 is unlogged|ALTER TABLE public.part_1 SET LOGGED;', 'unlogged: it cannot go on like this');
+target(q{ALTER TABLE part_1 SET LOGGED; CALL rehome.recover('d')});
+resumed('part', 'logged again');
+
 # --- by hand -----------------------------------------------------------------
 
 target(q{SELECT rehome.pause_table('d', 'part', 'it is being looked at')});
