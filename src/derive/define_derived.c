@@ -4,10 +4,12 @@
  *	  Stating derivations: add_derived(), drop_derived().
  *
  * What a query reads is found by analyzing it; the caller adds what is hidden
- * in functions, and which keys a change of an input touches.  Everything is
- * checked before anything is stored; then the triggers are made, and a note
- * that everything is to be derived, in one transaction.  The next batch, or
- * the end of the copy, derives.
+ * in functions, and which keys a change of an input touches.  Where columns
+ * are derived, the target is an input as well: a row of it that is taken out
+ * and put in again has lost them.  Everything is checked before anything is
+ * stored; then the triggers are made, and a note that everything is to be
+ * derived, in one transaction.  The next batch, or the end of the copy,
+ * derives.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,6 +24,8 @@
 #include "derive/derive.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "remote/query.h"
+#include "rewrite/rewriteHandler.h"
 #include "util/name.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -191,7 +195,6 @@ check_target(RehomeDerivation *d, Relation target, RehomeProblems *problems)
 static void
 check_inputs(RehomeDerivation *d, RehomeProblems *problems)
 {
-	AclMode		needed = ACL_SELECT | ACL_TRIGGER;
 	ListCell   *lc;
 
 	if (d->inputs == NIL)
@@ -201,6 +204,8 @@ check_inputs(RehomeDerivation *d, RehomeProblems *problems)
 		Oid			relid = lfirst_oid(lc);
 		char		relkind = get_rel_relkind(relid);
 		char	   *name = rehome_relation_name(relid);
+		/* the target has our triggers anyhow */
+		AclMode		needed = relid == d->target ? ACL_SELECT : ACL_SELECT | ACL_TRIGGER;
 
 		if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
 			rehome_problem(problems, ERRCODE_WRONG_OBJECT_TYPE, "Move it into a table here, and derive from that.",
@@ -245,8 +250,37 @@ check_write_back(RehomeDerivation *d, Oid function, RehomeProblems *problems)
 }
 
 /*
+ * made_anew returns what a change of the target affects when its columns are
+ * derived and the query does not read it: a row that has just been made lacks
+ * them.  Where they have defaults, that does not show, and it is any row.
+ */
+static char *
+made_anew(RehomeDerivation *d)
+{
+	Relation	target = relation_open(d->target, NoLock);
+	StringInfoData sql;
+	const char *joint = " WHERE ";
+	bool		shows = true;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT %s", rehome_quote_list(d->key, "t."));
+	foreach(lc, d->columns)
+		shows = shows && build_column_default(target, get_attnum(d->target, lfirst(lc))) == NULL;
+	if (shows)
+		foreach(lc, d->columns)
+		{
+			appendStringInfo(&sql, "%st.%s IS NULL", joint, quote_identifier(lfirst(lc)));
+			joint = " AND ";
+		}
+	relation_close(target, NoLock);
+	return sql.data;
+}
+
+/*
  * store_inputs stores the inputs and what their changes touch: affected is
- * an object of queries by table name, as the caller's path finds them.
+ * an object of queries by table name, as the caller's path finds them.  A
+ * target whose columns are derived is an input, too.
  */
 static void
 store_inputs(RehomeDerivation *d, const char *affected, RehomeProblems *problems)
@@ -290,6 +324,12 @@ store_inputs(RehomeDerivation *d, const char *affected, RehomeProblems *problems
 	}
 	if (problems->n > 0)
 		return;
+	if (!d->whole && d->inputs != NIL && !list_member_oid(d->inputs, d->target))
+	{
+		d->inputs = lappend_oid(d->inputs, d->target);
+		rehome_spi("INSERT INTO rehome.derivation_input (derivation_id, input, affected) VALUES ($1, $2, $3)", "iot",
+				   d->id, d->target, made_anew(d));
+	}
 	foreach(lc, d->inputs)
 		rehome_spi("INSERT INTO rehome.derivation_input (derivation_id, input) VALUES ($1, $2) ON CONFLICT DO NOTHING",
 				   "io", d->id, lfirst_oid(lc));
