@@ -33,7 +33,7 @@ REMOTE_SQL_H = $(REMOTE_SQL:.sql=.sql.h)
 
 EXTRA_CLEAN = $(EXTENSION)--$(EXTVERSION).sql $(REMOTE_SQL_H) tmp_check tmp_check_iso output_iso results
 
-REGRESS = define document guc lineage lint suggest views state oneoff source rules trust checks structure redact derive
+REGRESS = define document guc lineage lint suggest views state oneoff source rules trust checks structure redact derive derive_notes
 REGRESS_OPTS = --temp-instance=tmp_check --temp-config=test/regress.conf
 ISOLATION = define_start guard_writers late_commit late_commit_back lock_timeout old_snapshot pause_batch same_target
 ISOLATION_OPTS = --temp-instance=tmp_check_iso --temp-config=test/regress.conf --inputdir=test/isolation

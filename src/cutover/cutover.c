@@ -112,7 +112,7 @@ check_gates(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way)
 
 	rehome_problems_init(&problems);
 	add_drift(&problems, slice);
-	rehome_derive_gates(slice, &problems);
+	rehome_derive_gates(slice, false, &problems);
 	rows = rehome_spi("SELECT format('%s of %s %s', o.name, o.relation, coalesce('is not valid: ' || o.deferred, 'has not been rebuilt.'))"
 					  " FROM rehome.saved_object o JOIN rehome.table_map t ON t.id = o.table_map_id"
 					  " WHERE t.slice_id = $1 AND o.rebuilt_at IS NULL ORDER BY o.id", "i", slice->id);
@@ -301,7 +301,7 @@ switch_over(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way,
 	rehome_derive(slice, true);
 	rehome_problems_init(&problems);
 	add_drift(&problems, slice);	/* since the gates were looked at */
-	rehome_derive_gates(slice, &problems);
+	rehome_derive_gates(slice, true, &problems);
 	rehome_problems_raise(&problems, "slice \"%s\" of migration \"%s\" cannot be cut over",
 						  slice->name, migration->name);
 	rehome_freeze_check(freeze, "the final batch");

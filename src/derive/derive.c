@@ -64,7 +64,8 @@
 
 /*
  * reads_target_of tells whether a reads what b makes.  Of two that make
- * columns of one table, the one that was stated first goes first.
+ * columns of one table, the one that was stated first goes first; if it should
+ * have been the other, settle() sees to it.
  */
 static bool
 reads_target_of(RehomeDerivation *a, RehomeDerivation *b)
@@ -427,6 +428,7 @@ derive(Derive *work)
 	if (!work->derivation->derived)
 		rehome_event(work->slice->migration->name, work->slice->name, "derived",
 					 psprintf("%s derived, " INT64_FORMAT " rows", work->derivation->name, work->touched), NULL);
+	work->derivation->derived = true;
 	return NULL;
 }
 
@@ -453,25 +455,44 @@ is_due(RehomeDerivation *derivation, bool all, bool *everything)
 }
 
 /*
+ * settle derives what is due, but for failures, until nothing is: of two that
+ * make columns of one table, the first may read what the second makes.  Those
+ * that are made of each other may never come to rest, and keep their notes.
+ */
+static void
+settle(RehomeSlice *slice, List *derivations, List *failures, bool all)
+{
+	bool		more = true;
+	ListCell   *lc;
+
+	for (int round = 0; more && round < list_length(derivations); round++)
+	{
+		more = false;
+		foreach(lc, derivations)
+		{
+			Derive		work = {slice, lfirst(lc)};
+
+			if (list_member_ptr(failures, work.derivation) || !is_due(work.derivation, all, &work.everything))
+				continue;
+			if (derive(&work) != NULL)
+				failures = lappend(failures, work.derivation);
+			more = true;
+		}
+	}
+}
+
+/*
  * rehome_derive derives what is pending; with all, also what is derived as a
  * whole, and what has failed just now.
  */
 void
 rehome_derive(RehomeSlice *slice, bool all)
 {
-	ListCell   *lc;
-
 	if (rehome_spi("SELECT FROM rehome.derivation d WHERE d.slice_id = $1"
 				   " AND EXISTS (SELECT FROM rehome.derivation_pending p WHERE p.derivation_id = d.id) LIMIT 1",
 				   "i", slice->id)->n == 0)
 		return;
-	foreach(lc, rehome_derivations_get(slice))
-	{
-		Derive		work = {slice, lfirst(lc)};
-
-		if (is_due(work.derivation, all, &work.everything))
-			(void) derive(&work);
-	}
+	settle(slice, rehome_derivations_get(slice), NIL, all);
 }
 
 /*
@@ -487,19 +508,23 @@ rehome_derive_again(RehomeSlice *slice)
 
 /*
  * rehome_derive_gates adds derivations that failed, that were never made, or
- * that a table is missing for.
+ * that a table is missing for.  While nobody else can write to what they read,
+ * those that have just been derived and are stale are wrong as well.
  */
 void
-rehome_derive_gates(RehomeSlice *slice, RehomeProblems *problems)
+rehome_derive_gates(RehomeSlice *slice, bool frozen, RehomeProblems *problems)
 {
 	RehomeRows *rows;
 
 	rows = rehome_spi("SELECT d.name, d.target, coalesce(d.error, CASE WHEN x.dropped THEN 'a table of it was dropped'"
-					  "  ELSE 'it has not been derived yet' END)"
+					  "  WHEN d.derived_at IS NULL THEN 'it has not been derived yet'"
+					  "  ELSE 'what it is made of changes whenever it is derived' END)"
 					  " FROM rehome.derivation d CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM"
 					  "  (SELECT d.target::oid UNION ALL SELECT i.input::oid FROM rehome.derivation_input i WHERE i.derivation_id = d.id) AS r(oid)"
 					  "  WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r.oid)) AS dropped) AS x"
-					  " WHERE d.slice_id = $1 AND (d.error IS NOT NULL OR d.derived_at IS NULL OR x.dropped) ORDER BY d.id", "i", slice->id);
+					  " WHERE d.slice_id = $1 AND (d.error IS NOT NULL OR d.derived_at IS NULL OR x.dropped"
+					  "  OR ($2 AND EXISTS (SELECT FROM rehome.derivation_pending p WHERE p.derivation_id = d.id))) ORDER BY d.id",
+					  "ib", slice->id, frozen);
 	for (int i = 0; i < rows->n; i++)
 		rehome_problem(problems, ERRCODE_REHOME_GATE,
 					   psprintf("SELECT * FROM rehome.refresh_derived(%s);", quote_literal_cstr(slice->migration->name)),
@@ -529,6 +554,8 @@ rehome_refresh_derived(PG_FUNCTION_ARGS)
 	foreach(lc, rehome_slices_get(migration, NULL))
 	{
 		RehomeSlice *slice = lfirst(lc);
+		List	   *derivations;
+		List	   *failures = NIL;
 
 		if (rehome_spi("SELECT FROM rehome.derivation WHERE slice_id = $1 AND name = coalesce($2::name, name)",
 					   "it", slice->id, name)->n == 0)
@@ -536,7 +563,8 @@ rehome_refresh_derived(PG_FUNCTION_ARGS)
 		found = true;
 		rehome_slice_work_lock(slice);
 		rehome_slice_require(slice, "derive data of", REHOME_SYNCING, REHOME_SYNCING);
-		foreach(lc2, rehome_derivations_get(slice))
+		derivations = rehome_derivations_get(slice);
+		foreach(lc2, derivations)
 		{
 			Derive		work = {slice, lfirst(lc2), true};
 			ErrorData  *error;
@@ -545,12 +573,16 @@ rehome_refresh_derived(PG_FUNCTION_ARGS)
 			if (name != NULL && strcmp(work.derivation->name, name) != 0)
 				continue;
 			error = derive(&work);
+			if (error != NULL)
+				failures = lappend(failures, work.derivation);
 			values[0] = work.derivation->name;
 			values[1] = error ? NULL : psprintf(INT64_FORMAT, work.touched);
 			values[2] = rehome_spi_value("SELECT elapsed FROM rehome.derivation WHERE id = $1", "i", work.derivation->id);
 			values[3] = error ? error->message : NULL;
 			rehome_sink_put(&sink, values);
 		}
+		if (name == NULL)
+			settle(slice, derivations, failures, true);
 	}
 	if (name != NULL && !found)
 		ereport(ERROR,

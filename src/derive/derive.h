@@ -38,7 +38,7 @@ extern char *rehome_derivation_sql(RehomeDerivation *derivation, RehomeMapping *
 extern int64 rehome_store_query(const RehomeStated *stated, const char *sql, Tuplestorestate *store);
 extern void rehome_derive(RehomeSlice *slice, bool all);
 extern void rehome_derive_again(RehomeSlice *slice);
-extern void rehome_derive_gates(RehomeSlice *slice, RehomeProblems *problems);
+extern void rehome_derive_gates(RehomeSlice *slice, bool frozen, RehomeProblems *problems);
 
 /* install.c */
 extern int	rehome_deriving;

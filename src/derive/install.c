@@ -245,16 +245,24 @@ rehome_derived_remove(RehomeSlice *slice)
 }
 
 /*
- * note_everything notes that all keys of a derivation are touched.  Only our
- * own writes may look whether that is noted already: they are made by whoever
- * derives.  Somebody else could see a note that is just being taken away.
+ * touches_rows tells whether a statement has changed any: one that has not
+ * touches no key, and not everything either.
+ */
+static bool
+touches_rows(TriggerData *trigger)
+{
+	return TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event) ||
+		(trigger->tg_oldtable != NULL && tuplestore_tuple_count(trigger->tg_oldtable) > 0) ||
+		(trigger->tg_newtable != NULL && tuplestore_tuple_count(trigger->tg_newtable) > 0);
+}
+
+/*
+ * note_everything notes that all keys of a derivation are touched.
  */
 static void
 note_everything(int derivation)
 {
-	rehome_spi("INSERT INTO rehome.derivation_pending (derivation_id) SELECT $1"
-			   " WHERE NOT $2 OR NOT EXISTS (SELECT FROM rehome.derivation_pending WHERE derivation_id = $1 AND key IS NULL)",
-			   "ib", derivation, rehome_own_writes());
+	rehome_spi("INSERT INTO rehome.derivation_pending (derivation_id) VALUES ($1)", "i", derivation);
 }
 
 /*
@@ -331,13 +339,14 @@ rehome_note_input(PG_FUNCTION_ARGS)
 				errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				errmsg("rehome.note_input() must be called as an AFTER STATEMENT trigger"));
 	derivation = pg_strtoint32(trigger->tg_trigger->tgargs[0]);
-	if (derivation == rehome_deriving)
+	if (derivation == rehome_deriving || !touches_rows(trigger))
 		return PointerGetDatum(NULL);
 
 	context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome notes", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
 	rehome_call_begin(&call, fcinfo);
-	rows = rehome_spi_read("SELECT i.affected, d.search_path, m.owner::oid, d.target::oid, d.key, s.state = 'copying'"
+	rows = rehome_spi_read("SELECT i.affected, d.search_path, m.owner::oid, d.target::oid, d.key, s.state = 'copying',"
+						   " EXISTS (SELECT FROM rehome.derivation_pending p WHERE p.derivation_id = d.id AND p.key IS NULL)"
 						   " FROM rehome.derivation d JOIN rehome.migration m ON m.id = d.migration_id"
 						   " JOIN rehome.slice s ON s.id = d.slice_id"
 						   " JOIN rehome.derivation_input i ON i.derivation_id = d.id AND i.input = $2::oid"
@@ -348,8 +357,14 @@ rehome_note_input(PG_FUNCTION_ARGS)
 				errmsg("derivation %d of \"%s\" does not exist", derivation,
 					   RelationGetRelationName(trigger->tg_relation)),
 				errhint("ALTER TABLE ... DISABLE TRIGGER %s; when the migration is over.", trigger->tg_trigger->tgname));
-	/* our own writes during the copy need no notes: it derives everything in the end */
-	noted = rehome_own_writes() && rehome_bool(rows->value[0][5]);
+
+	/*
+	 * Our own writes need no note where everything is noted already, or will
+	 * be derived when the copy ends.  They are made by whoever derives;
+	 * somebody else could see a note that is just being taken away.
+	 */
+	noted = rehome_own_writes() &&
+		((rehome_deriving == 0 && rehome_bool(rows->value[0][5])) || rehome_bool(rows->value[0][6]));
 	if (!noted && (rows->value[0][0] == NULL || TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event)))
 		note_everything(derivation);
 	else if (!noted)

@@ -1,0 +1,97 @@
+--
+-- Derived data: what makes it stale is noted, whoever did it, and derived.
+--
+\set SHOW_CONTEXT never
+\set VERBOSITY default
+\set code '\\echo SQLSTATE :LAST_ERROR_SQLSTATE'
+\pset null '-'
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS pg_rehome CASCADE;
+SELECT current_setting('unix_socket_directories') AS socket, current_setting('port') AS port,
+       current_database() AS dbname \gset
+CREATE SERVER loopback FOREIGN DATA WRAPPER postgres_fdw
+    OPTIONS (host :'socket', port :'port', dbname :'dbname');
+CREATE USER MAPPING FOR CURRENT_USER SERVER loopback;
+CREATE SCHEMA old;
+CREATE SCHEMA far;
+CREATE SCHEMA new;
+SET rehome.copy_workers = 0;
+CREATE TABLE old.track (id int PRIMARY KEY, name text);
+CREATE TABLE old.line (id int PRIMARY KEY, track int, qty int);
+CREATE TABLE old.customer (id int PRIMARY KEY, email text, phone text);
+CREATE TABLE old.invoice (id int PRIMARY KEY, customer int);
+INSERT INTO old.track SELECT i, 'track ' || i FROM generate_series(1, 4) i;
+INSERT INTO old.line SELECT i, 1 + i % 3, i FROM generate_series(1, 9) i;
+INSERT INTO old.customer VALUES (1, 'a@x', '1'), (2, 'b@x', '2'), (3, 'A@x', '3');
+INSERT INTO old.invoice VALUES (1, 1), (2, 2), (3, 3);
+IMPORT FOREIGN SCHEMA old FROM SERVER loopback INTO far;
+CREATE TABLE new.track (id int PRIMARY KEY, name text, sold bigint, rank bigint, copies int DEFAULT 0);
+CREATE TABLE new.line (LIKE old.line INCLUDING ALL);
+
+-- Columns of a row that is made again are derived again, and what was derived
+-- of them in the same table as well, whichever was stated first.
+SELECT rehome.create_migration('m', 'loopback', 'tracks');
+SELECT rehome.add_table('m', 'far.track', 'new.track');
+SELECT rehome.add_table('m', 'far.line', 'new.line');
+SELECT rehome.add_derived('m', 'rank', 'new.track', 'SELECT id, rank() OVER (ORDER BY sold DESC NULLS LAST) AS rank FROM new.track',
+                          columns => '{rank}');
+SELECT rehome.add_derived('m', 'sold', 'new.track', 'SELECT track AS id, sum(qty) AS sold FROM new.line GROUP BY track',
+                          affected => '{"new.line": "SELECT t.track"}', columns => '{sold}');
+SELECT rehome.add_derived('m', 'copies', 'new.track', 'SELECT track AS id, count(*) AS copies FROM new.line GROUP BY track',
+                          affected => '{"new.line": "SELECT t.track"}', columns => '{copies}');
+SELECT d.name, i.input, i.affected FROM rehome.derivation_input i JOIN rehome.derivation d ON d.id = i.derivation_id ORDER BY d.id, i.input::text;
+CALL rehome.copy('m');
+SELECT * FROM new.track ORDER BY id;
+SELECT name, by_key, stale_since, pending, error FROM rehome.derived;
+-- by a change, by all anew, by TRUNCATE
+DELETE FROM old.track WHERE id = 2;
+CALL rehome.sync('m');
+INSERT INTO old.track VALUES (2, 'again');
+CALL rehome.sync('m');
+SELECT id, name, sold, copies FROM new.track ORDER BY id;
+SELECT rehome.recopy('m', 'new.track');
+CALL rehome.sync('m');
+SELECT id, name, sold, copies FROM new.track ORDER BY id;
+BEGIN;
+TRUNCATE old.track;
+INSERT INTO old.track SELECT i, 'new ' || i FROM generate_series(1, 4) i;
+COMMIT;
+CALL rehome.sync('m');
+SELECT id, name, sold, copies FROM new.track ORDER BY id;
+-- what does not touch them notes nothing
+UPDATE old.track SET name = 'named' WHERE id = 1;
+CALL rehome.sync('m');
+SELECT name, stale_since IS NOT NULL AS stale, pending, error FROM rehome.derived WHERE by_key;
+-- as a whole: by request, with what that touches of the others
+SELECT name, rows, error FROM rehome.refresh_derived('m', 'rank');
+UPDATE old.line SET qty = 100 WHERE id = 2;
+CALL rehome.sync('m');
+SELECT name, stale_since IS NOT NULL AS stale, pending FROM rehome.derived;
+SELECT name, error FROM rehome.refresh_derived('m');
+SELECT * FROM new.track ORDER BY id;
+SELECT name, stale_since, pending, error FROM rehome.derived;
+SELECT bool_and(ok) FROM rehome.verify('m');
+UPDATE old.line SET qty = 1 WHERE id = 2;
+CALL rehome.cutover('m');
+SELECT id, sold, rank FROM new.track ORDER BY id;
+CALL rehome.rollback('m');
+CALL rehome.cancel('m');
+SELECT rehome.drop_migration('m');
+
+-- Two that are made of each other never settle: that is no state to cut over.
+TRUNCATE new.track, new.line;
+SELECT rehome.create_migration('m', 'loopback', 'tracks');
+SELECT rehome.add_table('m', 'far.track', 'new.track');
+SELECT rehome.add_derived('m', 'up', 'new.track', 'SELECT id, coalesce(rank, 0) + 1 AS sold FROM new.track',
+                          affected => '{"new.track": "SELECT t.id"}', columns => '{sold}');
+SELECT rehome.add_derived('m', 'up again', 'new.track', 'SELECT id, sold + 1 AS rank FROM new.track',
+                          affected => '{"new.track": "SELECT t.id"}', columns => '{rank}');
+CALL rehome.copy('m');
+SELECT name, stale_since IS NOT NULL AS stale FROM rehome.derived;
+CALL rehome.cutover('m');
+:code
+CALL rehome.cancel('m');
+SELECT rehome.drop_migration('m');
+
+DROP SCHEMA old, far, new CASCADE;
+DROP SERVER loopback CASCADE;
