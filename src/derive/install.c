@@ -346,11 +346,13 @@ rehome_note_input(PG_FUNCTION_ARGS)
 	old = MemoryContextSwitchTo(context);
 	rehome_call_begin(&call, fcinfo);
 	rows = rehome_spi_read("SELECT i.affected, d.search_path, m.owner::oid, d.target::oid, d.key, s.state = 'copying',"
-						   " EXISTS (SELECT FROM rehome.derivation_pending p WHERE p.derivation_id = d.id AND p.key IS NULL)"
+						   " EXISTS (SELECT FROM rehome.derivation_pending p WHERE p.derivation_id = d.id AND p.key IS NULL),"
+						   " CASE WHEN $3 = 0 THEN EXISTS (SELECT FROM rehome.table_map t WHERE t.target = i.input AND t.slice_id = d.slice_id)"
+						   "  ELSE EXISTS (SELECT FROM rehome.derivation w WHERE w.id = $3 AND w.slice_id = d.slice_id) END"
 						   " FROM rehome.derivation d JOIN rehome.migration m ON m.id = d.migration_id"
 						   " JOIN rehome.slice s ON s.id = d.slice_id"
 						   " JOIN rehome.derivation_input i ON i.derivation_id = d.id AND i.input = $2::oid"
-						   " WHERE d.id = $1", "io", derivation, RelationGetRelid(trigger->tg_relation));
+						   " WHERE d.id = $1", "ioi", derivation, RelationGetRelid(trigger->tg_relation), rehome_deriving);
 	if (rows->n == 0)
 		ereport(ERROR,
 				errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -359,11 +361,13 @@ rehome_note_input(PG_FUNCTION_ARGS)
 				errhint("ALTER TABLE ... DISABLE TRIGGER %s; when the migration is over.", trigger->tg_trigger->tgname));
 
 	/*
-	 * Our own writes need no note where everything is noted already, or will
-	 * be derived when the copy ends.  They are made by whoever derives;
-	 * somebody else could see a note that is just being taken away.
+	 * The writes of the derivation's own slice need no note where everything
+	 * is noted already, or will be derived when the copy ends.  They are made
+	 * by whoever derives.  Somebody else, another slice's batch included,
+	 * could see a note that is just being taken away, and what he writes may
+	 * not be seen by a query that is running.
 	 */
-	noted = rehome_own_writes() &&
+	noted = rehome_own_writes() && rehome_bool(rows->value[0][7]) &&
 		((rehome_deriving == 0 && rehome_bool(rows->value[0][5])) || rehome_bool(rows->value[0][6]));
 	if (!noted && (rows->value[0][0] == NULL || TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event)))
 		note_everything(derivation);
