@@ -93,5 +93,33 @@ CALL rehome.cutover('m');
 CALL rehome.cancel('m');
 SELECT rehome.drop_migration('m');
 
+-- An override moves those beside it, too; one that is null matches nothing.
+CREATE TABLE new.customer_raw (LIKE old.customer INCLUDING ALL);
+CREATE TABLE new.crosswalk (source_key int PRIMARY KEY, canonical_key int NOT NULL);
+CREATE TABLE new.customer (id int PRIMARY KEY, email text);
+CREATE TABLE new.apart (source_key int PRIMARY KEY, match_value text);
+CREATE VIEW new.merged AS SELECT string_agg(source_key || ' is ' || canonical_key, ', ' ORDER BY source_key) FROM new.crosswalk;
+SELECT rehome.create_migration('m', 'loopback', 'customers');
+SELECT rehome.add_table('m', 'far.customer', 'new.customer_raw');
+SELECT rehome.add_identity('m', 'customer', 'new.customer_raw', 'new.crosswalk', 'new.customer', 'lower(email)', overrides => 'new.apart');
+CALL rehome.copy('m');
+TABLE new.merged;
+INSERT INTO new.apart VALUES (2, 'a@x');
+CALL rehome.sync('m');
+TABLE new.merged;
+INSERT INTO new.apart VALUES (1, 'z'), (3, 'y');
+CALL rehome.sync('m');
+TABLE new.merged;
+DELETE FROM new.apart WHERE source_key = 1;
+CALL rehome.sync('m');
+TABLE new.merged;
+INSERT INTO new.apart VALUES (1, NULL);
+UPDATE new.apart SET match_value = NULL WHERE source_key = 3;
+CALL rehome.sync('m');
+TABLE new.merged;
+SELECT bool_and(ok) FROM rehome.verify('m');
+CALL rehome.cancel('m');
+SELECT rehome.drop_migration('m');
+
 DROP SCHEMA old, far, new CASCADE;
 DROP SERVER loopback CASCADE;

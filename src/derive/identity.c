@@ -18,7 +18,7 @@
  *
  * Rows match when the expression has the same value, as text; a null matches
  * nothing.  A table of overrides gives rows another value: the same to two
- * rows to merge them, one of its own to a row to keep it apart.
+ * rows to merge them, one of its own, or null, to a row to keep it apart.
  *
  *-------------------------------------------------------------------------
  */
@@ -104,16 +104,20 @@ members(Identity *identity, const char *value)
 }
 
 /*
- * value_of returns the value that row t of the landing table has by itself, or
- * by the overrides.
+ * value_of returns the value that the landing table's row of a key has by
+ * itself, or by the overrides, which may say that it has none.
  */
 static char *
 value_of(Identity *identity, const char *key, const char *value)
 {
+	char	   *overrides;
+
 	if (!OidIsValid(identity->overrides))
 		return pstrdup(value);
-	return psprintf("coalesce((SELECT o.match_value FROM %s AS o WHERE o.source_key = %s), %s)",
-					rehome_relation_name(identity->overrides), key, value);
+	overrides = rehome_relation_name(identity->overrides);
+	return psprintf("CASE WHEN EXISTS (SELECT FROM %s AS o WHERE o.source_key = %s)"
+					" THEN (SELECT o.match_value FROM %s AS o WHERE o.source_key = %s) ELSE %s END",
+					overrides, key, overrides, key, value);
 }
 
 /*
@@ -151,9 +155,9 @@ define_crosswalk(RehomeMigration *migration, Identity *identity, const char *sli
 	landing_changed = psprintf("SELECT t.%s UNION %s UNION %s", identity->key, members(identity, row_value),
 							   members(identity, value_of(identity, psprintf("t.%s", identity->key), row_value)));
 	if (OidIsValid(identity->overrides))
-		override_changed = psprintf("SELECT t.source_key UNION %s UNION SELECT m.key FROM %s AS m"
-									" WHERE m.value = (SELECT r.value FROM %s AS r WHERE r.key = t.source_key)",
-									members(identity, "t.match_value"), valued(identity), valued(identity));
+		override_changed = psprintf("SELECT t.source_key UNION %s UNION %s", members(identity, "t.match_value"),
+									members(identity, psprintf("(SELECT r.value FROM %s AS r WHERE r.key = t.source_key)",
+															   valued(identity))));
 	rehome_define_derived(migration, &d, slice,
 						  affected_json(identity->landing, landing_changed, identity->overrides, override_changed),
 						  InvalidOid, psprintf("identity %s: which row stands for which", identity->entity));
