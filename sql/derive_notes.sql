@@ -121,5 +121,46 @@ SELECT bool_and(ok) FROM rehome.verify('m');
 CALL rehome.cancel('m');
 SELECT rehome.drop_migration('m');
 
+-- Columns are derived by the slice that moves their rows.
+TRUNCATE new.customer_raw, new.crosswalk, new.customer, new.apart;
+CREATE TABLE new.invoice (LIKE old.invoice INCLUDING ALL, customer_id int);
+CREATE VIEW new.referring AS SELECT string_agg(id || ' of ' || customer_id, ', ' ORDER BY id) FROM new.invoice;
+SELECT rehome.create_migration('m', 'loopback', 'customers');
+SELECT rehome.add_slice('m', 'orders');
+SELECT rehome.add_table('m', 'far.customer', 'new.customer_raw');
+SELECT rehome.add_derived('m', 'reference', 'new.invoice', 'SELECT id, customer AS customer_id FROM new.invoice', columns => '{customer_id}');
+SELECT rehome.add_table('m', 'far.invoice', 'new.invoice', slice => 'orders');
+:code
+SELECT rehome.drop_derived('m', 'reference');
+SELECT rehome.add_table('m', 'far.invoice', 'new.invoice', slice => 'orders');
+SELECT rehome.add_derived('m', 'reference', 'new.invoice', 'SELECT id, customer AS customer_id FROM new.invoice', columns => '{customer_id}');
+:code
+SELECT rehome.add_identity('m', 'customer', 'new.customer_raw', 'new.crosswalk', 'new.customer', 'lower(email)', overrides => 'new.apart');
+SELECT rehome.add_identity_reference('m', 'customer', 'new.invoice', 'customer_id', 'customer');
+SELECT name, slice FROM rehome.derived;
+CALL rehome.copy('m');
+TABLE new.referring;
+UPDATE old.customer SET email = 'b@x' WHERE id = 3;
+CALL rehome.sync('m');
+TABLE new.referring;
+-- cut over, it is the application's, whatever it refers to
+CALL rehome.cutover('m', 'orders');
+UPDATE new.invoice SET customer_id = 3;
+UPDATE old.customer SET email = 'a@x' WHERE id = 3;
+CALL rehome.sync('m', 'main');
+TABLE new.merged;
+TABLE new.referring;
+CALL rehome.rollback('m', 'orders');
+CALL rehome.sync('m', 'orders');
+TABLE new.referring;
+-- and while it is not, it follows what has been cut over
+CALL rehome.cutover('m', 'main');
+UPDATE new.crosswalk SET canonical_key = 1 WHERE source_key = 2;
+CALL rehome.sync('m', 'orders');
+TABLE new.referring;
+CALL rehome.rollback('m', 'main');
+CALL rehome.cancel('m');
+SELECT rehome.drop_migration('m');
+
 DROP SCHEMA old, far, new CASCADE;
 DROP SERVER loopback CASCADE;

@@ -403,13 +403,19 @@ rehome_define_table(RehomeCall *call, RehomeSlice *slice, Oid source_oid, Oid ta
 					   "\"%s\" shares rows with a target of slice \"%s\" of migration \"%s\": \"%s\".",
 					   RelationGetRelationName(target), rows->value[i][1], rows->value[i][0],
 					   rows->value[i][2]);
-	rows = rehome_spi("SELECT m.name, d.name FROM rehome.derivation d JOIN rehome.slice s ON s.id = d.slice_id"
+	rows = rehome_spi("SELECT m.name, d.name, d.whole, s.name FROM rehome.derivation d JOIN rehome.slice s ON s.id = d.slice_id"
 					  " JOIN rehome.migration m ON m.id = s.migration_id"
-					  " WHERE d.target = $1 AND d.whole AND s.state NOT IN ('completed', 'cancelled')", "o", target_oid);
+					  " WHERE d.target = $1 AND (d.whole OR s.id <> $2) AND s.state NOT IN ('completed', 'cancelled')", "oi",
+					  target_oid, slice->id);
 	for (int i = 0; i < rows->n; i++)
-		rehome_problem(&problems, ERRCODE_DUPLICATE_OBJECT, "Move the rows into another table, and derive from that.",
-					   "\"%s\" is derived: \"%s\" of migration \"%s\".", RelationGetRelationName(target),
-					   rows->value[i][1], rows->value[i][0]);
+		if (rehome_bool(rows->value[i][2]))
+			rehome_problem(&problems, ERRCODE_DUPLICATE_OBJECT, "Move the rows into another table, and derive from that.",
+						   "\"%s\" is derived: \"%s\" of migration \"%s\".", RelationGetRelationName(target),
+						   rows->value[i][1], rows->value[i][0]);
+		else
+			rehome_problem(&problems, ERRCODE_DUPLICATE_OBJECT, "Move the rows by the slice that derives columns of them.",
+						   "Columns of \"%s\" are derived by slice \"%s\" of migration \"%s\": \"%s\".",
+						   RelationGetRelationName(target), rows->value[i][3], rows->value[i][0], rows->value[i][1]);
 	if (key == NIL)
 		key = find_key(target);
 	rehome_define_check_key(target, key, &problems);

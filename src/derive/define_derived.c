@@ -141,7 +141,7 @@ check_columns(RehomeDerivation *d, Relation target, TupleDesc desc, RehomeProble
  * check_target adds what keeps the target, or its columns, from being derived.
  */
 static void
-check_target(RehomeDerivation *d, Relation target, RehomeProblems *problems)
+check_target(RehomeDerivation *d, RehomeSlice *slice, Relation target, RehomeProblems *problems)
 {
 	RehomeRows *rows;
 	AclMode		needed = ACL_SELECT | ACL_INSERT | ACL_UPDATE | ACL_DELETE;
@@ -155,7 +155,7 @@ check_target(RehomeDerivation *d, Relation target, RehomeProblems *problems)
 		rehome_problem(problems, ERRCODE_INSUFFICIENT_PRIVILEGE, NULL,
 					   "The migration's owner %s may not read and write \"%s\".",
 					   GetUserNameFromId(d->stated.owner, false), RelationGetRelationName(target));
-	rows = rehome_spi("SELECT m.name, s.name, t.id FROM rehome.table_map t JOIN rehome.slice s ON s.id = t.slice_id"
+	rows = rehome_spi("SELECT m.name, s.name, t.id, s.id FROM rehome.table_map t JOIN rehome.slice s ON s.id = t.slice_id"
 					  " JOIN rehome.migration m ON m.id = s.migration_id"
 					  " WHERE t.target = $1 AND s.state NOT IN ('completed', 'cancelled')", "o", d->target);
 	for (int i = 0; i < rows->n; i++)
@@ -169,6 +169,13 @@ check_target(RehomeDerivation *d, Relation target, RehomeProblems *problems)
 						   RelationGetRelationName(target), rows->value[i][1], rows->value[i][0]);
 			continue;
 		}
+		/* once that slice has been cut over, they are the application's */
+		if (rehome_int(rows->value[i][3]) != slice->id)
+			rehome_problem(problems, ERRCODE_OBJECT_IN_USE,
+						   strcmp(rows->value[i][0], slice->migration->name) != 0 ? NULL :
+						   psprintf("Have it derive them: slice => %s.", quote_literal_cstr(rows->value[i][1])),
+						   "Rows of \"%s\" are moved by slice \"%s\" of migration \"%s\", so no other can derive columns of it.",
+						   RelationGetRelationName(target), rows->value[i][1], rows->value[i][0]);
 		columns = rehome_spi("SELECT c.\"column\" FROM rehome.column_map c WHERE c.table_map_id = $1 AND c.kind <> 'skip'"
 							 " AND c.\"column\" = ANY ($2::name[]) ORDER BY 1", "it", rehome_int(rows->value[i][2]),
 							 rehome_name_array(d->columns));
@@ -369,7 +376,7 @@ rehome_define_derived(RehomeMigration *migration, RehomeDerivation *d, const cha
 	rehome_define_check_key(target, d->key, &problems);
 	desc = analyze(&d->stated, d->query, &d->inputs);
 	check_columns(d, target, desc, &problems);
-	check_target(d, target, &problems);
+	check_target(d, slice, target, &problems);
 	check_write_back(d, function, &problems);
 	if (problems.n == 0)
 	{

@@ -317,6 +317,7 @@ rehome_add_identity_reference(PG_FUNCTION_ARGS)
 	RehomeCall	call;
 	RehomeMigration *migration;
 	RehomeRows *crosswalk;
+	RehomeTableMap *map;
 	char	   *entity = rehome_required_name(fcinfo, 1, "the entity");
 	Oid			target = rehome_required_relation(fcinfo, 2, "the target");
 	char	   *column = rehome_required_name(fcinfo, 3, "the column");
@@ -328,7 +329,7 @@ rehome_add_identity_reference(PG_FUNCTION_ARGS)
 	rehome_call_begin(&call, fcinfo);
 	migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(&call, migration);
-	crosswalk = rehome_spi("SELECT d.target::oid, s.name FROM rehome.derivation d JOIN rehome.slice s ON s.id = d.slice_id"
+	crosswalk = rehome_spi("SELECT d.target::oid FROM rehome.derivation d"
 						   " WHERE d.migration_id = $1 AND d.name = ($2 || ' crosswalk')::name", "it", migration->id, entity);
 	if (crosswalk->n == 0)
 		ereport(ERROR,
@@ -338,14 +339,15 @@ rehome_add_identity_reference(PG_FUNCTION_ARGS)
 	d.name = psprintf("%s.%s", get_rel_name(target), column);
 	d.target = target;
 	d.columns = list_make1(column);
-	d.key = rehome_table_map_of(migration, target)->key;
+	map = rehome_table_map_of(migration, target);
+	d.key = map->key;
 	d.stated.owner = migration->owner;
 	d.stated.search_path = rehome_stated_path(&call);
 	key = rehome_quote_list(d.key, "t.");
 	d.query = psprintf("SELECT %s, x.canonical_key AS %s FROM %s AS t JOIN %s AS x ON x.source_key = t.%s", key,
 					   quote_identifier(column), name, rehome_relation_name((Oid) rehome_int64(crosswalk->value[0][0])), legacy);
 	query = psprintf("SELECT %s FROM %s AS r WHERE r.%s = t.source_key", rehome_quote_list(d.key, "r."), name, legacy);
-	rehome_define_derived(migration, &d, crosswalk->value[0][1],
+	rehome_define_derived(migration, &d, rehome_slice_by_id(map->slice_id)->name,
 						  affected_json(target, psprintf("SELECT %s", key), (Oid) rehome_int64(crosswalk->value[0][0]), query),
 						  PG_ARGISNULL(5) ? InvalidOid : PG_GETARG_OID(5),
 						  psprintf("reference to identity %s, from %s", entity, legacy));
