@@ -162,5 +162,23 @@ CALL rehome.rollback('m', 'main');
 CALL rehome.cancel('m');
 SELECT rehome.drop_migration('m');
 
+-- Changes of rows that are another table's as well cannot be noted.
+CREATE TABLE new.parted (id int, qty int) PARTITION BY RANGE (id);
+CREATE TABLE new.part PARTITION OF new.parted FOR VALUES FROM (0) TO (100);
+CREATE TABLE new.mother (id int, qty int);
+CREATE TABLE new.child () INHERITS (new.mother);
+CREATE TABLE new.total (one int PRIMARY KEY, qty bigint);
+SELECT rehome.create_migration('m', 'loopback', 'partitions');
+SELECT rehome.add_derived('m', 'total', 'new.total', 'SELECT 1 AS one, sum(qty) AS qty FROM new.part');
+:code
+SELECT rehome.add_derived('m', 'total', 'new.total', 'SELECT 1 AS one, sum(qty) AS qty FROM new.mother');
+:code
+SELECT rehome.add_derived('m', 'total', 'new.total', 'SELECT 1 AS one, sum(qty) AS qty FROM new.child');
+:code
+SELECT rehome.add_derived('m', 'total', 'new.total', 'SELECT 1 AS one, sum(qty) AS qty FROM new.parted');
+INSERT INTO new.parted VALUES (1, 7);
+SELECT name, stale_since IS NOT NULL AS stale FROM rehome.derived;
+SELECT rehome.drop_migration('m');
+
 DROP SCHEMA old, far, new CASCADE;
 DROP SERVER loopback CASCADE;

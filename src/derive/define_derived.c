@@ -20,6 +20,7 @@
 #include "catalog/catalog.h"
 #include "catalog/define.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
 #include "derive/derive.h"
 #include "executor/spi.h"
@@ -197,10 +198,37 @@ check_target(RehomeDerivation *d, RehomeSlice *slice, Relation target, RehomePro
 }
 
 /*
+ * check_statements adds what keeps the triggers on an input, which fire for
+ * statements that name it, from seeing all changes of the rows that a query
+ * reads there.  What its slice moves, the slice alone writes to, by its name.
+ */
+static void
+check_statements(RehomeSlice *slice, Oid relid, RehomeProblems *problems)
+{
+	char	   *name = rehome_relation_name(relid);
+	RehomeRows *rows;
+
+	if (has_superclass(relid) &&
+		rehome_spi("SELECT FROM rehome.table_map WHERE slice_id = $1 AND target = $2", "io", slice->id, relid)->n == 0)
+		rehome_problem(problems, ERRCODE_WRONG_OBJECT_TYPE, get_rel_relispartition(relid) ? "Derive from the table that it is a part of." :
+					   "Derive from a table that inherits from none.",
+					   "Rows of %s can be changed through the table that it is a part of: such changes cannot be noted.", name);
+	if (get_rel_relkind(relid) == RELKIND_RELATION && find_inheritance_children(relid, NoLock) != NIL)
+		rehome_problem(problems, ERRCODE_WRONG_OBJECT_TYPE, "Derive from a table that is partitioned, or that none inherits from.",
+					   "Rows of %s are rows of tables that inherit from it: their changes cannot be noted.", name);
+	rows = rehome_spi("SELECT t.target FROM rehome.table_map t JOIN rehome.slice s ON s.id = t.slice_id"
+					  " WHERE t.target <> $1::oid AND t.target IN (SELECT relid FROM pg_partition_tree($1))"
+					  " AND s.state NOT IN ('completed', 'cancelled') ORDER BY t.target::text", "o", relid);
+	for (int i = 0; i < rows->n; i++)
+		rehome_problem(problems, ERRCODE_WRONG_OBJECT_TYPE, "Move the partitioned table, or derive from its partitions.",
+					   "Rows of %s are moved into its partition %s: their changes cannot be noted.", name, rows->value[i][0]);
+}
+
+/*
  * check_inputs adds what keeps changes of the inputs from being noted.
  */
 static void
-check_inputs(RehomeDerivation *d, RehomeProblems *problems)
+check_inputs(RehomeDerivation *d, RehomeSlice *slice, RehomeProblems *problems)
 {
 	ListCell   *lc;
 
@@ -220,6 +248,7 @@ check_inputs(RehomeDerivation *d, RehomeProblems *problems)
 		else if (d->whole && relid == d->target)
 			rehome_problem(problems, ERRCODE_INVALID_OBJECT_DEFINITION, NULL,
 						   "The query reads %s, the table it makes.", name);
+		check_statements(slice, relid, problems);
 		if (pg_class_aclmask(relid, d->stated.owner, needed, ACLMASK_ALL) != needed)
 			rehome_problem(problems, ERRCODE_INSUFFICIENT_PRIVILEGE,
 						   psprintf("GRANT SELECT, TRIGGER ON %s TO %s;", name,
@@ -390,7 +419,7 @@ rehome_define_derived(RehomeMigration *migration, RehomeDerivation *d, const cha
 											d->stated.search_path, d->write_back, note));
 	}
 	store_inputs(d, affected, &problems);
-	check_inputs(d, &problems);
+	check_inputs(d, slice, &problems);
 	rehome_problems_raise(&problems, "cannot derive \"%s\"", RelationGetRelationName(target));
 	relation_close(target, NoLock);
 
