@@ -180,5 +180,27 @@ INSERT INTO new.parted VALUES (1, 7);
 SELECT name, stale_since IS NOT NULL AS stale FROM rehome.derived;
 SELECT rehome.drop_migration('m');
 
+-- A match that fails for a row stops no batch.
+TRUNCATE new.customer_raw, new.crosswalk, new.customer, new.apart;
+SELECT rehome.create_migration('m', 'loopback', 'customers');
+SELECT rehome.add_table('m', 'far.customer', 'new.customer_raw');
+SELECT rehome.set_table_rule('m', 'new.customer_raw', on_error => 'quarantine');
+SELECT rehome.add_identity('m', 'customer', 'new.customer_raw', 'new.crosswalk', 'new.customer', 'phone::bigint', overrides => 'new.apart');
+CALL rehome.copy('m');
+UPDATE old.customer SET phone = 'n/a' WHERE id = 2;
+CALL rehome.sync('m');
+SELECT id, phone FROM new.customer_raw ORDER BY id;
+SELECT name, stale_since IS NOT NULL AS stale, pending, error FROM rehome.derived;
+-- nor the application's write
+INSERT INTO new.apart VALUES (3, '1');
+UPDATE old.customer SET phone = '3' WHERE id = 2;
+CALL rehome.sync('m');
+SELECT name, error FROM rehome.refresh_derived('m');
+TABLE new.merged;
+SELECT bool_and(ok) FROM rehome.verify('m');
+SELECT count(*) FROM rehome.quarantine;
+CALL rehome.cancel('m');
+SELECT rehome.drop_migration('m');
+
 DROP SCHEMA old, far, new CASCADE;
 DROP SERVER loopback CASCADE;

@@ -10,6 +10,8 @@
  * the derivation's own query which keys the old and the new rows touch, as the
  * migration's owner, and notes them as text.  It sees the tables as they are
  * after the statement.  The writes of the derivation itself are not noted.
+ * When that query fails, everything is noted: deriving it will tell what is
+ * wrong, and no batch is stopped, nor anybody else who writes to an input.
  *
  * While the source has authority, a table whose rows are derived is guarded as
  * one that is moved.  The cutover takes the guard off, stops the notes, and
@@ -32,6 +34,7 @@
 #include "derive/derive.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "util/attempt.h"
 #include "util/name.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
@@ -265,14 +268,26 @@ note_everything(int derivation)
 	rehome_spi("INSERT INTO rehome.derivation_pending (derivation_id) VALUES ($1)", "i", derivation);
 }
 
+/* A change of an input, to be noted for a derivation. */
+typedef struct Noting
+{
+	TriggerData *trigger;
+	int			derivation;
+	RehomeStated stated;
+	const char *affected;
+	Oid			target;
+	List	   *key;
+} Noting;
+
 /*
  * note_keys notes the keys that changed rows of an input touch: those in the
  * transition tables of the trigger.
  */
 static void
-note_keys(TriggerData *trigger, int derivation, const RehomeStated *stated, const char *affected,
-		  Oid target, List *key)
+note_keys(void *arg)
 {
+	Noting	   *noting = arg;
+	TriggerData *trigger = noting->trigger;
 	TupleDesc	desc = CreateTemplateTupleDesc(1);
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
 	StringInfoData sql;
@@ -283,14 +298,14 @@ note_keys(TriggerData *trigger, int derivation, const RehomeStated *stated, cons
 	initStringInfo(&sql);
 	initStringInfo(&names);
 	appendStringInfoString(&sql, "SELECT DISTINCT ARRAY[");
-	foreach(lc, key)
+	foreach(lc, noting->key)
 	{
-		AttrNumber	attnum = get_attnum(target, lfirst(lc));
+		AttrNumber	attnum = get_attnum(noting->target, lfirst(lc));
 		Oid			type;
 		int32		typmod;
 		Oid			collation;
 
-		get_atttypetypmodcoll(target, attnum, &type, &typmod, &collation);
+		get_atttypetypmodcoll(noting->target, attnum, &type, &typmod, &collation);
 		appendStringInfo(&sql, "%sa.key%d::%s::text", foreach_current_index(lc) > 0 ? ", " : "",
 						 foreach_current_index(lc) + 1, format_type_with_typemod(type, typmod));
 		appendStringInfo(&names, "%skey%d", foreach_current_index(lc) > 0 ? ", " : "", foreach_current_index(lc) + 1);
@@ -299,22 +314,54 @@ note_keys(TriggerData *trigger, int derivation, const RehomeStated *stated, cons
 					 trigger->tg_trigger->tgoldtable ? "SELECT * FROM rehome_old" : "",
 					 trigger->tg_trigger->tgoldtable && trigger->tg_trigger->tgnewtable ? " UNION ALL " : "",
 					 trigger->tg_trigger->tgnewtable ? "SELECT * FROM rehome_new" : "",
-					 affected, names.data, list_length(key) > 1 ? psprintf("ROW(%s)", names.data) : names.data);
+					 noting->affected, names.data, list_length(noting->key) > 1 ? psprintf("ROW(%s)", names.data) : names.data);
 	TupleDescInitEntry(desc, 1, "key", TEXTARRAYOID, -1, 0);
 	if (SPI_register_trigger_data(trigger) < 0)
 		elog(ERROR, "could not register transition tables");
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	n = rehome_store_query(stated, sql.data, store);
+	n = rehome_store_query(&noting->stated, sql.data, store);
 	PopActiveSnapshot();
 	if (n > 0)
 	{
 		rehome_rows_register("rehome_noted", desc, store, n);
 		rehome_spi("INSERT INTO rehome.derivation_pending (derivation_id, key) SELECT $1, key FROM rehome_noted",
-				   "i", derivation);
+				   "i", noting->derivation);
 		rehome_rows_unregister("rehome_noted");
 	}
 	tuplestore_end(store);
+}
+
+/*
+ * note notes the keys that a change touches.  If the query for them fails,
+ * that does not stop who changes the input, be it a batch or the application:
+ * everything is to be derived then, and may fail on its own.
+ */
+static void
+note(Noting *noting, const char *name)
+{
+	ErrorData  *error = rehome_attempt(note_keys, noting);
+
+	if (error == NULL)
+		return;
+	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
+	{
+		case ERRCODE_TO_CATEGORY(ERRCODE_TRANSACTION_ROLLBACK):
+		case ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES):
+		case ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION):
+		case ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR):
+			ReThrowError(error);	/* of no query in particular */
+		default:
+			break;
+	}
+	(void) SPI_unregister_relation("rehome_noted");
+	ereport(WARNING,
+			errcode(error->sqlerrcode),
+			errmsg("could not tell which keys of \"%s\" a change of \"%s\" affects: %s", name,
+				   RelationGetRelationName(noting->trigger->tg_relation), error->message),
+			error->detail ? errdetail_internal("%s", error->detail) : 0,
+			errhint("All of it will be derived anew."));
+	note_everything(noting->derivation);
 }
 
 PG_FUNCTION_INFO_V1(rehome_note_input);
@@ -348,7 +395,7 @@ rehome_note_input(PG_FUNCTION_ARGS)
 	rows = rehome_spi_read("SELECT i.affected, d.search_path, m.owner::oid, d.target::oid, d.key, s.state = 'copying',"
 						   " EXISTS (SELECT FROM rehome.derivation_pending p WHERE p.derivation_id = d.id AND p.key IS NULL),"
 						   " CASE WHEN $3 = 0 THEN EXISTS (SELECT FROM rehome.table_map t WHERE t.target = i.input AND t.slice_id = d.slice_id)"
-						   "  ELSE EXISTS (SELECT FROM rehome.derivation w WHERE w.id = $3 AND w.slice_id = d.slice_id) END"
+						   "  ELSE EXISTS (SELECT FROM rehome.derivation w WHERE w.id = $3 AND w.slice_id = d.slice_id) END, d.name"
 						   " FROM rehome.derivation d JOIN rehome.migration m ON m.id = d.migration_id"
 						   " JOIN rehome.slice s ON s.id = d.slice_id"
 						   " JOIN rehome.derivation_input i ON i.derivation_id = d.id AND i.input = $2::oid"
@@ -373,10 +420,10 @@ rehome_note_input(PG_FUNCTION_ARGS)
 		note_everything(derivation);
 	else if (!noted)
 	{
-		RehomeStated stated = {(Oid) rehome_int64(rows->value[0][2]), rows->value[0][1]};
+		Noting		noting = {trigger, derivation, {(Oid) rehome_int64(rows->value[0][2]), rows->value[0][1]},
+		rows->value[0][0], (Oid) rehome_int64(rows->value[0][3]), rehome_name_list(rows->value[0][4])};
 
-		note_keys(trigger, derivation, &stated, rows->value[0][0], (Oid) rehome_int64(rows->value[0][3]),
-				  rehome_name_list(rows->value[0][4]));
+		note(&noting, rows->value[0][8]);
 	}
 	rehome_call_end(&call);
 	MemoryContextSwitchTo(old);
