@@ -202,5 +202,23 @@ SELECT count(*) FROM rehome.quarantine;
 CALL rehome.cancel('m');
 SELECT rehome.drop_migration('m');
 
+-- What takes an unfinished copy back notes nothing.
+TRUNCATE new.line;
+CREATE TABLE new.by_track (track int PRIMARY KEY, sold bigint);
+CREATE FUNCTION new.asked(int) RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RAISE WARNING ''asked for %'', $1; RETURN $1; END';
+CREATE UNIQUE INDEX line_track ON new.line (track);
+SELECT rehome.create_migration('m', 'loopback', 'unfinished');
+SELECT rehome.add_table('m', 'far.line', 'new.line');
+SELECT rehome.add_derived('m', 'by track', 'new.by_track', 'SELECT track, sum(qty) AS sold FROM new.line GROUP BY track',
+                          affected => '{"new.line": "SELECT new.asked(t.track)"}');
+CALL rehome.copy('m');
+:code
+SELECT state FROM rehome.slice WHERE name = 'main';
+SELECT count(*) FROM new.line;
+CALL rehome.cancel('m');
+SELECT count(*) FROM new.line;
+DROP INDEX IF EXISTS new.line_track;
+SELECT rehome.drop_migration('m');
+
 DROP SCHEMA old, far, new CASCADE;
 DROP SERVER loopback CASCADE;

@@ -188,11 +188,11 @@ rehome_cancel_slice(RehomeCall *call, RehomeSlice *slice)
 							AccessExclusiveLock);
 		rehome_slice_set_state(slice, REHOME_CANCELLED, "cancel", unfinished ?
 							   "cancelled; the rows copied so far are removed" : "cancelled", NULL);
+		rehome_derived_remove(slice);	/* nothing is to be derived of rows that go */
 		if (unfinished)
 			empty_targets(slice, maps);
 		rehome_saved_rebuild(slice);
 		rehome_target_remove(maps);
-		rehome_derived_remove(slice);
 		rehome_touched_drop(maps);
 		rehome_call_commit(call);
 	}
