@@ -220,5 +220,26 @@ SELECT count(*) FROM new.line;
 DROP INDEX IF EXISTS new.line_track;
 SELECT rehome.drop_migration('m');
 
+-- A key that can be spelled in more than one way.
+CREATE COLLATION new.any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+CREATE TABLE old.song (id int PRIMARY KEY, price numeric, genre text);
+INSERT INTO old.song VALUES (1, 1.0, 'rock'), (2, 2, 'pop');
+IMPORT FOREIGN SCHEMA old LIMIT TO (song) FROM SERVER loopback INTO far;
+CREATE TABLE new.song (LIKE old.song INCLUDING ALL);
+CREATE TABLE new.shelf (price numeric, genre text COLLATE new.any_case, songs bigint, PRIMARY KEY (price, genre));
+SELECT rehome.create_migration('m', 'loopback', 'shelves');
+SELECT rehome.add_table('m', 'far.song', 'new.song');
+SELECT rehome.add_derived('m', 'shelf', 'new.shelf',
+    'SELECT price, genre COLLATE new.any_case AS genre, count(*) AS songs FROM new.song GROUP BY 1, 2',
+    affected => '{"new.song": "SELECT t.price, t.genre"}');
+CALL rehome.copy('m');
+INSERT INTO old.song VALUES (3, 1.00, 'Rock'), (4, 1.000, 'ROCK');
+CALL rehome.sync('m');
+SELECT name, error FROM rehome.derived;
+SELECT trim_scale(price) AS price, lower(genre) AS genre, songs FROM new.shelf ORDER BY 1, 2;
+SELECT bool_and(ok) FROM rehome.verify('m');
+CALL rehome.cancel('m');
+SELECT rehome.drop_migration('m');
+
 DROP SCHEMA old, far, new CASCADE;
 DROP SERVER loopback CASCADE;

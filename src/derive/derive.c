@@ -50,6 +50,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/ruleutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
@@ -270,7 +271,8 @@ typedef struct Derive
 
 /*
  * take_keys takes the notes of a derivation away; unless everything is to be
- * derived, their keys are put into the store.  Returns how many.
+ * derived, their keys are put into the store.  Returns how many.  A key that
+ * was noted in several spellings is one.
  */
 static int64
 take_keys(Derive *work, RehomeMapping *mapping, Tuplestorestate *store)
@@ -286,8 +288,14 @@ take_keys(Derive *work, RehomeMapping *mapping, Tuplestorestate *store)
 		return 0;
 	initStringInfo(&sql);
 	for (int k = 0; k < mapping->nkey; k++)
-		appendStringInfo(&sql, "%s(k->>%d)::%s", k > 0 ? ", " : "SELECT ", k,
-						 format_type_with_typemod(mapping->key[k]->type, mapping->key[k]->typmod));
+	{
+		RehomeMappedColumn *column = mapping->key[k];
+
+		appendStringInfo(&sql, "%s(k->>%d)::%s", k > 0 ? ", " : "SELECT DISTINCT ", k,
+						 format_type_with_typemod(column->type, column->typmod));
+		if (OidIsValid(column->collation))
+			appendStringInfo(&sql, " COLLATE %s", generate_collation_name(column->collation));
+	}
 	appendStringInfo(&sql, " FROM jsonb_array_elements(%s) AS k", quote_literal_cstr(keys));
 	return rehome_store_query(&stated, sql.data, store);
 }
