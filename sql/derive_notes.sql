@@ -241,5 +241,37 @@ SELECT bool_and(ok) FROM rehome.verify('m');
 CALL rehome.cancel('m');
 SELECT rehome.drop_migration('m');
 
+-- Functions that carry writes back may write to what is derived themselves,
+-- and so have those carried back.
+TRUNCATE new.line, new.by_track;
+CREATE TABLE new.by_qty (qty int PRIMARY KEY, lines bigint);
+CREATE FUNCTION new.sold_back(was new.by_track, is_now new.by_track) RETURNS void LANGUAGE plpgsql AS
+$$BEGIN
+    UPDATE new.by_track SET sold = sold WHERE track = was.track;
+    UPDATE new.by_qty SET lines = lines + 1 WHERE qty = 9;
+END$$;
+CREATE FUNCTION new.qty_back(was new.by_qty, is_now new.by_qty) RETURNS void LANGUAGE plpgsql AS
+$$BEGIN
+    INSERT INTO new.line SELECT 100 + is_now.lines, 9, 9;
+    UPDATE new.by_track SET sold = sold WHERE track = 1;
+END$$;
+SELECT rehome.create_migration('m', 'loopback', 'there and back');
+SELECT rehome.add_table('m', 'far.line', 'new.line');
+SELECT rehome.add_derived('m', 'by track', 'new.by_track', 'SELECT track, sum(qty) AS sold FROM new.line GROUP BY track',
+                          affected => '{"new.line": "SELECT t.track"}', write_back => 'new.sold_back');
+SELECT rehome.add_derived('m', 'by qty', 'new.by_qty', 'SELECT qty, count(*) AS lines FROM new.line GROUP BY qty',
+                          affected => '{"new.line": "SELECT t.qty"}', write_back => 'new.qty_back');
+CALL rehome.copy('m');
+CALL rehome.cutover('m');
+UPDATE new.by_track SET sold = 0 WHERE track = 1;
+SELECT * FROM new.line WHERE id > 100;
+CALL rehome.rollback('m');
+CALL rehome.sync('m');
+SELECT * FROM old.line WHERE id > 100;
+SELECT * FROM new.by_qty WHERE qty = 9;
+SELECT bool_and(ok) FROM rehome.verify('m');
+CALL rehome.cancel('m');
+SELECT rehome.drop_migration('m');
+
 DROP SCHEMA old, far, new CASCADE;
 DROP SERVER loopback CASCADE;

@@ -45,8 +45,14 @@
 /* The derivation whose target is being written, or 0. */
 int			rehome_deriving = 0;
 
-/* A function that carries a write back is running. */
-static bool writing_back = false;
+/* The derivations whose functions that carry a write back are running. */
+typedef struct WritingBack
+{
+	int			derivation;
+	struct WritingBack *outer;
+} WritingBack;
+
+static WritingBack *writing_back = NULL;
 
 /* The triggers on an input. */
 static const struct
@@ -479,6 +485,18 @@ call_write_back(TriggerData *trigger, RehomeRows *derivation)
 	rehome_stated_leave(level);
 }
 
+/*
+ * is_writing_back tells whether a derivation's function is running.
+ */
+static bool
+is_writing_back(int derivation)
+{
+	for (WritingBack *w = writing_back; w != NULL; w = w->outer)
+		if (w->derivation == derivation)
+			return true;
+	return false;
+}
+
 PG_FUNCTION_INFO_V1(rehome_write_back);
 
 /*
@@ -488,6 +506,7 @@ Datum
 rehome_write_back(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	WritingBack self = {0, writing_back};
 	RehomeCall	call;
 	RehomeRows *rows;
 
@@ -496,26 +515,26 @@ rehome_write_back(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				errmsg("rehome.write_back() must be called as an AFTER ROW trigger"));
+	self.derivation = pg_strtoint32(trigger->tg_trigger->tgargs[0]);
 	/* what the function writes to the target itself is no write of the application's */
-	if (writing_back || rehome_own_writes())
+	if (is_writing_back(self.derivation) || rehome_own_writes())
 		return PointerGetDatum(NULL);
 	rehome_call_begin(&call, fcinfo);
 	rows = rehome_spi_read("SELECT d.write_back, m.owner::oid, d.search_path, d.target::oid FROM rehome.derivation d"
-						   " JOIN rehome.migration m ON m.id = d.migration_id WHERE d.id = $1", "i",
-						   pg_strtoint32(trigger->tg_trigger->tgargs[0]));
+						   " JOIN rehome.migration m ON m.id = d.migration_id WHERE d.id = $1", "i", self.derivation);
 	if (rows->n == 0)
 		ereport(ERROR,
 				errcode(ERRCODE_UNDEFINED_OBJECT),
 				errmsg("derivation %s of \"%s\" does not exist", trigger->tg_trigger->tgargs[0],
 					   RelationGetRelationName(trigger->tg_relation)));
-	writing_back = true;
+	writing_back = &self;
 	PG_TRY();
 	{
 		call_write_back(trigger, rows);
 	}
 	PG_FINALLY();
 	{
-		writing_back = false;
+		writing_back = self.outer;
 	}
 	PG_END_TRY();
 	rehome_call_end(&call);
