@@ -273,5 +273,23 @@ SELECT bool_and(ok) FROM rehome.verify('m');
 CALL rehome.cancel('m');
 SELECT rehome.drop_migration('m');
 
+-- Any name will do for a column.
+CREATE TABLE new.has (id int PRIMARY KEY, has int, rehome_has boolean);
+TRUNCATE new.line;
+SELECT rehome.create_migration('m', 'loopback', 'names');
+SELECT rehome.add_table('m', 'far.line', 'new.line');
+SELECT rehome.add_derived('m', 'has', 'new.has', 'SELECT id, qty AS has FROM new.line', affected => '{"new.line": "SELECT t.id"}');
+CALL rehome.copy('m');
+SELECT target, ok, note FROM rehome.verify('m');
+ALTER TABLE new.has DISABLE TRIGGER rehome_guard;
+UPDATE new.has SET has = 0 WHERE id = 1;
+DELETE FROM new.has WHERE id = 2;
+INSERT INTO new.has VALUES (20);
+SELECT target, missing, extra, differing, ok FROM rehome.verify('m', target => 'new.has');
+SELECT kind, key, columns, source_row, target_row FROM rehome.discrepancy WHERE target = 'new.has'::regclass ORDER BY id;
+DELETE FROM rehome.discrepancy WHERE target = 'new.has'::regclass;
+CALL rehome.cancel('m');
+SELECT rehome.drop_migration('m');
+
 DROP SCHEMA old, far, new CASCADE;
 DROP SERVER loopback CASCADE;

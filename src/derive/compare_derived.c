@@ -18,11 +18,25 @@
 #include "remote/query.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 #include "verify/discrepancy.h"
 #include "verify/verify.h"
 
 #define FETCH_ROWS 1000
+
+/*
+ * mark_name returns a name that no column of the target has.
+ */
+static char *
+mark_name(Oid target)
+{
+	char	   *name = "rehome_has";
+
+	while (get_attnum(target, name) != InvalidAttrNumber)
+		name = psprintf("%s_", name);
+	return name;
+}
 
 /*
  * difference_sql returns the query for what differs between the target and
@@ -36,6 +50,7 @@ difference_sql(RehomeDerivation *derivation, RehomeMapping *mapping)
 	StringInfoData differing;
 	StringInfoData query_row;
 	StringInfoData target_row;
+	char	   *mark = mark_name(derivation->target);
 
 	initStringInfo(&sql);
 	initStringInfo(&key);
@@ -57,17 +72,17 @@ difference_sql(RehomeDerivation *derivation, RehomeMapping *mapping)
 							 differing.len ? ", " : "", name, name, literal);
 	}
 	/* a row has the key, which is not null; the mark tells which side has one */
-	appendStringInfo(&sql, "SELECT CASE WHEN NOT t.has IS TRUE THEN 'missing' WHEN %s THEN 'extra' ELSE 'differing' END,"
-					 " jsonb_build_object(%s), CASE WHEN t.has AND (n.has OR %s) THEN array_remove(ARRAY[%s]::text[], NULL) END,"
-					 " CASE WHEN n.has THEN jsonb_build_object(%s) END, CASE WHEN t.has THEN jsonb_build_object(%s) END"
-					 " FROM (SELECT *, true AS has FROM %s) AS t %s JOIN (SELECT *, true AS has FROM rehome_rows) AS n ON %s"
+	appendStringInfo(&sql, "SELECT CASE WHEN NOT t.%1$s IS TRUE THEN 'missing' WHEN %2$s THEN 'extra' ELSE 'differing' END,"
+					 " jsonb_build_object(%3$s), CASE WHEN t.%1$s AND (n.%1$s OR %4$s) THEN array_remove(ARRAY[%5$s]::text[], NULL) END,"
+					 " CASE WHEN n.%1$s THEN jsonb_build_object(%6$s) END, CASE WHEN t.%1$s THEN jsonb_build_object(%7$s) END"
+					 " FROM (SELECT *, true AS %1$s FROM %8$s) AS t %9$s JOIN (SELECT *, true AS %1$s FROM rehome_rows) AS n ON %10$s"
 					 " WHERE ",
-					 derivation->whole ? "NOT n.has IS TRUE" : "false", key.data, derivation->whole ? "false" : "true",
-					 differing.data, query_row.data, target_row.data,
+					 mark, derivation->whole ? psprintf("NOT n.%s IS TRUE", mark) : "false", key.data,
+					 derivation->whole ? "false" : "true", differing.data, query_row.data, target_row.data,
 					 rehome_target_name(mapping), derivation->whole ? "FULL" : "LEFT",
 					 rehome_key_condition(mapping, "t", "n"));
 	if (derivation->whole)
-		appendStringInfoString(&sql, "t.has IS NULL OR n.has IS NULL OR ");
+		appendStringInfo(&sql, "t.%s IS NULL OR n.%s IS NULL OR ", mark, mark);
 	appendStringInfo(&sql, "ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record",
 					 rehome_quote_list(derivation->columns, "t."), rehome_quote_list(derivation->columns, "n."));
 	return sql.data;
