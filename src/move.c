@@ -266,16 +266,27 @@ rehome_complete(PG_FUNCTION_ARGS)
 
 PG_FUNCTION_INFO_V1(rehome_cancel);
 
+/*
+ * rehome_cancel(migration, slice, local_only boolean).  What one slice could
+ * not rebuild for want of what another had taken off is tried again at the end.
+ */
 Datum
 rehome_cancel(PG_FUNCTION_ARGS)
 {
 	RehomeCall	call;
+	bool		local_only = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
+	List	   *slices;
+	bool		rebuilt = true;
 	ListCell   *lc;
 
 	rehome_call_begin(&call, fcinfo);
 	rehome_call_require_nonatomic(&call, "rehome.cancel()");
-	foreach(lc, named_slices(fcinfo))
-		rehome_cancel_slice(&call, lfirst(lc));
+	slices = named_slices(fcinfo);
+	foreach(lc, slices)
+		rebuilt = rehome_cancel_slice(&call, lfirst(lc), local_only) && rebuilt;
+	if (!rebuilt)
+		foreach(lc, slices)
+			(void) rehome_saved_rebuild(lfirst(lc), WARNING);
 	rehome_call_end(&call);
 	PG_RETURN_VOID();
 }

@@ -84,7 +84,7 @@ rehome_source_check_identity(RehomeConn *conn, RehomeMigration *migration)
 			errmsg("the source of migration \"%s\" is not the one it began with", migration->name),
 			errdetail("Identity (system/timeline/database) was %s and is %s: it was promoted, restored or replaced.",
 					  migration->source_id, identity),
-			errhint("Transactions may be missing there. CALL rehome.cancel(%s) and begin again.",
+			errhint("Transactions may be missing there. CALL rehome.cancel(%s, local_only => true) and begin again.",
 					quote_literal_cstr(migration->name)));
 }
 
@@ -138,10 +138,10 @@ blockers(RehomeConn *conn, List *maps, bool readers)
 	if (maps == NIL)
 		return NULL;
 	return rehome_conn_value(conn,
-							 psprintf("SELECT string_agg(format('pid %%s (%%s) %%s %%s on %%s%%s: %%s', l.pid,"
+							 psprintf("SELECT string_agg(format('pid %%s (%%s) %%s %%s on %%s%%s%%s', l.pid,"
 									  " coalesce(a.usename, '?'), CASE WHEN l.granted THEN 'holds' ELSE 'waits for' END, l.mode, l.relation::regclass,"
 									  " coalesce(', in a transaction for ' || date_trunc('milliseconds', clock_timestamp() - a.xact_start), ''),"
-									  " coalesce(nullif(btrim(regexp_replace(left(a.query, 200), '[[:space:]]+', ' ', 'g')), ''), '?')), E'\\n')"
+									  " " REHOME_RUNNING_SQL "), E'\\n')"
 									  " FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
 									  " WHERE (l.granted OR l.mode = 'AccessExclusiveLock') AND l.locktype = 'relation' AND l.pid <> pg_backend_pid()"
 									  " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"

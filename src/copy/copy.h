@@ -61,7 +61,7 @@ extern void rehome_saved_take(List *maps, List *small);
 extern bool rehome_saved_build_one(RehomeSlice *slice, double weight);
 extern bool rehome_saved_finish_one(RehomeSlice *slice);
 extern bool rehome_saved_key_one(RehomeSlice *slice);
-extern void rehome_saved_rebuild(RehomeSlice *slice);
+extern bool rehome_saved_rebuild(RehomeSlice *slice, int level);
 extern void rehome_saved_validate(RehomeSlice *slice);
 
 #endif							/* REHOME_COPY_H */

@@ -410,12 +410,13 @@ rehome_saved_key_one(RehomeSlice *slice)
 /*
  * rehome_saved_rebuild rebuilds everything that is still missing, foreign
  * keys last, in the current transaction: the copy is given up.  What cannot
- * be rebuilt is warned of, and stays on record.
+ * be rebuilt is told of, at the level given, and stays on record; then false.
  */
-void
-rehome_saved_rebuild(RehomeSlice *slice)
+bool
+rehome_saved_rebuild(RehomeSlice *slice, int level)
 {
 	RehomeRows *rows;
+	bool		all = true;
 
 	rows = rehome_spi("SELECT id, create_sql, finish_sql, built_at, name, relation FROM rehome.saved_object"
 					  " WHERE slice_id = $1 AND rebuilt_at IS NULL"
@@ -430,7 +431,8 @@ rehome_saved_rebuild(RehomeSlice *slice)
 			continue;
 		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 			ReThrowError(error);
-		ereport(WARNING,
+		all = false;
+		ereport(level,
 				errcode(error->sqlerrcode),
 				errmsg("\"%s\" of \"%s\" could not be rebuilt: %s", v[4], v[5], error->message),
 				errhint("Its definition stays in rehome.saved_object; CALL rehome.cancel() again tries again."));
@@ -439,4 +441,5 @@ rehome_saved_rebuild(RehomeSlice *slice)
 							  rehome_recorded_message(slice->migration, error->sqlerrcode, error->message)), NULL);
 		FreeErrorData(error);
 	}
+	return all;
 }

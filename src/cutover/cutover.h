@@ -36,7 +36,7 @@ extern char *rehome_source_authority(RehomeConn *conn, RehomeSlice *slice);
 
 /* finish.c: the frame may commit. */
 extern void rehome_complete_slice(RehomeCall *call, RehomeSlice *slice);
-extern void rehome_cancel_slice(RehomeCall *call, RehomeSlice *slice);
+extern bool rehome_cancel_slice(RehomeCall *call, RehomeSlice *slice, bool local_only);
 
 /* freeze.c */
 extern void rehome_freeze_begin(RehomeFreeze *freeze, int grace);

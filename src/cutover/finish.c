@@ -9,6 +9,12 @@
  * says so, and calling again goes on: on a slice that is finished they are
  * nothing but that cleanup.
  *
+ * cancel first asks the source who has authority: if it gave that up to a
+ * cutover that was interrupted, there is something to recover before.  A source
+ * that is gone for good, or is another now, cannot be asked.  Then somebody has
+ * to say that this side alone is to be cleaned up (local_only): it takes no
+ * authority by that, so the worst is that nobody has it.
+ *
  * complete leaves one thing at the source: the closed fence.  The old home
  * must not become writable because the migration is over.
  *
@@ -159,21 +165,39 @@ empty_targets(RehomeSlice *slice, List *maps)
 }
 
 /*
- * rehome_cancel_slice removes every artefact on both sides.  Rows of a
- * finished copy stay; those of an unfinished one, whose keys are not even
- * checked, do not.
+ * tell_left_there warns of what stays at a source that nobody has asked.
  */
-void
-rehome_cancel_slice(RehomeCall *call, RehomeSlice *slice)
+static void
+tell_left_there(RehomeSlice *slice)
+{
+	if (slice->migration->live && slice->migration->source_id != NULL)
+		ereport(WARNING,
+				errmsg("slice \"%s\" of migration \"%s\" is cancelled on this side only",
+					   slice->name, slice->migration->name),
+				errdetail("If the source is still there, its triggers go on filling change tables, and if a cutover was interrupted its fence is closed."),
+				errhint("When it can be reached, CALL rehome.cancel(%s, %s); before the migration is dropped; or there, if no other migration is fed from it: DROP SCHEMA rehome_source CASCADE;",
+						quote_literal_cstr(slice->migration->name), quote_literal_cstr(slice->name)));
+}
+
+/*
+ * rehome_cancel_slice removes every artefact on both sides, or with local_only
+ * on this one.  Rows of a finished copy stay; those of an unfinished one, whose
+ * keys are not even checked, do not.  False when something could not be rebuilt.
+ */
+bool
+rehome_cancel_slice(RehomeCall *call, RehomeSlice *slice, bool local_only)
 {
 	List	   *maps;
+	bool		rebuilt;
 
 	rehome_slice_work_lock(slice);
 	maps = rehome_table_maps_get(slice);
 	if (slice->state == REHOME_CANCELLED)
 	{
 		ereport(NOTICE, errmsg("slice \"%s\" is cancelled already", slice->name));
-		rehome_saved_rebuild(slice);
+		rebuilt = rehome_saved_rebuild(slice, DEBUG1);
+		if (!local_only)
+			require_source_authority(slice);
 	}
 	else
 	{
@@ -181,23 +205,31 @@ rehome_cancel_slice(RehomeCall *call, RehomeSlice *slice)
 
 		if (slice->state != REHOME_PLANNED)
 			rehome_slice_require(slice, "cancel", REHOME_COPYING, REHOME_SYNCING);
-		if (slice->restored)
-			rehome_slice_require_running(slice);	/* the source is somebody else's */
-		require_source_authority(slice);
+		if (!local_only)
+		{
+			if (slice->restored)
+				rehome_slice_require_running(slice);	/* the source is somebody else's */
+			require_source_authority(slice);
+		}
 		rehome_targets_lock(list_concat(slice->state == REHOME_PLANNED ? NIL : list_copy(maps), rehome_derived_maps(slice)),
 							AccessExclusiveLock);
-		rehome_slice_set_state(slice, REHOME_CANCELLED, "cancel", unfinished ?
-							   "cancelled; the rows copied so far are removed" : "cancelled", NULL);
+		rehome_slice_set_state(slice, REHOME_CANCELLED, "cancel",
+							   psprintf("cancelled%s%s", local_only ? " on this side only" : "",
+										unfinished ? "; the rows copied so far are removed" : ""), NULL);
 		rehome_derived_remove(slice);	/* nothing is to be derived of rows that go */
 		if (unfinished)
 			empty_targets(slice, maps);
-		rehome_saved_rebuild(slice);
+		rebuilt = rehome_saved_rebuild(slice, DEBUG1);
 		rehome_target_remove(maps);
 		rehome_touched_drop(maps);
 		rehome_call_commit(call);
 	}
-	clean_source(slice, maps, false);
+	if (local_only)
+		tell_left_there(slice);
+	else
+		clean_source(slice, maps, false);
 	rehome_call_commit(call);
+	return rebuilt;
 }
 
 /*
@@ -229,6 +261,21 @@ drop_imported(RehomeMigration *migration)
 PG_FUNCTION_INFO_V1(rehome_drop_migration);
 
 /*
+ * not_rebuilt returns what was taken off targets that are still there, and is
+ * now defined nowhere else, as a JSON object of definitions; NULL if nothing is.
+ */
+static char *
+not_rebuilt(RehomeMigration *migration)
+{
+	return rehome_spi_value("SELECT jsonb_object_agg(o.name || ' of ' || o.relation, o.create_sql || o.finish_sql) FROM rehome.saved_object o"
+							" JOIN rehome.slice s ON s.id = o.slice_id JOIN pg_class c ON c.oid = o.relation::oid"
+							" WHERE s.migration_id = $1 AND o.rebuilt_at IS NULL AND (o.kind <> 'foreign key' OR o.built_at IS NULL)"
+							" AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.conname = o.name)"
+							" AND NOT EXISTS (SELECT FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid"
+							"  WHERE i.indrelid = c.oid AND x.relname = o.name)", "i", migration->id);
+}
+
+/*
  * rehome_drop_migration(migration name) forgets a migration nothing of which
  * is left on either side: planned, completed or cancelled.
  */
@@ -238,6 +285,7 @@ rehome_drop_migration(PG_FUNCTION_ARGS)
 	RehomeCall	call;
 	char	   *name = rehome_required_name(fcinfo, 0, "the migration's name");
 	RehomeMigration *migration;
+	char	   *definitions;
 	ListCell   *lc;
 
 	rehome_call_begin(&call, fcinfo);
@@ -256,9 +304,16 @@ rehome_drop_migration(PG_FUNCTION_ARGS)
 		rehome_targets_lock(rehome_derived_maps(slice), AccessExclusiveLock);
 		rehome_derived_remove(slice);
 	}
+	definitions = not_rebuilt(migration);
+	if (definitions != NULL)
+		ereport(WARNING,
+				errmsg("targets of migration \"%s\" lack what has not been rebuilt", migration->name),
+				errdetail_internal("%s", definitions),
+				errhint("The definitions are in rehome.event."));
 	drop_imported(migration);
 	rehome_spi("DELETE FROM rehome.migration WHERE id = $1", "i", migration->id);
-	rehome_event(name, NULL, "dropped", "migration dropped", NULL);
+	rehome_event(name, NULL, "dropped", "migration dropped",
+				 definitions ? psprintf("{\"not_rebuilt\": %s}", definitions) : NULL);
 	rehome_call_end(&call);
 	PG_RETURN_VOID();
 }

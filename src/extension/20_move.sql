@@ -30,9 +30,10 @@ CREATE PROCEDURE rehome.complete(migration name, slice name DEFAULT NULL)
 COMMENT ON PROCEDURE rehome.complete(name, name) IS
     'point of no return: end reverse capture; the source''s fence stays closed';
 
-CREATE PROCEDURE rehome.cancel(migration name, slice name DEFAULT NULL)
+CREATE PROCEDURE rehome.cancel(migration name, slice name DEFAULT NULL, local_only boolean DEFAULT false)
     LANGUAGE c AS 'MODULE_PATHNAME', 'rehome_cancel';
-COMMENT ON PROCEDURE rehome.cancel(name, name) IS 'remove every artefact on both sides';
+COMMENT ON PROCEDURE rehome.cancel(name, name, boolean) IS
+    'remove every artefact on both sides, or on this one when the source is gone for good';
 
 CREATE PROCEDURE rehome.recover(migration name DEFAULT NULL)
     LANGUAGE c AS 'MODULE_PATHNAME', 'rehome_recover';

@@ -99,7 +99,7 @@ GRANT EXECUTE ON PROCEDURE
     rehome.cutover(name, name, boolean),
     rehome.rollback(name, name),
     rehome.complete(name, name),
-    rehome.cancel(name, name)
+    rehome.cancel(name, name, boolean)
     TO rehome_admin;
 
 -- Trust.

@@ -407,4 +407,58 @@ is($pair->sql_target(q{SELECT count(*) FROM rehome.saved_object WHERE rebuilt_at
 	forget('as_set', 'as_set.t');
 }
 
+# ---------------------------------------------------------------------------
+# A copy that was begun is given up: what is to be put back needs what another
+# slice has taken off, or the source is gone.
+{
+	my $tables = q{CREATE SCHEMA up; CREATE TABLE up.parent (id int PRIMARY KEY, v text); CREATE TABLE up.child (id int PRIMARY KEY, parent int)};
+	$pair->sql_source(qq{$tables; INSERT INTO up.parent SELECT i, 'p' FROM generate_series(1, 10) i; INSERT INTO up.child SELECT i, i FROM generate_series(1, 10) i});
+	$pair->sql_target(qq{$tables; ALTER TABLE up.child ADD FOREIGN KEY (parent) REFERENCES up.parent; CREATE INDEX ON up.child (parent)});
+	my $before = schema_dump($target, 'postgres', '-n', 'up');
+	$pair->import_foreign_schema('up', 'up_far');
+	my $define = q{SELECT rehome.create_migration('up', 'src', 'x'); SELECT rehome.add_slice('up', 'second');
+		SELECT rehome.add_table('up', 'up_far.child', 'up.child'); SELECT rehome.add_table('up', 'up_far.parent', 'up.parent', slice => 'second')};
+	my $break = sub { is(finish_psql(start_psql($target, "CALL rehome.copy('up', '$_')", debug_point => 'chunks-planned:error'))->{sqlstate}, 'XX000', "the copy of slice $_ breaks off") for qw(main second) };
+
+	$pair->sql_target($define);
+	$break->();
+	isnt(schema_dump($target, 'postgres', '-n', 'up'), $before, 'both slices have taken off what keeps a load');
+	my $result = finish_psql(start_psql($target, q{CALL rehome.cancel('up')}));
+	is($result->{sqlstate}, '00000', 'both are cancelled');
+	unlike($result->{stderr}, qr/could not be rebuilt/, 'and nothing is complained of');
+	is(schema_dump($target, 'postgres', '-n', 'up'), $before, 'the foreign key has come back after the key it refers to');
+	$pair->sql_target(q{SELECT rehome.drop_migration('up')});
+
+	# what cannot come back is told of once more before it is forgotten
+	$pair->sql_target($define);
+	$break->();
+	$result = finish_psql(start_psql($target, q{CALL rehome.cancel('up', 'main')}));
+	like($result->{stderr}, qr/WARNING:.*child_parent_fkey.*could not be rebuilt/, 'one slice is cancelled: its foreign key cannot come back');
+	call(q{CALL rehome.cancel('up', 'second')});
+	$result = finish_psql(start_psql($target, q{SELECT rehome.drop_migration('up')}));
+	like($result->{stderr}, qr/WARNING:.*DETAIL:.*child_parent_fkey.*FOREIGN KEY/s, 'the definition is told when the migration is forgotten');
+	like($pair->sql_target(q{SELECT detail FROM rehome.event WHERE kind = 'dropped' ORDER BY id DESC LIMIT 1}), qr/not_rebuilt.*FOREIGN KEY \(parent\) REFERENCES up\.parent/, 'and is in the event');
+	$pair->sql_target(q{ALTER TABLE up.child ADD FOREIGN KEY (parent) REFERENCES up.parent});
+	is(schema_dump($target, 'postgres', '-n', 'up'), $before, 'by it everything is as it was');
+
+	# a source that is gone
+	$pair->sql_target($define);
+	$break->();
+	$source->stop;
+	my $state = q{SELECT string_agg(state, ' ' ORDER BY slice) FROM rehome.status WHERE migration = 'up'};
+	is((sqlstate_of($target, q{CALL rehome.cancel('up')}))[0], '08001', 'a source that is gone: it cannot be asked');
+	is($pair->sql_target($state), 'copying copying', 'a source that is gone: nothing has changed');
+	$result = finish_psql(start_psql($target, q{CALL rehome.cancel('up', local_only => true)}));
+	is($result->{sqlstate}, '00000', 'a source that is gone: this side is cancelled alone');
+	like($result->{stderr}, qr/WARNING:.*on this side only.*HINT:.*DROP SCHEMA rehome_source CASCADE/s, 'a source that is gone: with a warning of what it may have');
+	is($pair->sql_target($state), 'cancelled cancelled', 'a source that is gone: the state');
+	is(schema_dump($target, 'postgres', '-n', 'up'), $before, 'a source that is gone: the targets are as they were');
+	is((sqlstate_of($target, q{INSERT INTO up.parent VALUES (1, 'x')}))[0], '00000', 'a source that is gone: they can be written');
+	$source->start;
+	ok($pair->sql_source(q{SELECT count(*) > 0 FROM pg_trigger WHERE tgname LIKE 'rehome%' AND tgrelid IN ('up.parent'::regclass, 'up.child'::regclass)}), 'a source that was not gone after all: it still has triggers');
+	call(q{CALL rehome.cancel('up')});
+	is($pair->sql_source(q{SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'rehome%' AND tgrelid IN ('up.parent'::regclass, 'up.child'::regclass)}), 0, 'a source that was not gone after all: once more, and it is clean');
+	$pair->sql_target(q{SELECT rehome.drop_migration('up')});
+}
+
 done_testing();
