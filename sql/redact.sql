@@ -96,6 +96,14 @@ CALL rehome.sync('m');
 SELECT name = first || ' ' || last AS same FROM new.patient JOIN old.patient USING (id) WHERE id IN (5, 6);
 SELECT * FROM pg_temp.secrets();
 
+-- A column by another name is not told either, nor is anything else then.
+BEGIN;
+ALTER TABLE new.patient RENAME name TO called;
+UPDATE new.patient SET called = 'a sixth secret', ward = 'w8' WHERE id = 8;
+SELECT key, old_row, new_row FROM rehome.drift WHERE kind = 'update' ORDER BY id DESC LIMIT 1;
+SELECT * FROM pg_temp.secrets();
+ROLLBACK;
+
 -- The mapping document says it.
 SELECT target_field, note FROM rehome.mapping_document('m') ORDER BY 1;
 

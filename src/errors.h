@@ -12,6 +12,15 @@
 
 #include "utils/elog.h"
 
+/*
+ * Where a DETAIL names who is in the way, a line of its own says what he runs,
+ * "a" being pg_stat_activity.  It is told to whoever waits; what is put on
+ * record for others to read is without it (catalog/redaction.c).
+ */
+#define REHOME_RUNNING_MARK "  running: "
+#define REHOME_RUNNING_SQL \
+	"coalesce(E'\\n" REHOME_RUNNING_MARK "' || nullif(btrim(regexp_replace(left(a.query, 200), '[[:space:]]+', ' ', 'g')), ''), '')"
+
 /* the slice is in a state from which the request is not legal */
 #define ERRCODE_REHOME_ILLEGAL_STATE		MAKE_SQLSTATE('R','H','0','0','1')
 /* preflight found something that stands in the way */

@@ -67,10 +67,10 @@ local_blockers(List *oids, LOCKMODE mode)
 		mode == AccessShareLock ? "{AccessShareLock,RowShareLock,RowExclusiveLock,ShareUpdateExclusiveLock,ShareLock,ShareRowExclusiveLock,ExclusiveLock}" :
 		"{AccessShareLock,RowShareLock}";
 
-	return rehome_spi_value("SELECT string_agg(format('pid %s (%s) %s %s on %s%s: %s', l.pid,"
+	return rehome_spi_value("SELECT string_agg(format('pid %s (%s) %s %s on %s%s%s', l.pid,"
 							" coalesce(a.usename, a.backend_type), CASE WHEN l.granted THEN 'holds' ELSE 'waits for' END, l.mode, l.relation::regclass,"
 							" coalesce(', in a transaction for ' || date_trunc('milliseconds', clock_timestamp() - a.xact_start), ''),"
-							" coalesce(nullif(btrim(regexp_replace(left(a.query, 200), '[[:space:]]+', ' ', 'g')), ''), '?')), E'\\n')"
+							" " REHOME_RUNNING_SQL "), E'\\n')"
 							" FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
 							" WHERE (l.granted OR l.mode = 'AccessExclusiveLock') AND l.locktype = 'relation' AND l.pid <> pg_backend_pid()"
 							" AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"

@@ -64,6 +64,26 @@ one_slice(RehomeMigration *migration, const char *name)
 }
 
 /*
+ * forget_namesake takes away what is on record of rows by the name of a
+ * migration that was dropped: what somebody decided then is not decided now.
+ */
+static void
+forget_namesake(const char *name)
+{
+	uint64		n;
+
+	rehome_spi("DELETE FROM rehome.discrepancy_history WHERE discrepancy IN"
+			   " (SELECT id FROM rehome.discrepancy WHERE migration = $1::name)", "t", name);
+	n = rehome_spi("DELETE FROM rehome.discrepancy WHERE migration = $1::name", "t", name)->processed;
+	n += rehome_spi("DELETE FROM rehome.quarantine WHERE migration = $1::name", "t", name)->processed;
+	n += rehome_spi("DELETE FROM rehome.drift WHERE migration = $1::name", "t", name)->processed;
+	if (n > 0)
+		ereport(NOTICE,
+				errmsg(UINT64_FORMAT " discrepancies, refused rows and drifts of an earlier migration \"%s\" are forgotten",
+					   n, name));
+}
+
+/*
  * rehome_define_migration opens a frame, and in it creates a migration owned
  * by the caller, with one slice, main.
  */
@@ -110,6 +130,7 @@ rehome_define_migration(RehomeCall *call, FunctionCallInfo fcinfo, const char *n
 						  " substr(md5(rehome.database_identity() || $1 || clock_timestamp()::text), 1, 8))"
 						  " RETURNING id",
 						  "ttttt", name, server, reason, home, quote_identifier(owner));
+	forget_namesake(name);
 	rehome_spi("INSERT INTO rehome.slice (migration_id, name) VALUES ($1::int, 'main')", "i",
 			   rehome_int(id));
 	rehome_event(name, NULL, "defined", psprintf("migration created: %s", reason), NULL);

@@ -490,10 +490,10 @@ acquire(void *arg)
 static char *
 work_lock_holders(RehomeSlice *slice)
 {
-	return rehome_spi_value("SELECT string_agg(format('pid %s (%s) works on it%s: %s', l.pid,"
+	return rehome_spi_value("SELECT string_agg(format('pid %s (%s) works on it%s%s%s', l.pid,"
 							" coalesce(a.usename, a.backend_type, '?'),"
 							" coalesce(', in a transaction for ' || date_trunc('milliseconds', clock_timestamp() - a.xact_start), ''),"
-							" coalesce(nullif(btrim(regexp_replace(left(a.query, 200), '[[:space:]]+', ' ', 'g')), ''), nullif(a.application_name, ''), '?')), E'\\n' ORDER BY l.pid)"
+							" CASE WHEN coalesce(a.query, '') = '' THEN ': ' || nullif(a.application_name, '') END, " REHOME_RUNNING_SQL "), E'\\n' ORDER BY l.pid)"
 							" FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
 							" WHERE l.granted AND l.locktype = 'advisory' AND l.pid <> pg_backend_pid()"
 							" AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"

@@ -19,7 +19,8 @@
 
 /*
  * rehome_redacted_columns returns the names (char *) of a target's columns
- * whose values are not to be on record.
+ * whose values are not to be on record.  While one of them is no column of it,
+ * that is all but the key: the values may be in another since, by a new name.
  */
 List *
 rehome_redacted_columns(Oid target)
@@ -27,7 +28,13 @@ rehome_redacted_columns(Oid target)
 	RehomeRows *rows;
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	rows = rehome_spi_read("SELECT array_agg(DISTINCT \"column\") FROM rehome.redaction WHERE target = $1", "o", target);
+	rows = rehome_spi_read("SELECT array_agg(DISTINCT name) FROM ("
+						   "SELECT \"column\" FROM rehome.redaction WHERE target = $1"
+						   " UNION SELECT a.attname FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped"
+						   " AND EXISTS (SELECT FROM rehome.redaction r WHERE r.target = $1 AND NOT EXISTS"
+						   "  (SELECT FROM pg_attribute o WHERE o.attrelid = $1 AND o.attname = r.\"column\" AND NOT o.attisdropped))"
+						   " AND a.attname <> ALL (coalesce((SELECT key FROM rehome.table_map WHERE target = $1 LIMIT 1),"
+						   "  (SELECT key FROM rehome.derivation WHERE target = $1 AND whole LIMIT 1), '{}'))) AS u(name)", "o", target);
 	PopActiveSnapshot();
 	return rehome_name_list(rows->value[0][0]);
 }
@@ -52,6 +59,33 @@ may_quote(int sqlerrcode)
 			return sqlerrcode == ERRCODE_REHOME_REFUSED;
 	}
 	return sqlerrcode != ERRCODE_INSUFFICIENT_PRIVILEGE;
+}
+
+/*
+ * rehome_without_queries leaves out the lines that tell what other sessions run:
+ * whoever may read our tables need not have the right to see that.
+ */
+char *
+rehome_without_queries(const char *message)
+{
+	StringInfoData kept;
+
+	initStringInfo(&kept);
+	while (*message != '\0')
+	{
+		size_t		len = strcspn(message, "\n");
+
+		if (strncmp(message, REHOME_RUNNING_MARK, strlen(REHOME_RUNNING_MARK)) != 0)
+		{
+			if (kept.len > 0)
+				appendStringInfoChar(&kept, '\n');
+			appendBinaryStringInfo(&kept, message, len);
+		}
+		message += len;
+		if (*message == '\n')
+			message++;
+	}
+	return kept.data;
 }
 
 /*

@@ -15,5 +15,6 @@
 
 extern List *rehome_redacted_columns(Oid target);
 extern char *rehome_recorded_message(RehomeMigration *migration, int sqlerrcode, const char *message);
+extern char *rehome_without_queries(const char *message);
 
 #endif							/* REHOME_REDACTION_H */

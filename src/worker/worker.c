@@ -175,8 +175,10 @@ record_error(int slice_id, const ErrorData *error, MemoryContext context)
 	slice = rehome_slice_by_id(slice_id);
 	if (slice != NULL)
 	{
-		char	   *message = error->detail ? psprintf("%s (%s)", error->message, error->detail) : error->message;
+		char	   *message = error->message;
 
+		if (error->detail != NULL)
+			message = psprintf("%s (%s)", message, rehome_without_queries(error->detail));
 		message = rehome_recorded_message(slice->migration, error->sqlerrcode, message);
 		if (slice->error == NULL || strcmp(slice->error, message) != 0)
 		{

@@ -146,6 +146,33 @@ for my $hangs ('its session', 'the whole server')
 	unlike($pair->sql_target(q{SELECT string_agg(message || coalesce(detail::text, ''), ' ') FROM rehome.event}), qr/another/, 'no password is in the log of events');
 }
 
+# Who is in the way is told; what he runs only to whoever asks, and not put on
+# record.
+{
+	$pair->sql_target(q{LOAD 'pg_rehome'; ALTER SYSTEM SET rehome.lock_timeout = '100ms'; ALTER SYSTEM SET rehome.lock_retries = 0});
+	$target->reload;
+	my $session = $target->background_psql('postgres');
+	$session->query_safe(q{BEGIN; LOCK TABLE app.item IN SHARE MODE});
+	$session->query_safe(q{SELECT 'a quiet word'});
+	$pair->sql_source('UPDATE app.item SET qty = qty + 1 WHERE id = 2');
+	ok(wait_until($target, q{SELECT error LIKE '%holds ShareLock on app.item%' FROM rehome.status WHERE slice = 'main'}), 'in the way: the status says who');
+	is($pair->sql_target(q{SELECT count(*) FROM rehome.event WHERE message LIKE '%quiet word%'}), 0, 'in the way: what he runs is not in the log of events');
+	is($pair->sql_target(q{SELECT count(*) FROM rehome.status WHERE error LIKE '%quiet word%' OR error LIKE '%running%'}), 0, 'in the way: nor in the status');
+	$pair->sql_target(q{CALL rehome.sync('m', 'second')});
+	$pair->sql_target(q{SELECT rehome.pause('m', 'main')});
+	ok(wait_until($target, q{SELECT worker IS NULL FROM rehome.status WHERE slice = 'main'}), 'in the way: paused');
+	$pair->sql_target(q{UPDATE rehome.slice SET paused = false WHERE name = 'main'});
+	my ($sqlstate, undef, $detail) = sqlstate_of($target, q{CALL rehome.sync('m', 'main')});
+	is($sqlstate, 'RH004', 'in the way: a call waits as long');
+	like($detail, qr/holds ShareLock on app\.item.*\n  running: .*quiet word/, 'in the way: it is told what he runs');
+	$session->query_safe('ROLLBACK');
+	$session->quit;
+	$pair->sql_target(q{ALTER SYSTEM RESET rehome.lock_timeout; ALTER SYSTEM RESET rehome.lock_retries});
+	$target->reload;
+	$pair->sql_target(q{SELECT rehome.resume('m')});
+	arrives('nobody in the way');
+}
+
 # A server of another name is an error like any other: nothing can be recorded
 # in a migration that cannot be read, but the worker goes on trying.
 {

@@ -510,4 +510,22 @@ for my $side (qw(source target))
 	}
 }
 
+# A role at the source by a name that has to be quoted.
+{
+	$pair->sql_source(q{CREATE ROLE "Mover-1" LOGIN PASSWORD 'secret'; CREATE DATABASE quoted OWNER "Mover-1"});
+	$source->safe_psql('quoted', q{SET ROLE "Mover-1"; CREATE SCHEMA q; CREATE TABLE q.a (id int PRIMARY KEY); CREATE TABLE q.b (id int PRIMARY KEY); INSERT INTO q.a VALUES (1); INSERT INTO q.b VALUES (1)});
+	$pair->sql_target(qq{
+		CREATE SCHEMA q; CREATE TABLE q.a (id int PRIMARY KEY); CREATE TABLE q.b (id int PRIMARY KEY);
+		CREATE SERVER quoted FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '$port', dbname 'quoted');
+		CREATE USER MAPPING FOR CURRENT_USER SERVER quoted OPTIONS (user 'Mover-1', password 'secret');
+		CREATE SCHEMA q_far; IMPORT FOREIGN SCHEMA q FROM SERVER quoted INTO q_far;
+	});
+	for my $table (qw(a b))
+	{
+		$pair->sql_target("SELECT rehome.create_migration('q_$table', 'quoted', 'x'); SELECT rehome.add_table('q_$table', 'q_far.$table', 'q.$table')");
+		my ($sqlstate, $message) = sqlstate_of($target, "CALL rehome.copy('q_$table')");
+		is($sqlstate, '00000', "a role whose name needs quotes: table $table") or diag($message);
+	}
+}
+
 done_testing();

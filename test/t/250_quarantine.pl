@@ -258,4 +258,29 @@ $pair->sql_source(q{UPDATE old.card SET number = '4114'});
 ok(wait_until($target, "SELECT ($error) IS NULL AND (SELECT number FROM new.card) = 4114"), 'and it goes on as ever');
 $pair->sql_target(q{CALL rehome.cancel('c')});
 
+
+# ---------------------------------------------------------------------------
+# What was decided in a migration is not decided in the next one of its name.
+
+$pair->sql_source(q{CREATE TABLE old.again (id integer PRIMARY KEY, v text); INSERT INTO old.again VALUES (1, '1'), (3, 'bad')});
+$pair->sql_target(q{CREATE TABLE new.again (id integer PRIMARY KEY, v integer)});
+$pair->import_foreign_schema('old', 'again', 'again');
+$pair->sql_target(q{
+	SELECT rehome.create_migration('again', 'src', 'the first');
+	SELECT rehome.add_table('again', 'again.again', 'new.again', columns => '{"v": "v::int"}');
+	SELECT rehome.set_table_rule('again', 'new.again', on_error => 'quarantine');
+	CALL rehome.copy('again');
+	SELECT rehome.accept_quarantine('again', 'a trial run')});
+my $definition = $pair->sql_target(q{SELECT quote_literal(rehome.export_migration('again'))});
+$pair->sql_target(q{CALL rehome.cancel('again')});
+$pair->sql_target(q{SELECT rehome.drop_migration('again'); TRUNCATE new.again});
+my $kept = q{SELECT count(*) FROM rehome.quarantine WHERE migration = 'again'};
+is($pair->sql_target($kept), 1, 'a migration that is dropped leaves its record');
+like(finish_psql(start_psql($target, "SELECT rehome.import_migration($definition)"))->{stderr}, qr/NOTICE:.*1 discrepancies, refused rows and drifts of an earlier migration "again" are forgotten/, 'until there is another of its name');
+is($pair->sql_target($kept), 0, 'it begins with none');
+$pair->sql_target(q{CALL rehome.copy('again')});
+is($pair->sql_target(q{SELECT accepted FROM rehome.quarantine WHERE migration = 'again'}), 'f', 'a row that is refused again has been accepted by nobody');
+is((sqlstate_of($target, q{CALL rehome.cutover('again')}))[0], 'RH003', 'and is in the way of the cutover');
+$pair->sql_target(q{CALL rehome.cancel('again')});
+
 done_testing();

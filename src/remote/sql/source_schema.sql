@@ -12,7 +12,8 @@ DO $ours$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_namespace n LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid
                 WHERE n.nspname = 'rehome_source'
-                  AND (n.nspowner <> current_user::regrole OR c.relowner <> current_user::regrole)) THEN
+                  AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = current_user
+                                      AND r.oid = n.nspowner AND r.oid = coalesce(c.relowner, r.oid))) THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
             MESSAGE = 'schema rehome_source, or a table in it, belongs to another role',
             HINT = 'All migrations from one database connect as one role; or drop the schema if it is nobody''s.';
