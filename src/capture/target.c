@@ -351,14 +351,16 @@ rehome_target_covered(List *maps)
 /*
  * rehome_target_unlogged returns the name of the table, or of a partition of
  * it, that is unlogged: a crash of this server empties it, and nothing that is
- * on record about its rows tells.  NULL if there is none.
+ * on record about its rows tells.  NULL if there is none.  It locks nothing:
+ * all targets are looked at in one transaction, which would wait for one with
+ * others in hand.
  */
 char *
 rehome_target_unlogged(Oid target)
 {
 	ListCell   *lc;
 
-	foreach(lc, find_all_inheritors(target, AccessShareLock, NULL))
+	foreach(lc, find_all_inheritors(target, NoLock, NULL))
 	{
 		char		kind = get_rel_relkind(lfirst_oid(lc));
 
