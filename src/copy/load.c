@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "access/heapam.h"
+#include "access/hio.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -127,18 +128,24 @@ rehome_loader_begin(Oid target)
 static void
 flush(RehomeLoader *loader)
 {
+	MemoryContext old;
+
 	if (loader->n == 0)
 		return;
+	/* insertion leaves behind what it has allocated, and so does one that fails */
+	old = MemoryContextSwitchTo(GetPerTupleMemoryContext(loader->estate));
+	ResetPerTupleExprContext(loader->estate);
 	table_multi_insert(loader->rel, loader->slots, loader->n, loader->cid, 0, loader->bistate);
 	for (int i = 0; i < loader->n; i++)
 	{
 		if (loader->rri->ri_NumIndices > 0)
 		{
 			ResetPerTupleExprContext(loader->estate);
-			list_free(RehomeInsertIndexTuples(loader->rri, loader->slots[i], loader->estate));
+			(void) RehomeInsertIndexTuples(loader->rri, loader->slots[i], loader->estate);
 		}
 		ExecClearTuple(loader->slots[i]);
 	}
+	MemoryContextSwitchTo(old);
 	loader->total += loader->n;
 	pgstat_progress_update_param(PROGRESS_COPY_TUPLES_PROCESSED, loader->total);
 	loader->n = 0;
@@ -162,10 +169,13 @@ rehome_loader_put(TupleTableSlot *row, void *arg)
 	slot->tts_tableOid = RelationGetRelid(loader->rel);
 	if (desc->constr != NULL)
 	{
+		MemoryContext old = MemoryContextSwitchTo(GetPerTupleMemoryContext(loader->estate));
+
 		ResetPerTupleExprContext(loader->estate);
 		if (desc->constr->has_generated_stored)
 			ExecComputeStoredGenerated(loader->rri, loader->estate, slot, CMD_INSERT);
 		ExecConstraints(loader->rri, slot, loader->estate);
+		MemoryContextSwitchTo(old);
 	}
 	ExecMaterializeSlot(slot);
 	loader->bytes += slot->tts_ops == &TTSOpsBufferHeapTuple || slot->tts_ops == &TTSOpsHeapTuple ?
@@ -214,7 +224,8 @@ reset_load(void *arg)
 		ExecClearTuple(loader->slots[i]);
 	loader->n = 0;
 	loader->bytes = 0;
-	loader->bistate = GetBulkInsertState();
+	loader->bistate->current_buf = InvalidBuffer;
+	ReleaseBulkInsertStatePin(loader->bistate);
 }
 
 /*

@@ -394,10 +394,12 @@ store_refused(Batch *batch)
 {
 	RehomeSieve *sieve = batch->sieve;
 	RehomeAs	as;
+	MemoryContext old;
 
 	if (batch->refused.len == 1)
 		return;
 	appendStringInfoChar(&batch->refused, ']');
+	old = MemoryContextSwitchTo(sieve->scratch);
 	rehome_become_catalog_owner(&as);
 	rehome_spi("INSERT INTO rehome.quarantine (migration, slice, target, key, source_row, rule, sqlstate, message, source_key)"
 			   " SELECT DISTINCT ON (r->'source_key') $1::name, $2::name, $3, nullif(r->'key', 'null'),"
@@ -411,6 +413,8 @@ store_refused(Batch *batch)
 			   "ttott", sieve->slice->migration->name, sieve->slice->name, sieve->mapping->map->target,
 			   batch->refused.data, sieve->redacted);
 	rehome_become_self(&as);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(sieve->scratch);
 }
 
 /*
@@ -579,8 +583,8 @@ write_rows(void *arg)
 }
 
 /*
- * try_range writes a range in a subtransaction; returns the error if a
- * constraint refuses it.
+ * try_range writes a range in a subtransaction; returns the error, which lives
+ * as long as the batch, if a constraint refuses it.
  */
 static ErrorData *
 try_range(Batch *batch, int lo, int hi)
@@ -589,7 +593,7 @@ try_range(Batch *batch, int lo, int hi)
 
 	batch->lo = lo;
 	batch->hi = hi;
-	error = rehome_attempt(write_rows, batch);
+	error = rehome_attempt_in(write_rows, batch, GetPerTupleMemoryContext(batch->projector->estate));
 	if (error == NULL)
 		return NULL;
 	if (!rehome_refusable(error->sqlerrcode))

@@ -21,6 +21,16 @@
 ErrorData *
 rehome_attempt(void (*work) (void *arg), void *arg)
 {
+	return rehome_attempt_in(work, arg, CurrentMemoryContext);
+}
+
+/*
+ * rehome_attempt_in is the same with the error in another memory context, for
+ * work that fails often: FreeErrorData() does not free all of one.
+ */
+ErrorData *
+rehome_attempt_in(void (*work) (void *arg), void *arg, MemoryContext errors)
+{
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData  *volatile error = NULL;
@@ -34,7 +44,7 @@ rehome_attempt(void (*work) (void *arg), void *arg)
 	}
 	PG_CATCH();
 	{
-		MemoryContextSwitchTo(context);
+		MemoryContextSwitchTo(errors);
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();

@@ -234,6 +234,33 @@ for my $policy (qw(null fail))
 }
 
 # ---------------------------------------------------------------------------
+# However many rows are refused, and tried again, none leaves memory behind.
+
+$pair->sql_source(q{CREATE TABLE old.bad (id integer PRIMARY KEY, v integer, pad text);
+	INSERT INTO old.bad SELECT i, -1, repeat('x', 20) FROM generate_series(1, 4000) AS i});
+$pair->sql_target(q{CREATE TABLE new.bad (id integer PRIMARY KEY, v integer CHECK (v > 0), pad text)});
+$pair->import_foreign_schema('old', 'bads', 'bad');
+$pair->sql_target(q{
+	SELECT rehome.create_migration('bad', 'src', 'nothing but bad rows');
+	SELECT rehome.add_table('bad', 'bads.bad', 'new.bad');
+	SELECT rehome.set_table_rule('bad', 'new.bad', on_error => 'quarantine')});
+{
+	my $lock = hold_lock($target, debug_lock());
+	my $copy = start_psql($target, q{CALL rehome.copy('bad')}, debug_point => 'chunk-loaded:wait', options => '-c rehome.copy_workers=0');
+	my $pid = wait_for_lock_waiter($target, debug_lock());
+	my $from = -s $target->logfile;
+	# it looks at its interrupts when it waits no more
+	$pair->sql_target("SELECT pg_log_backend_memory_contexts($pid)");
+	$target->wait_for_log(qr/\[$pid\].*level: \d+; pg_rehome chunk/, $from);
+	my ($used) = PostgreSQL::Test::Utils::slurp_file($target->logfile, $from) =~ /\[$pid\].*level: \d+; pg_rehome chunk: (\d+) total/;
+	cmp_ok($used, '<', 1024 * 1024, "4000 refused rows: a chunk takes $used bytes");
+	$lock->quit;
+	is(finish_psql($copy)->{sqlstate}, '00000', '4000 refused rows: it is copied');
+	is($pair->sql_target(q{SELECT count(*) FROM rehome.quarantine WHERE migration = 'bad'}), '4000', '4000 refused rows: all are in quarantine');
+	$pair->sql_target(q{CALL rehome.cancel('bad')});
+}
+
+# ---------------------------------------------------------------------------
 # What stops a slice does not quote what is redacted.
 
 $pair->sql_source(q{CREATE TABLE old.card (id integer PRIMARY KEY, number text); INSERT INTO old.card VALUES (1, '4111')});
