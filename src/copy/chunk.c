@@ -53,13 +53,11 @@ source_parts(RehomeConn *conn, RehomeTableMap *map)
 }
 
 /*
- * plan_map cuts one table.  A chunk holds rehome.chunk_size, TOAST included.
+ * plan_map cuts one table, given its source_parts.  A chunk holds rehome.chunk_size, TOAST included.
  */
 static void
-plan_map(RehomeConn *conn, RehomeTableMap *map, double weight)
+plan_map(RehomeConn *conn, RehomeTableMap *map, RehomeRows *parts, double weight)
 {
-	RehomeRows *parts = source_parts(conn, map);
-
 	for (int i = 0; i < parts->n; i++)
 	{
 		char	  **p = parts->value[i];
@@ -119,9 +117,13 @@ void
 rehome_chunk_plan(RehomeConn *conn, RehomeSlice *slice, List *maps)
 {
 	RehomeRows *sizes = source_sizes(conn, maps);
+	List	   *parts = NIL;
 	List	   *small = NIL;
 	ListCell   *lc;
 
+	/* first: what a dropped foreign key refers to is locked from then on */
+	foreach(lc, maps)
+		parts = lappend(parts, source_parts(conn, lfirst(lc)));
 	foreach(lc, maps)
 		/* where a unique index may refuse rows, it has to be there */
 		if (((RehomeTableMap *) lfirst(lc))->quarantine ||
@@ -132,7 +134,8 @@ rehome_chunk_plan(RehomeConn *conn, RehomeSlice *slice, List *maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
 
-		plan_map(conn, map, weigh(map, sizes->value[foreach_current_index(lc)][1]));
+		plan_map(conn, map, list_nth(parts, foreach_current_index(lc)),
+				 weigh(map, sizes->value[foreach_current_index(lc)][1]));
 	}
 }
 
@@ -171,7 +174,7 @@ rehome_chunk_replan(RehomeConn *conn, RehomeSlice *slice, List *maps)
 		rehome_applying_begin(&applying, slice->migration->owner);
 		(void) rehome_apply_delete_all(rehome_mapping_compile(map, slice->migration->owner));
 		rehome_applying_end(&applying);
-		plan_map(conn, map, 0);
+		plan_map(conn, map, parts, 0);
 		rehome_spi("UPDATE rehome.table_map SET copied_at = NULL WHERE id = $1", "i", map->id);
 		rehome_event(slice->migration->name, slice->name, "copy",
 					 psprintf("table %s was rewritten at the source since its copy began and is copied anew",

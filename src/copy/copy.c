@@ -19,7 +19,7 @@
  *	   since S0 (see chunk.c).
  *	5. index by index, constraint by constraint (see saved_object.c).
  *	6. after a crash, a first batch, before the foreign keys: the rows left
- *	   out may be those that these refer to.
+ *	   out may be those that these refer to.  The position is the batch's then.
  *	7. state syncing, at position S0 or that of the batch.
  *
  * The leader may be a session in CALL rehome.copy() or the sync worker.  It
@@ -233,19 +233,25 @@ plan_load(RehomeConn *conn, RehomeSlice *slice, List *maps)
 }
 
 /*
- * catch_up is step 6.  It commits with what follows: should that fail, the
- * position is still S0.
+ * catch_up is step 6.  Each part is committed: the batch, since validation may
+ * take long; then all keys together, which locks what they refer to; then the
+ * validation of each.  What is undone after a failure is done after the batch
+ * that comes then.
  */
 static void
-catch_up(RehomeSlice *slice)
+catch_up(RehomeCall *call, RehomeSlice *slice)
 {
 	RehomeConn *conn = rehome_slice_connect(slice, "copy");
 	RehomeBatch batch;
 
 	rehome_forward_batch(conn, slice, rehome_table_maps_get(slice), false, NIL, &batch);
 	rehome_conn_close(conn);
-	while (rehome_saved_key_one(slice))
-		CHECK_FOR_INTERRUPTS();
+	do
+	{
+		rehome_call_commit(call);
+		rehome_debug_point("caught-up");
+		still_copying(slice);
+	} while (rehome_saved_key_one(slice));
 }
 
 /*
@@ -303,7 +309,7 @@ copy_live(RehomeCall *call, RehomeSlice *slice, TimestampTz began)
 	still_copying(slice);
 	check_complete(slice, job.resumed);
 	if (job.resumed)
-		catch_up(slice);
+		catch_up(call, slice);
 	report_done(slice, began);
 }
 

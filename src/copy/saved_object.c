@@ -30,11 +30,15 @@
  */
 #include "postgres.h"
 
+#include "capture/capture.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/redaction.h"
 #include "copy/copy.h"
 #include "errors.h"
 #include "guc.h"
+#include "nodes/parsenodes.h"
+#include "parser/parser.h"
 #include "util/attempt.h"
 #include "util/debug_point.h"
 #include "util/name.h"
@@ -242,6 +246,47 @@ build(RehomeSlice *slice, const char *id, const char *create_sql)
 }
 
 /*
+ * relations_of_key adds to oids what a foreign key is between: relation, and
+ * what its create_sql refers to.
+ */
+static List *
+relations_of_key(List *oids, const char *relation, const char *create_sql)
+{
+	ListCell   *lc;
+
+	oids = list_append_unique_oid(oids, (Oid) rehome_int64(relation));
+	foreach(lc, rehome_name_list(create_sql))
+	{
+		RawStmt    *parsed = linitial_node(RawStmt, raw_parser(lfirst(lc), RAW_PARSE_DEFAULT));
+		AlterTableCmd *add = linitial_node(AlterTableCmd, castNode(AlterTableStmt, parsed->stmt)->cmds);
+
+		oids = list_append_unique_oid(oids, RangeVarGetRelid(castNode(Constraint, add->def)->pktable, NoLock, true));
+	}
+	return oids;
+}
+
+/*
+ * lock_for_keys locks relations as adding a foreign key does, but without
+ * keeping writers waiting behind us: a table that is referred to may have
+ * authority, or be none of ours.
+ */
+static void
+lock_for_keys(List *oids)
+{
+	List	   *maps = NIL;
+	ListCell   *lc;
+
+	foreach(lc, oids)
+	{
+		RehomeTableMap *map = palloc0(sizeof(RehomeTableMap));
+
+		map->target = lfirst_oid(lc);
+		maps = lappend(maps, map);
+	}
+	rehome_targets_lock(maps, ShareRowExclusiveLock);
+}
+
+/*
  * finish does finish_sql.
  */
 static void
@@ -304,7 +349,9 @@ rehome_saved_finish_one(RehomeSlice *slice)
 typedef struct Rebuild
 {
 	RehomeSlice *slice;
-	char	  **v;				/* id, create_sql, finish_sql, built_at, name, relation */
+	char	  **v;				/* id, create_sql, finish_sql, built_at, name,
+								 * relation, and, unless it is built, its OID if
+								 * it is a foreign key */
 } Rebuild;
 
 static void
@@ -312,6 +359,8 @@ rebuild(void *arg)
 {
 	Rebuild    *object = arg;
 
+	if (object->v[3] == NULL && object->v[6] != NULL)
+		lock_for_keys(relations_of_key(NIL, object->v[6], object->v[1]));
 	if (object->v[3] == NULL)
 		build(object->slice, object->v[0], object->v[1]);
 	finish(object->slice, object->v[0], object->v[2]);
@@ -387,12 +436,16 @@ bool
 rehome_saved_key_one(RehomeSlice *slice)
 {
 	RehomeRows *rows;
+	List	   *relations = NIL;
 
 	if (rehome_spi("SELECT FROM rehome.table_map WHERE slice_id = $1 AND copied_at IS NULL LIMIT 1", "i", slice->id)->n > 0)
 		return false;
-	rows = rehome_spi("SELECT o.id, o.create_sql FROM rehome.saved_object o WHERE o.slice_id = $1"
+	rows = rehome_spi("SELECT o.id, o.create_sql, o.relation::oid FROM rehome.saved_object o WHERE o.slice_id = $1"
 					  " AND o.kind = 'foreign key' AND o.rebuilt_at IS NULL AND o.built_at IS NULL"
 					  " ORDER BY o.id FOR UPDATE", "i", slice->id);
+	for (int i = 0; i < rows->n; i++)
+		relations = relations_of_key(relations, rows->value[i][2], rows->value[i][1]);
+	lock_for_keys(relations);
 	for (int i = 0; i < rows->n; i++)
 		build(slice, rows->value[i][0], rows->value[i][1]);
 	if (rows->n > 0)
@@ -418,7 +471,8 @@ rehome_saved_rebuild(RehomeSlice *slice, int level)
 	RehomeRows *rows;
 	bool		all = true;
 
-	rows = rehome_spi("SELECT id, create_sql, finish_sql, built_at, name, relation FROM rehome.saved_object"
+	rows = rehome_spi("SELECT id, create_sql, finish_sql, built_at, name, relation,"
+					  " CASE WHEN kind = 'foreign key' THEN relation::oid END FROM rehome.saved_object"
 					  " WHERE slice_id = $1 AND rebuilt_at IS NULL"
 					  " ORDER BY kind = 'foreign key', id", "i", slice->id);
 	for (int i = 0; i < rows->n; i++)

@@ -637,4 +637,69 @@ nothing_lost('after the rollback');
 	is($pair->sql_source(q{SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'rehome%'}), 0, 'cancel under load: no trigger is left');
 }
 
+# A foreign key of a target refers to a table that is written: adding it asks for
+# a lock there as briefly as for any other.
+{
+	$pair->sql_source(q{
+		CREATE SCHEMA fk;
+		CREATE TABLE fk.child (id int PRIMARY KEY, parent int NOT NULL);
+		INSERT INTO fk.child SELECT i, i FROM generate_series(1, 10) i;
+	});
+	$pair->sql_target(q{
+		CREATE SCHEMA fk;
+		CREATE TABLE fk.parent (id int PRIMARY KEY, qty int NOT NULL DEFAULT 0);
+		INSERT INTO fk.parent SELECT i FROM generate_series(1, 10) i;
+		CREATE TABLE fk.child (id int PRIMARY KEY, parent int NOT NULL REFERENCES fk.parent);
+		SELECT rehome.create_migration('fk', 'src', 'a test of foreign keys');
+	});
+	$pair->import_foreign_schema('fk', 'fk_source', 'child');
+	$pair->sql_target(q{SELECT rehome.add_table('fk', 'fk_source.child', 'fk.child')});
+	my $keys = q{SELECT coalesce(string_agg(conname || ' ' || convalidated, ', '), 'none') FROM pg_constraint WHERE conrelid = 'fk.child'::regclass AND contype = 'f'};
+	my $write = q{SET statement_timeout = '10s'; UPDATE fk.parent SET qty = qty + 1 WHERE id = 2};
+
+	my $lock = hold_lock($target, debug_lock());
+	my $copy = start_psql($target, q{CALL rehome.copy('fk')}, debug_point => 'chunk-loaded:wait', options => '-c rehome.copy_workers=0', name => 'copy');
+	ok(wait_for_lock_waiter($target, debug_lock()), 'foreign key: the copy is under way');
+	is($pair->sql_target($keys), 'none', 'foreign key: it is off');
+	my $long = $target->background_psql('postgres');
+	$long->query_safe('BEGIN; UPDATE fk.parent SET qty = 1 WHERE id = 1');
+	$lock->quit;
+	ok(wait_until($target, q{SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE a.application_name = 'copy' AND l.relation = 'fk.parent'::regclass AND NOT l.granted)}),
+		'foreign key: it is to be put back');
+	is((sqlstate_of($target, $write))[0], '00000', 'foreign key: others go on writing what it refers to');
+	my $result = finish_psql($copy);
+	is($result->{sqlstate}, 'RH004', 'foreign key: it is not waited for for ever');
+	like($result->{stderr}, qr/RowExclusiveLock on fk\.parent/, 'foreign key: who is in the way is named');
+	is($pair->sql_target($keys), 'none', 'foreign key: it is off still');
+	$long->query_safe('COMMIT');
+	$long->quit;
+
+	# The copy is resumed: what is locked is let go before rows are looked at.
+	$lock = hold_lock($target, debug_lock());
+	$copy = start_psql($target, q{CALL rehome.copy('fk')}, debug_point => 'caught-up:wait');
+	ok(wait_for_lock_waiter($target, debug_lock()), 'foreign key, resumed: a batch is applied');
+	is($pair->sql_target($keys), 'none', 'foreign key, resumed: and committed');
+	$lock->query_until(qr/again/, sprintf("SELECT pg_advisory_unlock(%d, %d);\nSELECT pg_advisory_lock(%d, %d);\n\\echo again\n", debug_lock(), debug_lock()));
+	ok(wait_until($target, "SELECT ($keys) = 'child_parent_fkey false'"), 'foreign key, resumed: it is there, and not valid yet');
+	is((sqlstate_of($target, $write))[0], '00000', 'foreign key, resumed: what it refers to can be written');
+	$lock->quit;
+	is(finish_psql($copy)->{sqlstate}, '00000', 'foreign key, resumed: the copy ends');
+	is($pair->sql_target($keys), 'child_parent_fkey true', 'foreign key, resumed: it is valid');
+	same_content($pair, ['fk.child'], 'foreign key, resumed: the same content on both sides');
+
+	# When the copy is given up, too.
+	$pair->sql_target(q{CALL rehome.cancel('fk'); TRUNCATE fk.child; SELECT rehome.drop_migration('fk');
+		SELECT rehome.create_migration('fk', 'src', 'a test of foreign keys'); SELECT rehome.add_table('fk', 'fk_source.child', 'fk.child')});
+	is(finish_psql(start_psql($target, q{CALL rehome.copy('fk')}, debug_point => 'chunks-planned:exit'))->{sqlstate}, '57P01', 'foreign key, cancelled: the copy breaks off');
+	$long = $target->background_psql('postgres');
+	$long->query_safe('BEGIN; UPDATE fk.parent SET qty = 1 WHERE id = 1');
+	$result = finish_psql(start_psql($target, q{CALL rehome.cancel('fk')}));
+	is($result->{sqlstate}, '00000', 'foreign key, cancelled: it does not keep the copy from being given up');
+	like($result->{stderr}, qr/WARNING: .*"child_parent_fkey" of "fk\.child" could not be rebuilt: could not lock/, 'foreign key, cancelled: with a warning');
+	$long->query_safe('COMMIT');
+	$long->quit;
+	$pair->sql_target(q{CALL rehome.cancel('fk')});
+	is($pair->sql_target($keys), 'child_parent_fkey true', 'foreign key, cancelled: another cancel puts it back');
+}
+
 done_testing();
