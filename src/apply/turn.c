@@ -489,7 +489,9 @@ rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag, RehomeSess
 	turn->conn = sessions->conn;
 	turn->mapping = rehome_mapping_compile(map, slice->migration->owner);
 	turn->everything = flag == 't';
-	turn->by_parts = turn->everything || turn->mapping->tolerant || !rehome_apply_is_fragile(turn->mapping);
+	/* with quarantine, what meets another row half way is tried again in the end */
+	turn->by_parts = map->quarantine || (turn->everything && map->on_delete == 'd') ||
+		!rehome_apply_is_fragile(turn->mapping);
 	turn->gone = tuplestore_begin_heap(false, false, work_mem);
 	turn->rows = tuplestore_begin_heap(false, false, work_mem);
 	if (turn->everything)
@@ -540,23 +542,24 @@ rehome_turn_take(RehomeTurn *turn, RehomeTurn *next, bool locked, bool *checked,
 		MemoryContextSwitchTo(old);
 		return false;
 	}
+	turn->finished = true;
+	if (turn->present != NULL && !turn->by_parts)
+		apply_gone(turn);		/* makes room for what is new */
 	apply_rows(turn);
-	if (turn->present != NULL)
-	{
-		turn->finished = true;
+	if (turn->present != NULL && turn->by_parts)
 		apply_gone(turn);
-		tuplestore_end(turn->present);
-	}
 	if (turn->sieve != NULL)
 	{
 		if (turn->everything)
 			rehome_spi("DELETE FROM rehome.quarantine WHERE migration = $1::name AND slice = $2::name AND target = $3"
 					   " AND source_key IS NOT NULL AND last_seen < $4::timestamptz", "ttot",
 					   slice->migration->name, slice->name, map->target, began);
-		else if (map->quarantine)
+		if (map->quarantine && (!turn->everything || turn->present != NULL))
 			(void) move_quarantined(turn, CURABLE, NULL);
 		rehome_sieve_end(turn->sieve);
 	}
+	if (turn->present != NULL)
+		tuplestore_end(turn->present);
 	batch->touched += turn->touched;
 	batch->nrows += turn->ngone + turn->nread;
 	map->unpruned += turn->ngone + turn->nread;

@@ -78,4 +78,57 @@ $pair->sql_target(q{SELECT rehome.recopy('m', 'new.archived')});
 call(q{CALL rehome.sync('m')});
 is(ids('archived') . ' | ' . ids('archive'), '1 7 | 2 2 3 4 5 6 30', 'a table copied again puts nothing into the archive that is still there');
 
+# What goes into the archive makes room for new rows with the same unique values,
+# in whichever batches of rows these come; where they can be refused, too.
+for my $on_error (qw(fail quarantine))
+{
+	$pair->sql_source(q{
+		CREATE TABLE old.coded (id integer PRIMARY KEY, code text, n integer);
+		INSERT INTO old.coded SELECT i, 'c' || i, i FROM generate_series(1, 2500) AS i});
+	$pair->sql_target(qq{
+		CREATE TABLE new.coded (id integer PRIMARY KEY, code text UNIQUE, n integer);
+		CREATE TABLE new.coded_archive (id integer, code text, n integer);
+		IMPORT FOREIGN SCHEMA old LIMIT TO (coded) FROM SERVER src INTO old;
+		SELECT rehome.create_migration('c', 'src', 'codes are used again');
+		SELECT rehome.add_table('c', 'old.coded', 'new.coded');
+		SELECT rehome.set_table_rule('c', 'new.coded', on_error => '$on_error', on_delete => 'archive', delete_archive => 'new.coded_archive')});
+	call(q{CALL rehome.copy('c')});
+	$pair->sql_source(q{
+		BEGIN;
+		CREATE TEMP TABLE saved AS SELECT * FROM old.coded WHERE id % 5 > 0;
+		TRUNCATE old.coded;
+		INSERT INTO old.coded SELECT CASE WHEN id % 5 = 1 THEN id ELSE id + 100000 END, code, n FROM saved;
+		UPDATE old.coded SET code = CASE id % 10 WHEN 1 THEN 'c' || id + 5 ELSE 'c' || id - 5 END WHERE id < 100000;
+		COMMIT});
+	is((sqlstate_of($target, q{CALL rehome.sync('c')}))[0], '00000', "codes used again, $on_error: they are applied");
+	# of rows that were refused for a moment no more than a thousand are tried again at once
+	for (1 .. 3)
+	{
+		$pair->sql_source('UPDATE old.coded SET n = n WHERE id = 1');
+		call(q{CALL rehome.sync('c')});
+	}
+	is($pair->sql_target(q{SELECT count(*), count(*) FILTER (WHERE id > 100000), (SELECT count(*) FROM new.coded_archive), (SELECT count(*) FROM rehome.quarantine WHERE migration = 'c') FROM new.coded}),
+		'2000|1500|2000|0', "codes used again, $on_error: all rows are there, and in the archive those that are gone");
+	is($pair->sql_target(q{SELECT ok FROM rehome.verify('c', mode => 'rows')}), 't', "codes used again, $on_error: both sides are equal");
+	call(q{CALL rehome.cancel('c')});
+	$pair->sql_source('DROP TABLE old.coded');
+	$pair->sql_target(q{SELECT rehome.drop_migration('c'); DROP TABLE new.coded, new.coded_archive; DROP FOREIGN TABLE old.coded});
+}
+
+# A column's policy does not have a table applied in parts that must not be.
+$pair->sql_source(q{
+	CREATE TABLE old.item (id integer PRIMARY KEY, pos integer, n text);
+	INSERT INTO old.item SELECT i, i, i FROM generate_series(1, 2500) AS i});
+$pair->sql_target(q{
+	CREATE TABLE new.item (id integer PRIMARY KEY, pos integer NOT NULL UNIQUE, n integer);
+	IMPORT FOREIGN SCHEMA old LIMIT TO (item) FROM SERVER src INTO old;
+	SELECT rehome.create_migration('p', 'src', 'positions move up');
+	SELECT rehome.add_table('p', 'old.item', 'new.item', columns => '{"n": null}');
+	SELECT rehome.add_rule('p', 'new.item', 'n', 'cast', on_error => 'null')});
+call(q{CALL rehome.copy('p')});
+$pair->sql_source(q{UPDATE old.item SET pos = -pos; UPDATE old.item SET pos = 1 - pos, n = CASE WHEN id = 5 THEN 'five' ELSE n END});
+is((sqlstate_of($target, q{CALL rehome.sync('p')}))[0], '00000', 'positions that move up are applied, however many');
+is($pair->sql_target(q{SELECT count(*) FILTER (WHERE pos = id + 1), count(*) FILTER (WHERE n IS NULL) FROM new.item}), '2500|1', 'each has its own, and the policy is kept');
+call(q{CALL rehome.cancel('p')});
+
 done_testing();
