@@ -55,6 +55,11 @@ CALL rehome.copy('m');
 SELECT state FROM rehome.status WHERE migration = 'm';
 SELECT count(*) FROM new.item;
 DELETE FROM old.item WHERE id = 5000;
+-- Nor what is checked later.
+ALTER TABLE new.summary ADD UNIQUE (n) DEFERRABLE INITIALLY DEFERRED;
+CALL rehome.copy('m');
+:code
+ALTER TABLE new.summary DROP CONSTRAINT summary_n_key;
 SET client_min_messages = warning;
 CALL rehome.copy('m');
 SELECT state, authority, tables FROM rehome.status WHERE migration = 'm';

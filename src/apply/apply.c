@@ -506,6 +506,20 @@ upsert(RehomeMapping *mapping, int64 n)
 }
 
 /*
+ * check_deferred raises if a row that was applied violates a constraint of the
+ * target that PostgreSQL leaves for later.
+ */
+static void
+check_deferred(RehomeMapping *mapping, Tuplestorestate *rows, int64 n)
+{
+	if (!rehome_has_deferred(mapping->map->target))
+		return;
+	rehome_rows_register("rehome_rows", mapping->mapped_desc, rows, n);
+	rehome_check_deferred(mapping->map->target, mapping);
+	rehome_rows_unregister("rehome_rows");
+}
+
+/*
  * rehome_apply_rows makes the target hold the rows (of mapped_desc).  After
  * the last of them, rehome_apply_end().
  */
@@ -532,6 +546,7 @@ rehome_apply_rows(RehomeMapping *mapping, Tuplestorestate *rows, int64 n)
 		touched += upsert(mapping, nleft);
 	rehome_rows_unregister("rehome_rows");
 	tuplestore_end(left);
+	check_deferred(mapping, rows, n);
 	return touched;
 }
 
@@ -560,5 +575,6 @@ rehome_apply_insert(RehomeMapping *mapping, Tuplestorestate *rows, int64 n)
 								  rehome_mapped_list(mapping, ""),
 								  rehome_mapped_list(mapping, "n.")), "")->processed;
 	rehome_rows_unregister("rehome_rows");
+	check_deferred(mapping, rows, n);
 	return touched;
 }

@@ -43,6 +43,8 @@ extern int64 rehome_apply_direct(RehomeMapping *mapping, Tuplestorestate *rows, 
 								 Tuplestorestate *left, int64 *nleft);
 extern void rehome_apply_end(RehomeMapping *mapping);
 extern int64 rehome_apply_insert(RehomeMapping *mapping, Tuplestorestate *rows, int64 n);
+extern bool rehome_has_deferred(Oid target);
+extern void rehome_check_deferred(Oid target, RehomeMapping *mapping);
 extern char *rehome_target_name(RehomeMapping *mapping);
 extern char *rehome_mapped_list(RehomeMapping *mapping, const char *prefix);
 extern char *rehome_key_condition(RehomeMapping *mapping, const char *a, const char *b);

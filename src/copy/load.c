@@ -3,12 +3,12 @@
  * load.c
  *	  Bulk loading of copied rows into a target table.
  *
- * The fast path serves plain tables without rules or row triggers that would
- * fire: each row is projected to a whole target row, checked against NOT
- * NULL and CHECK constraints, and inserted in batches with a bulk insert
- * state, as COPY does; indexes that were left in place are maintained.  Any
- * other target gets its rows by the executor's INSERT ... SELECT.  A test
- * holds the two against each other.
+ * The fast path serves plain tables without rules, row triggers that would
+ * fire or constraints that are checked later: each row is projected to a whole
+ * target row, checked against NOT NULL and CHECK constraints, and inserted in
+ * batches with a bulk insert state, as COPY does; indexes that were left in
+ * place are maintained.  Any other target gets its rows by the executor's
+ * INSERT ... SELECT.  A test holds the two against each other.
  *
  *-------------------------------------------------------------------------
  */
@@ -67,7 +67,7 @@ typedef struct StoreTaker
  * rehome_load_is_plain tells whether the fast path gives a table what
  * statements would: no rules, and no row or statement trigger for events (of
  * TRIGGER_TYPE_INSERT and so on) that fires in replica role, other than our
- * guard.
+ * guard, and no constraint that is checked later.
  */
 bool
 rehome_load_is_plain(Oid target, int16 events)
@@ -87,7 +87,7 @@ rehome_load_is_plain(Oid target, int16 events)
 			plain = false;
 	}
 	table_close(rel, AccessShareLock);
-	return plain;
+	return plain && !rehome_has_deferred(target);
 }
 
 /*
@@ -371,6 +371,7 @@ rehome_load_local(RehomeSlice *slice, RehomeMapping *mapping)
 		appendStringInfo(&sql, " WHERE (%s)", mapping->map->filter);
 	rehome_applying_begin(&applying, slice->migration->owner);
 	n = (int64) rehome_spi(sql.data, "")->processed;
+	rehome_check_deferred(mapping->map->target, NULL);
 	rehome_applying_end(&applying);
 	return n;
 }

@@ -30,6 +30,7 @@
  */
 #include "postgres.h"
 
+#include "apply/apply.h"
 #include "capture/capture.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
@@ -327,6 +328,7 @@ rehome_saved_finish_one(RehomeSlice *slice)
 {
 	RehomeRows *table;
 	RehomeRows *objects;
+	RehomeAs	as;
 
 	table = rehome_spi("SELECT t.id, t.target::oid FROM rehome.table_map t WHERE t.slice_id = $1 AND t.copied_at IS NULL"
 					   " AND NOT EXISTS (SELECT FROM rehome.chunk c WHERE c.table_map_id = t.id AND c.done_at IS NULL)"
@@ -335,6 +337,10 @@ rehome_saved_finish_one(RehomeSlice *slice)
 					   " ORDER BY t.id LIMIT 1 FOR UPDATE SKIP LOCKED", "i", slice->id);
 	if (table->n == 0)
 		return false;
+	/* what constraints that are checked later have let in, by workers at the same time */
+	rehome_become(&as, slice->migration->owner);
+	rehome_check_deferred((Oid) rehome_int64(table->value[0][1]), NULL);
+	rehome_become_self(&as);
 	objects = rehome_spi("SELECT id, finish_sql FROM rehome.saved_object WHERE table_map_id = $1::int"
 						 " AND rebuilt_at IS NULL AND kind <> 'foreign key' ORDER BY id", "t", table->value[0][0]);
 	for (int i = 0; i < objects->n; i++)

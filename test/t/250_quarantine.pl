@@ -261,6 +261,82 @@ $pair->sql_target(q{
 }
 
 # ---------------------------------------------------------------------------
+# A constraint that PostgreSQL checks later lets nothing in that it forbids: when
+# the table is small and keeps its indexes, when it is read by partitions, and in
+# sync; with quarantine, the row is refused. What only exchanges values may.
+
+$pair->sql_source(q{
+	CREATE TABLE old.later (id integer PRIMARY KEY, a text, code text, during int4range);
+	INSERT INTO old.later SELECT i, 'a', 'c' || i, int4range(i * 10, i * 10 + 5) FROM generate_series(1, 50) AS i;
+	INSERT INTO old.later VALUES (51, NULL, 'c7', NULL), (52, NULL, 'c7', NULL)});
+$pair->import_foreign_schema('old', 'laters', 'later');
+my $later_columns = q{id integer, a text, code text COLLATE "C", during int4range};
+for my $kind ('plain', 'partitioned')
+{
+	my $key = $kind eq 'plain' ? 'PRIMARY KEY (id)' : 'PRIMARY KEY (id, a)';
+	for my $on_error (qw(fail quarantine))
+	{
+		my $columns = $kind eq 'plain' ? '' : q{, columns => '{"a": "coalesce(a, ''a'')"}', key => '{id, a}'};
+		# the columns of the constraint would be null in two rows
+		$pair->sql_source(q{UPDATE old.later SET code = 'c7', during = '[70,73)', a = 'a' WHERE id = 51; UPDATE old.later SET code = 'd7', during = NULL, a = NULL WHERE id = 52});
+		$pair->sql_target("DROP TABLE IF EXISTS new.later; CREATE TABLE new.later ($later_columns, $key, "
+			  . ($kind eq 'plain' ? q{UNIQUE (a, code) DEFERRABLE INITIALLY DEFERRED, CONSTRAINT later_during EXCLUDE USING gist (during WITH &&) WHERE (id <> 50) DEFERRABLE)}
+				: q{UNIQUE (code, a) DEFERRABLE) PARTITION BY LIST (a); CREATE TABLE new.later_a PARTITION OF new.later FOR VALUES IN ('a')}));
+		$pair->sql_target("SELECT rehome.create_migration('later', 'src', 'checked later');
+			SELECT rehome.add_table('later', 'laters.later', 'new.later'$columns);
+			SELECT rehome.set_table_rule('later', 'new.later', on_error => '$on_error')");
+		my $name = "checked later, $kind, $on_error";
+		my $constraint = $kind eq 'plain' ? 'later_a_code_key' : 'later_a_code_a_key';
+		my $copy = q{SET rehome.keep_indexes_below = '512kB'; SET rehome.copy_workers = 0; CALL rehome.copy('later')};
+		if ($on_error eq 'fail')
+		{
+			my ($sqlstate, $message) = sqlstate_of($target, $copy);
+			is("$sqlstate $message", "23505 duplicate key value violates unique constraint \"$constraint\"", "$name: the copy is refused");
+			$pair->sql_source(q{UPDATE old.later SET code = 'c51' WHERE id = 51});
+			($sqlstate, $message) = sqlstate_of($target, $copy);
+			if ($kind eq 'plain')
+			{
+				is("$sqlstate $message", '23P01 conflicting key value violates exclusion constraint "later_during"', "$name: and by the exclusion constraint");
+				$pair->sql_source(q{UPDATE old.later SET during = NULL WHERE id = 51});
+				($sqlstate, $message) = sqlstate_of($target, $copy);
+			}
+			is($sqlstate, '00000', "$name: put right, it ends");
+		}
+		else
+		{
+			call($copy);
+			is($pair->sql_target(q{SELECT string_agg(source_key->>'id' || ' ' || sqlstate || ' ' || rule, ', ') FROM rehome.quarantine WHERE migration = 'later'}),
+				"51 23505 $constraint", "$name: the row is refused");
+			$pair->sql_source(q{UPDATE old.later SET code = 'c51', during = NULL WHERE id = 51});
+			call(q{CALL rehome.sync('later')});
+		}
+		is($pair->sql_target(q{SELECT count(*) FROM new.later}), '52', "$name: all rows are there");
+
+		$pair->sql_source(q{UPDATE old.later SET code = 'c' || CASE id WHEN 1 THEN 2 WHEN 2 THEN 1 END, during = CASE id WHEN 1 THEN '[20,25)' ELSE '[10,15)' END::int4range WHERE id IN (1, 2)});
+		is((sqlstate_of($target, q{CALL rehome.sync('later')}))[0], '00000', "$name: values are exchanged");
+		$pair->sql_source(q{INSERT INTO old.later VALUES (60, 'a', 'c9', NULL)});
+		if ($on_error eq 'fail')
+		{
+			my ($sqlstate, $message, $detail) = sqlstate_of($target, q{CALL rehome.sync('later')});
+			is("$sqlstate $message", "23505 duplicate key value violates unique constraint \"$constraint\"", "$name: a row that comes is refused");
+			is($detail, $kind eq 'plain' ? 'Key (a, code)=(a, c9) already exists.' : 'Key (code, a)=(c9, a) already exists.', "$name: which is told");
+		}
+		else
+		{
+			call(q{CALL rehome.sync('later')});
+			is($pair->sql_target(q{SELECT string_agg(source_key->>'id' || ' ' || sqlstate || ' ' || rule, ', ') FROM rehome.quarantine WHERE migration = 'later'}),
+				"60 23505 $constraint", "$name: a row that comes is refused");
+		}
+		$pair->sql_source('DELETE FROM old.later WHERE id = 60');
+		call(q{CALL rehome.sync('later')});
+		is($pair->sql_target(q{SELECT ok FROM rehome.verify('later', mode => 'rows')}), 't', "$name: both sides are equal");
+		$pair->sql_source(q{UPDATE old.later SET code = 'c' || id, during = int4range(id * 10, id * 10 + 5) WHERE id < 3});
+		call(q{CALL rehome.cancel('later')});
+		$pair->sql_target(q{SELECT rehome.drop_migration('later')});
+	}
+}
+
+# ---------------------------------------------------------------------------
 # What stops a slice does not quote what is redacted.
 
 $pair->sql_source(q{CREATE TABLE old.card (id integer PRIMARY KEY, number text); INSERT INTO old.card VALUES (1, '4111')});
