@@ -460,8 +460,19 @@ check_inverse(RehomeCall *call, const char *inverse, char **inverse_column, Node
 }
 
 /*
- * rehome_define_column states how a target column is produced; a null
- * expression leaves it out.
+ * forget_column takes away the rule of a column that the target no longer has;
+ * false if there is none.
+ */
+static bool
+forget_column(RehomeTableMap *map, const char *column)
+{
+	return rehome_spi("DELETE FROM rehome.column_map WHERE table_map_id = $1 AND \"column\" = $2::name",
+					  "it", map->id, column)->processed > 0;
+}
+
+/*
+ * rehome_define_column states how a target column is produced, also of one that
+ * was added since the table was mapped; a null expression leaves it out.
  */
 void
 rehome_define_column(RehomeCall *call, RehomeMigration *migration, RehomeTableMap *map,
@@ -475,9 +486,11 @@ rehome_define_column(RehomeCall *call, RehomeMigration *migration, RehomeTableMa
 	const char *kind = "skip";
 	bool		in_key = rehome_name_listed(map->key, column);
 
+	attnum = get_attnum(map->target, column);
+	if (attnum <= 0 && expression == NULL && !in_key && forget_column(map, column))
+		return;
 	source = relation_open(map->source, AccessShareLock);
 	target = relation_open(map->target, AccessShareLock);
-	attnum = get_attnum(map->target, column);
 	if (attnum <= 0)
 		ereport(ERROR,
 				errcode(ERRCODE_UNDEFINED_COLUMN),
@@ -538,9 +551,13 @@ rehome_define_column(RehomeCall *call, RehomeMigration *migration, RehomeTableMa
 					errmsg("inverse_column needs an inverse"));
 		rehome_become_self(&as);
 	}
-	rehome_spi("UPDATE rehome.column_map SET kind = $3, expression = $4, inverse = $5,"
-			   " inverse_column = $6::name, note = $7, params = NULL, source_column = NULL, validation = NULL, on_error = NULL WHERE table_map_id = $1 AND \"column\" = $2::name",
-			   "itttttt", map->id, column, kind, expression, inverse, inverse_column, note);
+	rehome_spi("INSERT INTO rehome.column_map (table_map_id, \"column\", kind, expression, inverse, inverse_column, note, owner)"
+			   " VALUES ($1, $2::name, $3, $4, $5, $6::name, $7, $8::regrole)"
+			   " ON CONFLICT (table_map_id, \"column\") DO UPDATE SET kind = excluded.kind, expression = excluded.expression,"
+			   " inverse = excluded.inverse, inverse_column = excluded.inverse_column, note = excluded.note,"
+			   " params = NULL, source_column = NULL, validation = NULL, on_error = NULL",
+			   "ittttttt", map->id, column, kind, expression, inverse, inverse_column, note,
+			   quote_identifier(GetUserNameFromId(migration->owner, false)));
 	store_source_key(map, source, migration->owner);
 	relation_close(target, AccessShareLock);
 	relation_close(source, AccessShareLock);

@@ -265,6 +265,23 @@ only_paused('other', 'at the target the guard is missing or disabled, or does no
 resumed('other', 'guard disabled');
 is((sqlstate_of($pair->target, q{UPDATE other SET v = 0}, 'drift'))[0], '25006', 'it is on again');
 
+# A column that was added is mapped, and one that is dropped is left out.
+target(q{SELECT rehome.map_column('d', 'item', 'here', $$'from ' || code$$, note => 'added later'); SELECT rehome.recopy('d', 'item')});
+is(target(q{SELECT kind, expression IS NOT NULL, note FROM rehome.column_map c JOIN rehome.table_map t ON t.id = c.table_map_id WHERE target = 'item'::regclass AND "column" = 'here'}),
+	'expression|t|added later', 'a column that was added later has a rule');
+caught_up();
+is(target(q{SELECT count(*) > 0 AND bool_and(here = 'from ' || code) FROM item}), 't', 'and is filled');
+verified('a column that was added later');
+target(q{SELECT rehome.add_rule('d', 'item', 'must', 'constant', params => '{"value": "7"}'); SELECT rehome.recopy('d', 'item')});
+$pair->sql_source(q{INSERT INTO item (id, code, price) VALUES (777, 'c777', 7)});
+caught_up();
+is(target(q{SELECT must FROM item WHERE id = 777}), '7', 'so has another');
+target(q{ALTER TABLE item DROP COLUMN here});
+only_paused('item', 'at the target column here was dropped', 'dropped here');
+like(refused(q{SELECT rehome.map_column('d', 'item', 'here', $$'x'$$)}), qr/column "here" of "item" does not exist/, 'a column that is gone cannot be filled');
+target(q{SELECT rehome.map_column('d', 'item', 'here', NULL)});
+resumed('item', 'dropped here, and left out');
+
 # A crash empties it, and nothing that is on record about its rows tells.
 target(q{ALTER TABLE part_1 SET UNLOGGED});
 only_paused('part', 'at the target public.part_1 is unlogged', 'unlogged');
