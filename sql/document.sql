@@ -102,6 +102,10 @@ SELECT rehome.import_migration(jsonb_set(jsonb_set(:'rich', '{slices,0,tables,0,
 SELECT rehome.import_migration(jsonb_set(jsonb_set(jsonb_set(:'rich', '{slices,0,tables,0,delete_column}', '"note"'),
     '{slices,0,tables,0,columns,2,kind}', '"skip"'), '{slices,0,tables,0,columns,8,kind}', '"copy"'));
 :code
+-- What the tables here do not allow.
+SELECT rehome.import_migration(jsonb_set(jsonb_set(jsonb_set(:'rich', '{slices,0,tables,0,delete_column}', '"gone_at"'),
+    '{slices,0,tables,0,on_delete}', '"mark"'), '{slices,0,tables,0,columns,0,on_error}', '"null"'));
+:code
 SELECT rehome.import_migration(:'definition');
 -- Checks, queries, criteria, schedules and drift policies go with it, and the
 -- rules have the hash they had.

@@ -92,6 +92,16 @@ SELECT * FROM new.t ORDER BY id;
 SELECT target, source_rows, target_rows, missing, extra, differing, ok FROM rehome.verify('m', mode => 'rows');
 SELECT count(*) FROM rehome.table_map WHERE rules_hash = rehome.rules_hash(id);
 
+-- A lookup compares as the crosswalk's index does, whatever the search_path.
+CREATE SCHEMA loose;
+CREATE EXTENSION citext SCHEMA loose;
+CREATE TABLE loose.country (code loose.citext PRIMARY KEY, name text);
+INSERT INTO loose.country VALUES ('de', 'Germany');
+SET search_path = pg_catalog;
+SELECT rehome.rule_lookup('DE', 'loose.country', 'code', 'name');
+RESET search_path;
+DROP SCHEMA loose CASCADE;
+
 -- What is refused, all of it at once.
 SELECT rehome.create_migration('bad', NULL, 'rules that cannot be');
 CREATE TABLE new.u (id bigint PRIMARY KEY, narrow smallint NOT NULL, name text);

@@ -23,6 +23,10 @@ extern void rehome_define_check_key(Relation target, List *key, RehomeProblems *
 extern RehomeTableMap *rehome_define_open(RehomeCall *call, const char *name, Oid target,
 										  RehomeSlice **slice);
 extern void rehome_define_may_change(RehomeSlice *slice, RehomeTableMap *map, const char *column);
+extern void rehome_define_policy(RehomeMigration *migration, RehomeTableMap *map, const char *column,
+								 const char *on_error);
+extern void rehome_define_table_rule(RehomeMigration *migration, RehomeTableMap *map, const char *on_error,
+									 const char *on_delete, const char *delete_column, Oid archive);
 extern char *rehome_required_name(FunctionCallInfo fcinfo, int n, const char *what);
 extern Oid	rehome_required_relation(FunctionCallInfo fcinfo, int n, const char *what);
 extern void rehome_define_column(RehomeCall *call, RehomeMigration *migration,

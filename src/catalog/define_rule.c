@@ -106,6 +106,27 @@ require_live(RehomeMigration *migration, const char *on_error, RehomeProblems *p
 					   migration->name);
 }
 
+/*
+ * rehome_define_policy states the error policy of a column that has its rule.
+ */
+void
+rehome_define_policy(RehomeMigration *migration, RehomeTableMap *map, const char *column, const char *on_error)
+{
+	RehomeRule	rule = {.column = (char *) column};
+	RehomeProblems problems;
+
+	rehome_problems_init(&problems);
+	rule.target = relation_open(map->target, AccessShareLock);
+	rule.attnum = get_attnum(map->target, column);
+	check_policy(&rule, on_error, rehome_name_listed(map->key, column), &problems);
+	require_live(migration, on_error, &problems);
+	rehome_problems_raise(&problems, "cannot set the error policy of column \"%s\" of \"%s\"",
+						  column, RelationGetRelationName(rule.target));
+	relation_close(rule.target, NoLock);
+	rehome_spi("UPDATE rehome.column_map SET on_error = $3 WHERE table_map_id = $1 AND \"column\" = $2::name",
+			   "itt", map->id, column, on_error);
+}
+
 PG_FUNCTION_INFO_V1(rehome_add_rule);
 
 /*
@@ -183,11 +204,61 @@ rehome_add_rule(PG_FUNCTION_ARGS)
 }
 
 /*
+ * check_archive adds what keeps rows of the target from being put into a table
+ * each time they are deleted.
+ */
+static void
+check_archive(RehomeTableMap *map, Oid archive, RehomeProblems *problems)
+{
+	Relation	rel = relation_open(map->target, AccessShareLock);
+	Relation	into = relation_open(archive, AccessShareLock);
+	const char *hint = psprintf("CREATE TABLE ... (LIKE %s);", rehome_relation_name(map->target));
+	ListCell   *lc;
+
+	for (int i = 0; i < RelationGetDescr(rel)->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), i);
+		AttrNumber	attnum = get_attnum(archive, NameStr(att->attname));
+
+		if (att->attisdropped)
+			continue;
+		if (attnum <= 0)
+			rehome_problem(problems, ERRCODE_UNDEFINED_COLUMN, hint,
+						   "Archive \"%s\" has no column \"%s\".", get_rel_name(archive), NameStr(att->attname));
+		else if (TupleDescAttr(RelationGetDescr(into), attnum - 1)->attgenerated != '\0' ||
+				 TupleDescAttr(RelationGetDescr(into), attnum - 1)->attidentity == ATTRIBUTE_IDENTITY_ALWAYS)
+			rehome_problem(problems, ERRCODE_GENERATED_ALWAYS, hint,
+						   "Column \"%s\" of archive \"%s\" makes its values itself.", NameStr(att->attname), get_rel_name(archive));
+	}
+	foreach(lc, RelationGetIndexList(into))
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+		bool		repeats = index->rd_index->indisunique || index->rd_index->indisexclusion;
+
+		/* a column of the archive's own may tell one deletion from another */
+		for (int i = 0; i < index->rd_index->indnkeyatts; i++)
+			if (index->rd_index->indkey.values[i] != 0 &&
+				get_attnum(map->target, get_attname(archive, index->rd_index->indkey.values[i], false)) <= 0)
+				repeats = false;
+		if (repeats)
+			rehome_problem(problems, ERRCODE_INVALID_OBJECT_DEFINITION, hint,
+						   "Index \"%s\" of archive \"%s\" is unique: a row that is deleted twice would stop sync.",
+						   RelationGetRelationName(index), get_rel_name(archive));
+		index_close(index, AccessShareLock);
+	}
+	relation_close(into, AccessShareLock);
+	relation_close(rel, AccessShareLock);
+	if (archive == map->target)
+		rehome_problem(problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL, "\"%s\" cannot be its own archive.",
+					   get_rel_name(map->target));
+}
+
+/*
  * check_delete adds what keeps rows that are gone at the source from being
  * treated that way.
  */
 static void
-check_delete(RehomeTableMap *map, Oid owner, const char *on_delete, const char *delete_column,
+check_delete(RehomeTableMap *map, const char *on_delete, const char *delete_column,
 			 Oid archive, RehomeProblems *problems)
 {
 	const char *name = get_rel_name(map->target);
@@ -227,22 +298,34 @@ check_delete(RehomeTableMap *map, Oid owner, const char *on_delete, const char *
 		}
 	}
 	if (archived && OidIsValid(archive))
-	{
-		Relation	rel = relation_open(map->target, AccessShareLock);
+		check_archive(map, archive, problems);
+}
 
-		for (int i = 0; i < RelationGetDescr(rel)->natts; i++)
-		{
-			Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), i);
+/*
+ * rehome_define_table_rule states what becomes of rows of a table that are
+ * refused, and of rows that are gone; NULL leaves it as it was.
+ */
+void
+rehome_define_table_rule(RehomeMigration *migration, RehomeTableMap *map, const char *on_error,
+						 const char *on_delete, const char *delete_column, Oid archive)
+{
+	RehomeProblems problems;
 
-			if (!att->attisdropped && get_attnum(archive, NameStr(att->attname)) <= 0)
-				rehome_problem(problems, ERRCODE_UNDEFINED_COLUMN,
-							   psprintf("CREATE TABLE ... (LIKE %s);", rehome_relation_name(map->target)),
-							   "Archive \"%s\" has no column \"%s\".", get_rel_name(archive), NameStr(att->attname));
-		}
-		relation_close(rel, AccessShareLock);
-		if (archive == map->target)
-			rehome_problem(problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL, "\"%s\" cannot be its own archive.", name);
-	}
+	rehome_problems_init(&problems);
+	if (on_error != NULL && strcmp(on_error, "fail") != 0 && strcmp(on_error, "quarantine") != 0)
+		rehome_problem(&problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL,
+					   "Error policy \"%s\" of a table is not one of fail, quarantine.", on_error);
+	require_live(migration, on_error, &problems);
+	if (on_delete != NULL)
+		check_delete(map, on_delete, delete_column, archive, &problems);
+	else if (delete_column != NULL || OidIsValid(archive))
+		rehome_problem(&problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL,
+					   "delete_column and delete_archive go with on_delete.");
+	rehome_problems_raise(&problems, "cannot set the rule of table \"%s\"", get_rel_name(map->target));
+	rehome_spi("UPDATE rehome.table_map SET on_error = coalesce($2, on_error), on_delete = coalesce($3, on_delete),"
+			   " delete_column = CASE WHEN $3 IS NULL THEN delete_column ELSE $4::name END,"
+			   " delete_archive = CASE WHEN $3 IS NULL THEN delete_archive ELSE nullif($5, 0)::regclass END"
+			   " WHERE id = $1", "ittto", map->id, on_error, on_delete, delete_column, archive);
 }
 
 PG_FUNCTION_INFO_V1(rehome_set_table_rule);
@@ -265,27 +348,12 @@ rehome_set_table_rule(PG_FUNCTION_ARGS)
 	RehomeMigration *migration;
 	RehomeSlice *slice;
 	RehomeTableMap *map;
-	RehomeProblems problems;
 
 	rehome_call_begin(&call, fcinfo);
 	map = rehome_define_open(&call, name, target_oid, &slice);
 	migration = slice->migration;
 	rehome_define_may_change(slice, map, NULL);
-	rehome_problems_init(&problems);
-	if (on_error != NULL && strcmp(on_error, "fail") != 0 && strcmp(on_error, "quarantine") != 0)
-		rehome_problem(&problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL,
-					   "Error policy \"%s\" of a table is not one of fail, quarantine.", on_error);
-	require_live(migration, on_error, &problems);
-	if (on_delete != NULL)
-		check_delete(map, migration->owner, on_delete, delete_column, archive, &problems);
-	else if (delete_column != NULL || OidIsValid(archive))
-		rehome_problem(&problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL,
-					   "delete_column and delete_archive go with on_delete.");
-	rehome_problems_raise(&problems, "cannot set the rule of table \"%s\"", get_rel_name(target_oid));
-	rehome_spi("UPDATE rehome.table_map SET on_error = coalesce($2, on_error), on_delete = coalesce($3, on_delete),"
-			   " delete_column = CASE WHEN $3 IS NULL THEN delete_column ELSE $4::name END,"
-			   " delete_archive = CASE WHEN $3 IS NULL THEN delete_archive ELSE nullif($5, 0)::regclass END"
-			   " WHERE id = $1", "ittto", map->id, on_error, on_delete, delete_column, archive);
+	rehome_define_table_rule(migration, map, on_error, on_delete, delete_column, archive);
 	rehome_event(name, slice->name, "defined",
 				 psprintf("table %s: %s%s%s%s", get_rel_name(target_oid), on_error ? "on error " : "",
 						  on_error ? on_error : "", on_delete ? " on delete " : "", on_delete ? on_delete : ""), NULL);

@@ -16,6 +16,7 @@
 #include "errors.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "mapping/mapping.h"
 #include "util/name.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -59,6 +60,7 @@ prepare(FunctionCallInfo fcinfo)
 	Oid			text_type = TEXTOID;
 	MemoryContextCallback *callback;
 	SPIPlanPtr	plan;
+	AttrNumber	attnum;
 	Oid			type;
 
 	if (lookup != NULL && lookup->table == table && strcmp(NameStr(lookup->from), NameStr(*from)) == 0 &&
@@ -68,11 +70,13 @@ prepare(FunctionCallInfo fcinfo)
 		ereport(ERROR,
 				errcode(ERRCODE_UNDEFINED_TABLE),
 				errmsg("crosswalk with OID %u does not exist", table));
-	type = get_atttype(table, require_column(table, from));
+	attnum = require_column(table, from);
+	type = get_atttype(table, attnum);
 	(void) require_column(table, to);
-	plan = SPI_prepare(psprintf("SELECT %s::pg_catalog.text FROM %s WHERE %s = $1::%s LIMIT 2",
+	plan = SPI_prepare(psprintf("SELECT %s::pg_catalog.text FROM %s WHERE %s %s $1::%s LIMIT 2",
 								quote_identifier(NameStr(*to)), rehome_relation_name(table),
-								quote_identifier(NameStr(*from)), format_type_be_qualified(type)),
+								quote_identifier(NameStr(*from)), rehome_equality_operator(table, attnum),
+								format_type_be_qualified(type)),
 					   1, &text_type);
 	if (plan == NULL || SPI_keepplan(plan) != 0)
 		elog(ERROR, "could not prepare a lookup: %s", SPI_result_code_string(SPI_result));

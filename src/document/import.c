@@ -264,12 +264,22 @@ define_table(void *arg)
 										 import->table[TABLE_KEY] ? rehome_name_list(import->table[TABLE_KEY]) : NIL,
 										 import->table[TABLE_FILTER], stated,
 										 import->table[TABLE_SOURCE] == NULL);
-	rehome_spi("UPDATE rehome.table_map SET on_error = $2, on_delete = $3, delete_column = $4::name, delete_archive = $5::regclass,"
-			   " drift_policy = $6 WHERE id = $1", "ittttt", import->map_id, import->table[TABLE_ON_ERROR], import->table[TABLE_ON_DELETE],
-			   import->table[TABLE_DELETE_COLUMN],
-			   import->table[TABLE_DELETE_ARCHIVE] == NULL ? NULL :
-			   psprintf("%u", find_relation(import, import->table[TABLE_DELETE_ARCHIVE])),
-			   import->table[TABLE_DRIFT_POLICY]);
+	rehome_spi("UPDATE rehome.table_map SET drift_policy = $2 WHERE id = $1", "it", import->map_id, import->table[TABLE_DRIFT_POLICY]);
+}
+
+/*
+ * define_table_rule states the rule of the table in hand, whose columns have
+ * theirs; for attempt.
+ */
+static void
+define_table_rule(void *arg)
+{
+	Import	   *import = arg;
+
+	rehome_define_table_rule(import->migration, rehome_table_map_by_id(import->map_id),
+							 import->table[TABLE_ON_ERROR], import->table[TABLE_ON_DELETE], import->table[TABLE_DELETE_COLUMN],
+							 import->table[TABLE_DELETE_ARCHIVE] == NULL ? InvalidOid :
+							 find_relation(import, import->table[TABLE_DELETE_ARCHIVE]));
 }
 
 /*
@@ -293,11 +303,11 @@ define_column(void *arg)
 	}
 	rehome_define_column(&import->call, import->migration, map, c[COLUMN_NAME], c[COLUMN_EXPRESSION],
 						 c[COLUMN_INVERSE], c[COLUMN_INVERSE_COLUMN], c[COLUMN_NOTE]);
-	rehome_spi("UPDATE rehome.column_map SET kind = coalesce($3, kind), params = $4::jsonb, validation = $5, on_error = $6,"
-			   " owner = coalesce($7::regrole, owner), source_column = $8::name WHERE table_map_id = $1 AND \"column\" = $2::name",
-			   "ittttttt", import->map_id, c[COLUMN_NAME], c[COLUMN_KIND], c[COLUMN_PARAMS],
-			   c[COLUMN_VALIDATION], c[COLUMN_ON_ERROR], c[COLUMN_OWNER],
-			   c[COLUMN_SOURCE_COLUMN]);
+	rehome_spi("UPDATE rehome.column_map SET kind = coalesce($3, kind), params = $4::jsonb, validation = $5,"
+			   " owner = coalesce($6::regrole, owner), source_column = $7::name WHERE table_map_id = $1 AND \"column\" = $2::name",
+			   "itttttt", import->map_id, c[COLUMN_NAME], c[COLUMN_KIND], c[COLUMN_PARAMS],
+			   c[COLUMN_VALIDATION], c[COLUMN_OWNER], c[COLUMN_SOURCE_COLUMN]);
+	rehome_define_policy(import->migration, map, c[COLUMN_NAME], c[COLUMN_ON_ERROR]);
 }
 
 /*
@@ -416,6 +426,7 @@ import_slice(Import *import, const char *definition, int n, const char *name)
 						   psprintf("%s.%s", import->table[TABLE_TARGET],
 									quote_identifier(import->column[COLUMN_NAME])));
 		}
+		(void) attempt(import, define_table_rule, import->table[TABLE_TARGET]);
 	}
 	derived = rehome_spi(derived_sql, "tt", definition, psprintf("%d", n));
 	for (int i = 0; i < derived->n; i++)

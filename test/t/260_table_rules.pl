@@ -38,6 +38,16 @@ $pair->sql_target(q{
 	SELECT rehome.set_table_rule('m', 'new.ignored', on_delete => 'ignore');});
 is((sqlstate_of($target, q{SELECT rehome.set_table_rule('m', 'new.plain', on_delete => 'mark', delete_column => 'v')}))[0], '42804', 'a text is no mark');
 is((sqlstate_of($target, q{SELECT rehome.set_table_rule('m', 'new.marked', on_delete => 'archive', delete_archive => 'new.plain')}))[0], '42703', 'an archive has all columns');
+{
+	# as CREATE TABLE ... (LIKE ... INCLUDING ALL) makes one
+	$pair->sql_target(q{
+		CREATE TABLE new.like_all (id integer PRIMARY KEY, v text GENERATED ALWAYS AS ('x') STORED);
+		CREATE TABLE new.by_time (id integer, v text, put_at timestamptz DEFAULT clock_timestamp(), PRIMARY KEY (id, put_at))});
+	my ($sqlstate, undef, $detail) = sqlstate_of($target, q{SELECT rehome.set_table_rule('m', 'new.archived', on_delete => 'archive', delete_archive => 'new.like_all')});
+	is($sqlstate, '428C9', 'an archive takes values as they come, and a row more than once');
+	like($detail, qr/Column "v" of archive "like_all" makes its values itself.*Index "like_all_pkey" of archive "like_all" is unique/s, 'both is said at once');
+	is((sqlstate_of($target, q{BEGIN; SELECT rehome.set_table_rule('m', 'new.archived', on_delete => 'archive', delete_archive => 'new.by_time'); ROLLBACK}))[0], '00000', 'an index that has the time as well is no harm');
+}
 call(q{CALL rehome.copy('m')});
 
 sub verified
