@@ -47,6 +47,7 @@ extern void rehome_freeze_record(RehomeFreeze *freeze);
 
 /* sequence.c */
 extern void rehome_sequences_to_target(RehomeConn *conn, RehomeSlice *slice, List *maps);
+extern List *rehome_sequences_left(RehomeTableMap *map);
 extern char *rehome_sequences_to_source(RehomeConn *conn, List *maps);
 
 #endif							/* REHOME_CUTOVER_H */

@@ -5,7 +5,9 @@
  *
  * A sequence follows the column it feeds: identity, serial, or a default
  * that calls nextval().  It is carried if it is ahead, in the direction of
- * its increment, of the one on the other side.
+ * its increment, of the one on the other side.  Its column may be called
+ * something else there, or be of another type of integer, but has to have the
+ * same values: what a rule makes of them only who made it knows.
  *
  * setval() is not transactional.  At the target ALTER SEQUENCE ... RESTART
  * comes first: it gives the sequence a new file in this transaction, and
@@ -38,6 +40,59 @@
 	"   AND d.objid IN (SELECT f.oid FROM pg_attrdef f WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum))" \
 	" JOIN pg_sequence s ON s.seqrelid = CASE WHEN d.classid = 'pg_class'::regclass THEN d.objid ELSE d.refobjid END" \
 	" WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY 1, 2"
+
+/*
+ * Target columns of table map $1 that have the values of a source column as
+ * they are, and that column.  A rule of kind cast or copy may say so by name, or
+ * by its expression.
+ */
+#define VALUE_SOURCES \
+	"SELECT c.\"column\", a.attname FROM rehome.column_map c JOIN rehome.table_map t ON t.id = c.table_map_id" \
+	" JOIN pg_attribute a ON a.attrelid = t.source::oid AND a.attnum > 0 AND NOT a.attisdropped" \
+	" WHERE t.id = $1 AND (c.expression = quote_ident(a.attname)" \
+	"  OR c.expression = ANY (SELECT format('(%I)::%s', a.attname, n) FROM unnest('{smallint,integer,bigint,numeric}'::text[]) AS n)" \
+	"  OR (a.attname = c.source_column AND (c.kind = 'cast' OR (c.kind = 'copy' AND c.validation IS NOT NULL)))" \
+	"  OR (a.attname = c.\"column\" AND c.source_column IS NULL AND (c.kind = 'cast' OR (c.kind = 'copy' AND c.validation IS NOT NULL))))"
+
+/*
+ * value_source returns the source column, as it is called here, that a column
+ * has the values of, among VALUE_SOURCES; NULL if there is none.
+ */
+static const char *
+value_source(RehomeRows *sources, const char *column)
+{
+	for (int i = 0; i < sources->n; i++)
+		if (strcmp(sources->value[i][0], column) == 0)
+			return sources->value[i][1];
+	return NULL;
+}
+
+/*
+ * rehome_sequences_left returns the names (char *) of sequences of a target
+ * that nothing carries, although the columns that they feed are mapped.
+ */
+List *
+rehome_sequences_left(RehomeTableMap *map)
+{
+	RehomeRows *here = rehome_spi(COLUMN_SEQUENCES, "t", rehome_relation_name(map->target));
+	RehomeRows *sources = rehome_spi(VALUE_SOURCES, "i", map->id);
+	List	   *left = NIL;
+
+	for (int i = 0; i < here->n; i++)
+	{
+		ListCell   *lc;
+
+		foreach(lc, map->columns)
+		{
+			RehomeColumnMap *column = lfirst(lc);
+
+			if (column->kind != REHOME_SKIP && strcmp(column->name, here->value[i][0]) == 0 &&
+				value_source(sources, column->name) == NULL)
+				left = lappend(left, here->value[i][1]);
+		}
+	}
+	return left;
+}
 
 /* A sequence on each side that feed the same column. */
 typedef struct Pair
@@ -74,40 +129,35 @@ pairs(RehomeConn *conn, List *maps)
 		RehomeRows *here = rehome_spi(COLUMN_SEQUENCES, "t",
 									  rehome_relation_name(map->target));
 		RehomeRows *there;
+		RehomeRows *sources;
 
 		if (here->n == 0)
 			continue;
 		there = rehome_conn_query(conn, COLUMN_SEQUENCES, "t", rehome_remote_relation(table));
+		sources = rehome_spi(VALUE_SOURCES, "i", map->id);
 		for (int i = 0; i < here->n; i++)
 		{
-			ListCell   *lc2;
+			const char *from = value_source(sources, here->value[i][0]);
 
-			foreach(lc2, map->columns)
+			for (int a = 0; from != NULL && a < table->natts; a++)
 			{
-				RehomeColumnMap *column = lfirst(lc2);
-
-				if (column->kind != REHOME_COPY || strcmp(column->name, here->value[i][0]) != 0)
+				if (table->local[a] == NULL || strcmp(table->local[a], from) != 0)
 					continue;
 				for (int j = 0; j < there->n; j++)
 				{
 					Pair	   *pair;
 
-					for (int a = 0; a < table->natts; a++)
-					{
-						if (table->local[a] == NULL ||
-							strcmp(quote_identifier(table->local[a]), column->expression) != 0 ||
-							strcmp(table->remote[a], there->value[j][0]) != 0)
-							continue;
-						pair = palloc0(sizeof(Pair));
-						pair->target = here->value[i][1];
-						pair->increment = rehome_int64(here->value[i][2]);
-						pair->source = there->value[j][1];
-						read_position(rehome_spi(psprintf("SELECT last_value, is_called FROM %s", pair->target), ""),
-									  &pair->target_last, &pair->target_called);
-						read_position(rehome_conn_exec(conn, psprintf("SELECT last_value, is_called FROM %s", pair->source)),
-									  &pair->source_last, &pair->source_called);
-						result = lappend(result, pair);
-					}
+					if (strcmp(table->remote[a], there->value[j][0]) != 0)
+						continue;
+					pair = palloc0(sizeof(Pair));
+					pair->target = here->value[i][1];
+					pair->increment = rehome_int64(here->value[i][2]);
+					pair->source = there->value[j][1];
+					read_position(rehome_spi(psprintf("SELECT last_value, is_called FROM %s", pair->target), ""),
+								  &pair->target_last, &pair->target_called);
+					read_position(rehome_conn_exec(conn, psprintf("SELECT last_value, is_called FROM %s", pair->source)),
+								  &pair->source_last, &pair->source_called);
+					result = lappend(result, pair);
 				}
 			}
 		}

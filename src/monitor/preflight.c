@@ -17,6 +17,7 @@
 #include "catalog/define.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
+#include "cutover/cutover.h"
 #include "derive/derive.h"
 #include "errors.h"
 #include "funcapi.h"
@@ -582,6 +583,7 @@ rehome_preflight_switch(RehomeConn *conn, RehomeSlice *slice, List *maps)
 	RehomeRows *facts = source_facts(conn, maps);
 	char	   *role = rehome_conn_value(conn, "SELECT quote_ident(current_user)", "");
 	ListCell   *lc;
+	ListCell   *lc2;
 
 	foreach(lc, maps)
 	{
@@ -595,6 +597,10 @@ rehome_preflight_switch(RehomeConn *conn, RehomeSlice *slice, List *maps)
 			findings = finding(findings, "privilege", "error", name,
 							   psprintf("role %s may not lock it for the switch, nor bring changes back", role),
 							   psprintf("GRANT INSERT, UPDATE, DELETE ON TABLE %s TO %s;", name, role));
+		foreach(lc2, rehome_sequences_left(map))
+			findings = finding(findings, "sequence", "warning", lfirst(lc2),
+							   "feeds a column that a rule fills with other values than the source's, and is not carried over",
+							   "Set it by hand in the transaction of the cutover.");
 		if (key_is_mapped(map) && rehome_bool(fact[FACT_USAGE]))
 			findings = check_reverse(findings, conn, slice, map);
 	}

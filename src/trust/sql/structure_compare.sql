@@ -43,7 +43,9 @@ SELECT tab.name || CASE WHEN d.columns = '{}' THEN '' ELSE format('(%s)', array_
            WHEN d.kind = 'column' AND d.target IS NULL
                 AND EXISTS (SELECT FROM m WHERE m.n = d.n AND ARRAY[m.restores] = d.columns)
                THEN 'restored by the rule of ' || (SELECT min(m.target) FROM m WHERE m.n = d.n AND ARRAY[m.restores] = d.columns)
+           -- what carries it: cutover/sequence.c
            WHEN d.kind = 'sequence' AND d.source IS NOT NULL AND d.target IS NOT NULL
+                AND (d.rule = 'copy' OR d.expression ~ '^\(("[^"]*"|[^ ()"]*)\)::(smallint|integer|bigint|numeric)$')
                THEN CASE WHEN $5 IN ('cut_over', 'completed') THEN 'authority is with the target' ELSE 'carried over by the cutover' END
            WHEN d.kind = 'owner' AND d.target = tab.owner THEN 'the migration''s owner owns its targets'
            WHEN d.kind IN ('index', 'primary key', 'unique', 'exclusion', 'foreign key') AND d.target IS NULL AND tab.objects_off
