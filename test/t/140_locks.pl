@@ -679,7 +679,13 @@ nothing_lost('after the rollback');
 	$copy = start_psql($target, q{CALL rehome.copy('fk')}, debug_point => 'caught-up:wait');
 	ok(wait_for_lock_waiter($target, debug_lock()), 'foreign key, resumed: a batch is applied');
 	is($pair->sql_target($keys), 'none', 'foreign key, resumed: and committed');
-	$lock->query_until(qr/again/, sprintf("SELECT pg_advisory_unlock(%d, %d);\nSELECT pg_advisory_lock(%d, %d);\n\\echo again\n", debug_lock(), debug_lock()));
+	# another is in line for the lock, so that the copy stops again
+	my $next = $target->background_psql('postgres', on_error_stop => 0);
+	my $holder = $next->query_safe('SELECT pg_backend_pid()');
+	$next->query_until(qr/asking/, sprintf("\\echo asking\nSELECT pg_advisory_lock(%d, %d);\n", debug_lock()));
+	ok(wait_until($target, "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = $holder AND locktype = 'advisory' AND NOT granted)"), 'foreign key, resumed: it is to stop again');
+	$lock->quit;
+	$lock = $next;
 	ok(wait_until($target, "SELECT ($keys) = 'child_parent_fkey false'"), 'foreign key, resumed: it is there, and not valid yet');
 	is((sqlstate_of($target, $write))[0], '00000', 'foreign key, resumed: what it refers to can be written');
 	$lock->quit;
