@@ -487,7 +487,8 @@ rehome_define_column(RehomeCall *call, RehomeMigration *migration, RehomeTableMa
 	bool		in_key = rehome_name_listed(map->key, column);
 
 	attnum = get_attnum(map->target, column);
-	if (attnum <= 0 && expression == NULL && !in_key && forget_column(map, column))
+	if (attnum <= 0 && expression == NULL && inverse == NULL && inverse_column == NULL &&
+		!in_key && forget_column(map, column))
 		return;
 	source = relation_open(map->source, AccessShareLock);
 	target = relation_open(map->target, AccessShareLock);

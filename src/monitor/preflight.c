@@ -277,7 +277,7 @@ check_target_since(List *findings, RehomeSlice *slice, RehomeTableMap *map, cons
 	for (int i = 0; i < rows->n; i++)
 		findings = finding(findings, "mapping", "error", psprintf("%s.%s", name, rows->value[i][0]),
 						   "was added since the table was mapped, may not be null and has no default",
-						   psprintf("ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL; or give it a default.",
+						   psprintf("ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL; or give it a default, or map it with rehome.map_column().",
 									name, rows->value[i][0]));
 	return findings;
 }
