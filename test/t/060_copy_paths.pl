@@ -387,7 +387,7 @@ is($pair->sql_target(q{SELECT count(*) FROM rehome.saved_object WHERE rebuilt_at
 	$pair->sql_source(qq{$table; INSERT INTO as_set.t (v, n, d) SELECT 'v' || i, '{1,NULL}', xmlparse(content 'a<b/>') FROM generate_series(1, 100) i});
 	$pair->sql_target(qq{$table; CREATE INDEX ON as_set.t (lower(v)) WHERE id > 3});
 	my %setting = (quote_all_identifiers => 'on', default_tablespace => 'disk', xmloption => 'document', array_nulls => 'off');
-	my $indexes = q{SELECT string_agg(c.relname || ' ' || c.reltablespace || ' ' || indisvalid, ', ' ORDER BY 1) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE indrelid = 'as_set.t'::regclass};
+	my $indexes = q{SELECT string_agg(c.relname || ' ' || c.reltablespace || ' ' || indisvalid, ', ' ORDER BY c.relname) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE indrelid = 'as_set.t'::regclass};
 	my $before = $pair->sql_target($indexes);
 	define('as_set', 'as_set');
 	my $hash = $pair->sql_target(q{SELECT rehome.definition_hash('as_set')});
