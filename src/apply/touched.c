@@ -395,6 +395,8 @@ make_table(RehomeTableMap *map)
 		rehome_spi(psprintf("DROP TABLE %s", table_name(map)), "");
 	rehome_spi(psprintf("CREATE TABLE %s (%s, UNIQUE NULLS NOT DISTINCT (%s))",
 						table_name(map), rehome_target_key_columns(map), key_list(map)), "");
+	/* where all tables are published, rows could not be deleted else */
+	rehome_spi(psprintf("ALTER TABLE %s REPLICA IDENTITY FULL", table_name(map)), "");
 }
 
 /*

@@ -209,6 +209,8 @@ make_change_table(RehomeTableMap *map)
 		return;
 	rehome_spi(psprintf("CREATE TABLE %s (xid bigint NOT NULL, op \"char\" NOT NULL, %s)",
 						name, rehome_target_key_columns(map)), "");
+	/* where all tables are published, rows could not be deleted else */
+	rehome_spi(psprintf("ALTER TABLE %s REPLICA IDENTITY FULL", name), "");
 	rehome_spi(psprintf("CREATE INDEX ON %s (xid)", name), "");
 }
 

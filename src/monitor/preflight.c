@@ -91,6 +91,18 @@ source_facts(RehomeConn *conn, List *maps)
 							 rehome_name_array(names), rehome_name_array(keys));
 }
 
+/* Publications of all tables on one side, and what is to be said of them. */
+#define PUBLISHED "SELECT string_agg(quote_ident(pubname), ', ' ORDER BY 1) FROM pg_publication WHERE puballtables"
+
+static List *
+check_published(List *findings, const char *published, const char *side)
+{
+	return published == NULL ? findings :
+		finding(findings, side, "warning", published,
+				psprintf("publishes all tables of the %s, those that pg_rehome makes there as well: a subscriber that lacks them stops", side),
+				"Publish by schema or by table; or make tables of those names at the subscribers.");
+}
+
 static List *
 check_connection(List *findings, RehomeConn *conn, RehomeSlice *slice)
 {
@@ -114,6 +126,8 @@ check_connection(List *findings, RehomeConn *conn, RehomeSlice *slice)
 		findings = finding(findings, "privilege", "error", v[0],
 						   psprintf("role \"%s\" may not create schema rehome_source", v[1]),
 						   psprintf("GRANT CREATE ON DATABASE %s TO %s;", v[5], v[6]));
+	findings = check_published(findings, rehome_conn_value(conn, PUBLISHED, ""), "source");
+	findings = check_published(findings, rehome_spi_value(PUBLISHED, ""), "target");
 	if (!rehome_inverse_may_bypass(conn))
 		findings = finding(findings, "reverse", "info", v[0],
 						   "triggers and foreign keys of the source fire when changes are brought back after cutover",

@@ -615,6 +615,8 @@ BEGIN
     END IF;
 
     EXECUTE format('CREATE TABLE %s (xid bigint NOT NULL DEFAULT txid_current(), op "char" NOT NULL, %s)', change, columns);
+    -- where all tables are published, rows could not be deleted else
+    EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', change);
     EXECUTE format('CREATE INDEX ON %s (xid)', change);
     EXECUTE format('CREATE INDEX ON %s (xid) WHERE op IN (''d'', ''t'')', change);
     EXECUTE format('CREATE SEQUENCE rehome_source.%I', format('refused_%s_%s', token, map));
@@ -670,7 +672,8 @@ END
 $create_capture$;
 
 -- Where rows that come back are staged, made when the first do, and again when
--- the table has other columns since.
+-- the table has other columns since.  They are there for one transaction: not
+-- to be logged, and not to be published, where all tables are.
 CREATE OR REPLACE FUNCTION rehome_source.create_stage(token text, map int, relation regclass)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $create_stage$
 DECLARE
@@ -684,7 +687,7 @@ BEGIN
         EXECUTE format('DROP TABLE %s', stage);
     END IF;
     IF to_regclass(stage) IS NULL THEN
-        EXECUTE format('CREATE TABLE %s AS SELECT NULL::"char" AS rehome_op, r.* FROM %s r WITH NO DATA', stage, relation);
+        EXECUTE format('CREATE UNLOGGED TABLE %s AS SELECT NULL::"char" AS rehome_op, r.* FROM %s r WITH NO DATA', stage, relation);
     END IF;
 END
 $create_stage$;

@@ -1,0 +1,64 @@
+# A source, and a target, all of whose tables are published: what pg_rehome makes
+# there is as well, and has to be written and pruned all the same.
+use strict;
+use warnings;
+
+use RehomeTest;
+use Test::More;
+
+my $pair = new_pair(
+	role        => 1,
+	source_conf => "wal_level = logical\nmax_wal_senders = 4",
+	target_conf => "wal_level = logical\nrehome.naptime = 50ms");
+my ($source, $target) = ($pair->source, $pair->target);
+my $tables = q{
+	CREATE SCHEMA app;
+	CREATE TABLE app.item (id int PRIMARY KEY, v text UNIQUE);
+	CREATE TABLE app.pair (a int, b text, v text, PRIMARY KEY (a, b));
+};
+$pair->sql_source($tables);
+$pair->sql_target($tables);
+$pair->sql_source(q{
+	INSERT INTO app.item SELECT i, 'v' || i FROM generate_series(1, 100) i;
+	INSERT INTO app.pair SELECT i, 'b', 'v' FROM generate_series(1, 100) i;
+	CREATE PUBLICATION everything FOR ALL TABLES;
+});
+$pair->sql_target(q{CREATE PUBLICATION everything FOR ALL TABLES});
+$pair->grant_source('app');
+$pair->sql_target(q{SELECT rehome.create_migration('m', 'src', 'a test of publications'); SELECT rehome.add_schema('m', 'app', 'app')});
+
+my @content = qw(app.item app.pair);
+sub call { my ($sql, $name) = @_; my ($sqlstate, $message) = sqlstate_of($target, $sql); return is($sqlstate, '00000', $name) || diag($message) }
+my $write = q{UPDATE app.item SET v = v || '!' WHERE id < 10; DELETE FROM app.item WHERE id IN (50, 51); UPDATE app.pair SET b = 'c' WHERE a < 5; INSERT INTO app.pair VALUES (%d, 'x', 'new'); DELETE FROM app.pair WHERE a = 60};
+
+is($pair->sql_target(q{SELECT string_agg("check" || ' ' || severity || ' ' || object, ', ' ORDER BY "check") FROM rehome.preflight('m') WHERE detail LIKE 'publishes all tables%'}),
+	'source warning everything, target warning everything', 'preflight tells what their subscribers get');
+my $unidentified = q{SELECT string_agg(c.oid::regclass::text, ', ') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+	WHERE n.nspname LIKE 'rehome%' AND c.relkind = 'r' AND c.relpersistence = 'p' AND c.relreplident <> 'f'
+	AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)};
+call(q{CALL rehome.copy('m')}, 'copied');
+call(q{SELECT * FROM rehome.verify('m', incremental => true)}, 'verified');
+for my $round (1 .. 3)
+{
+	is((sqlstate_of($source, sprintf($write, 200 + $round)))[0], '00000', "round $round: the source is written");
+	call(q{CALL rehome.sync('m')}, "round $round: in sync");
+}
+same_content($pair, \@content, 'the same content');
+call(q{CALL rehome.cutover('m')}, 'cut over');
+for my $round (1 .. 3)
+{
+	is((sqlstate_of($target, sprintf($write, 300 + $round)))[0], '00000', "round $round: the target is written");
+	call(q{CALL rehome.sync('m')}, "round $round: in sync, back");
+}
+is($pair->sql_source($unidentified), '', 'no table of ours at the source is without an identity for its rows');
+is($pair->sql_target($unidentified), '', 'nor one at the target');
+call(q{CALL rehome.rollback('m')}, 'rolled back');
+same_content($pair, \@content, 'the same content again');
+is((sqlstate_of($source, sprintf($write, 400)))[0], '00000', 'the source is written again');
+call(q{CALL rehome.sync('m')}, 'in sync again');
+call(q{SELECT * FROM rehome.verify('m')}, 'verified');
+same_content($pair, \@content, 'the same content once more');
+call(q{CALL rehome.cancel('m')}, 'cancelled');
+call(q{SELECT rehome.drop_migration('m')}, 'dropped');
+
+done_testing();
