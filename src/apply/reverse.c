@@ -47,6 +47,9 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+/* So many rows staged are worth a look by ANALYZE. */
+#define LARGE_STAGE 5000
+
 /* Rows fetched at once from a local cursor. */
 #define FETCH_ROWS 1000
 
@@ -58,6 +61,7 @@ typedef struct Return
 	bool		everything;		/* truncated here */
 	char	   *relation;		/* at the source */
 	char	   *stage;
+	bool		large;			/* much is staged: see stage_all() */
 	char	   *join;			/* r.key = s.key */
 	char	   *upsert[3];		/* delete fragile, update, insert; NULL: not needed */
 	char	   *erase;
@@ -255,7 +259,7 @@ make_stages(RehomeConn *conn, RehomeSlice *slice, List *returns, bool clear)
 		Return	   *ret = lfirst(lc);
 
 		if (clear)
-			appendStringInfo(&sql, "DELETE FROM %s;", ret->stage);
+			appendStringInfo(&sql, "%s %s;", ret->large ? "TRUNCATE" : "DELETE FROM", ret->stage);
 		else
 			appendStringInfo(&sql, "SELECT rehome_source.create_stage(%s, %d, %s::regclass);",
 							 quote_literal_cstr(slice->migration->token), ret->inverse->mapping->map->id,
@@ -264,6 +268,32 @@ make_stages(RehomeConn *conn, RehomeSlice *slice, List *returns, bool clear)
 	if (clear)
 		appendStringInfoString(&sql, "DELETE FROM rehome_source.applying WHERE xid = txid_current()");
 	rehome_conn_exec(conn, sql.data);
+}
+
+/*
+ * stage_all stages all tables.  A staging table is empty most of the time, and
+ * that is what statistics say of it, for good where old snapshots have kept dead
+ * rows in it: a plan for one row would go through the source's table for each of
+ * many thousands.  So where there are many they are counted; and as the next
+ * batch may be a small one, nothing is left of that in the end.
+ */
+static int64
+stage_all(RehomeConn *conn, List *returns, Oid owner)
+{
+	int64		n = 0;
+	ListCell   *lc;
+
+	foreach(lc, returns)
+	{
+		Return	   *ret = lfirst(lc);
+		int64		staged = stage_changes(conn, ret, owner);
+
+		ret->large = staged >= LARGE_STAGE;
+		if (ret->large)
+			rehome_conn_exec(conn, psprintf("ANALYZE %s", ret->stage));
+		n += staged;
+	}
+	return n;
 }
 
 /*
@@ -660,8 +690,7 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 										quote_literal_cstr(slice->migration->token), slice->id));
 		if (rehome_inverse_may_bypass(conn))
 			rehome_conn_exec(conn, "SET LOCAL session_replication_role = replica");
-		foreach(lc, returns)
-			n += stage_changes(conn, lfirst(lc), slice->migration->owner);
+		n += stage_all(conn, returns, slice->migration->owner);
 		merge(conn, returns);
 		make_stages(conn, slice, returns, true);
 	}
