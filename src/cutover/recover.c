@@ -86,7 +86,7 @@ rehome_source_authority(RehomeConn *conn, RehomeSlice *slice)
 
 	if (rehome_conn_query(conn, "SELECT 1 WHERE to_regclass('rehome_source.slice') IS NOT NULL", "")->n == 0)
 		return NULL;
-	rows = rehome_conn_query(conn, "SELECT authority FROM rehome_source.slice WHERE token = $1 AND slice = $2::int",
+	rows = rehome_conn_query(conn, "SELECT authority FROM rehome_source.slice WHERE token = $1 AND slice = $2::int FOR UPDATE",
 							 "ti", slice->migration->token, slice->id);
 	return rows->n > 0 ? rows->value[0][0] : NULL;
 }
