@@ -47,6 +47,8 @@ extern void rehome_freeze_record(RehomeFreeze *freeze);
 
 /* sequence.c */
 extern void rehome_sequences_to_target(RehomeConn *conn, RehomeSlice *slice, List *maps);
+extern RehomeRows *rehome_value_sources(RehomeTableMap *map);
+extern const char *rehome_value_source(RehomeRows *sources, const char *column);
 extern List *rehome_sequences_left(RehomeTableMap *map);
 extern char *rehome_sequences_to_source(RehomeConn *conn, List *maps);
 

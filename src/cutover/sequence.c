@@ -42,24 +42,27 @@
 	" WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY 1, 2"
 
 /*
- * Target columns of table map $1 that have the values of a source column as
- * they are, and that column.  A rule of kind cast or copy may say so by name, or
- * by its expression.
+ * rehome_value_sources returns the target columns of a map that have the values
+ * of a source column as they are, and that column, as it is called here.  A rule
+ * of kind cast or copy may say so by name, or by its expression.
  */
-#define VALUE_SOURCES \
-	"SELECT c.\"column\", a.attname FROM rehome.column_map c JOIN rehome.table_map t ON t.id = c.table_map_id" \
-	" JOIN pg_attribute a ON a.attrelid = t.source::oid AND a.attnum > 0 AND NOT a.attisdropped" \
-	" WHERE t.id = $1 AND (c.expression = quote_ident(a.attname)" \
-	"  OR c.expression = ANY (SELECT format('(%I)::%s', a.attname, n) FROM unnest('{smallint,integer,bigint,numeric}'::text[]) AS n)" \
-	"  OR (a.attname = c.source_column AND (c.kind = 'cast' OR (c.kind = 'copy' AND c.validation IS NOT NULL)))" \
-	"  OR (a.attname = c.\"column\" AND c.source_column IS NULL AND (c.kind = 'cast' OR (c.kind = 'copy' AND c.validation IS NOT NULL))))"
+RehomeRows *
+rehome_value_sources(RehomeTableMap *map)
+{
+	return rehome_spi("SELECT c.\"column\", a.attname FROM rehome.column_map c JOIN rehome.table_map t ON t.id = c.table_map_id"
+					  " JOIN pg_attribute a ON a.attrelid = t.source::oid AND a.attnum > 0 AND NOT a.attisdropped"
+					  " WHERE t.id = $1 AND (c.expression = quote_ident(a.attname)"
+					  "  OR c.expression = ANY (SELECT format('(%I)::%s', a.attname, n) FROM unnest('{smallint,integer,bigint,numeric}'::text[]) AS n)"
+					  "  OR (a.attname = coalesce(c.source_column, c.\"column\") AND (c.kind = 'cast' OR (c.kind = 'copy' AND c.validation IS NOT NULL))))",
+					  "i", map->id);
+}
 
 /*
- * value_source returns the source column, as it is called here, that a column
- * has the values of, among VALUE_SOURCES; NULL if there is none.
+ * rehome_value_source returns the source column that a column has the values of,
+ * among rehome_value_sources(); NULL if there is none.
  */
-static const char *
-value_source(RehomeRows *sources, const char *column)
+const char *
+rehome_value_source(RehomeRows *sources, const char *column)
 {
 	for (int i = 0; i < sources->n; i++)
 		if (strcmp(sources->value[i][0], column) == 0)
@@ -75,7 +78,7 @@ List *
 rehome_sequences_left(RehomeTableMap *map)
 {
 	RehomeRows *here = rehome_spi(COLUMN_SEQUENCES, "t", rehome_relation_name(map->target));
-	RehomeRows *sources = rehome_spi(VALUE_SOURCES, "i", map->id);
+	RehomeRows *sources = rehome_value_sources(map);
 	List	   *left = NIL;
 
 	for (int i = 0; i < here->n; i++)
@@ -87,7 +90,7 @@ rehome_sequences_left(RehomeTableMap *map)
 			RehomeColumnMap *column = lfirst(lc);
 
 			if (column->kind != REHOME_SKIP && strcmp(column->name, here->value[i][0]) == 0 &&
-				value_source(sources, column->name) == NULL)
+				rehome_value_source(sources, column->name) == NULL)
 				left = lappend(left, here->value[i][1]);
 		}
 	}
@@ -134,10 +137,10 @@ pairs(RehomeConn *conn, List *maps)
 		if (here->n == 0)
 			continue;
 		there = rehome_conn_query(conn, COLUMN_SEQUENCES, "t", rehome_remote_relation(table));
-		sources = rehome_spi(VALUE_SOURCES, "i", map->id);
+		sources = rehome_value_sources(map);
 		for (int i = 0; i < here->n; i++)
 		{
-			const char *from = value_source(sources, here->value[i][0]);
+			const char *from = rehome_value_source(sources, here->value[i][0]);
 
 			for (int a = 0; from != NULL && a < table->natts; a++)
 			{

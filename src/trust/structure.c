@@ -15,6 +15,7 @@
  */
 #include "postgres.h"
 
+#include "cutover/cutover.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "remote/connection.h"
@@ -117,6 +118,7 @@ columns_array(RehomeSlice *slice, List *maps)
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
+		RehomeRows *sources = rehome_value_sources(map);
 		ListCell   *lc2;
 
 		foreach(lc2, map->columns)
@@ -129,6 +131,7 @@ columns_array(RehomeSlice *slice, List *maps)
 			member(&json, "target", column->name);
 			member(&json, "rule", column->kind == REHOME_COPY ? "copy" : column->kind == REHOME_SKIP ? "skip" : "expression");
 			member(&json, "expression", column->expression);
+			member(&json, "values_of", rehome_value_source(sources, column->name));
 			member(&json, "restores", column->inverse_column == NULL ? NULL : slice->migration->live ?
 				   rehome_remote_column(rehome_remote_table(map->source), column->inverse_column) : column->inverse_column);
 		}

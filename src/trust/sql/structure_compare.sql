@@ -1,10 +1,11 @@
 -- Where the facts of two servers differ, and whether somebody ordered it.  $1,
 -- $2: facts of source and target, as structure_facts.sql gives them; $3: mapped
--- columns, with the rule of each: copy, expression or skip; $4: tables, by
--- number: the target's name, whether indexes are still off, the migration's
--- owner; $5: the state of the slice.
+-- columns, with the rule of each (copy, expression or skip), and the source
+-- column whose values it has as they are; $4: tables, by number: the target's
+-- name, whether indexes are still off, the migration's owner; $5: the state of
+-- the slice.
 WITH m AS (
-    SELECT * FROM jsonb_to_recordset($3::jsonb) AS m(n bigint, source text, target text, rule text, expression text, restores text)
+    SELECT * FROM jsonb_to_recordset($3::jsonb) AS m(n bigint, source text, target text, rule text, expression text, values_of text, restores text)
 ), tab AS (
     SELECT * FROM jsonb_to_recordset($4::jsonb) AS tab(n bigint, name text, objects_off boolean, owner text)
 ), s AS (
@@ -43,9 +44,8 @@ SELECT tab.name || CASE WHEN d.columns = '{}' THEN '' ELSE format('(%s)', array_
            WHEN d.kind = 'column' AND d.target IS NULL
                 AND EXISTS (SELECT FROM m WHERE m.n = d.n AND ARRAY[m.restores] = d.columns)
                THEN 'restored by the rule of ' || (SELECT min(m.target) FROM m WHERE m.n = d.n AND ARRAY[m.restores] = d.columns)
-           -- what carries it: cutover/sequence.c
            WHEN d.kind = 'sequence' AND d.source IS NOT NULL AND d.target IS NOT NULL
-                AND (d.rule = 'copy' OR d.expression ~ '^\(("[^"]*"|[^ ()"]*)\)::(smallint|integer|bigint|numeric)$')
+                AND EXISTS (SELECT FROM m WHERE m.n = d.n AND ARRAY[m.target] = d.columns AND m.values_of IS NOT NULL)
                THEN CASE WHEN $5 IN ('cut_over', 'completed') THEN 'authority is with the target' ELSE 'carried over by the cutover' END
            WHEN d.kind = 'owner' AND d.target = tab.owner THEN 'the migration''s owner owns its targets'
            WHEN d.kind IN ('index', 'primary key', 'unique', 'exclusion', 'foreign key') AND d.target IS NULL AND tab.objects_off
