@@ -507,12 +507,16 @@ upsert(RehomeMapping *mapping, int64 n)
 
 /*
  * check_deferred raises if a row that was applied violates a constraint of the
- * target that PostgreSQL leaves for later.
+ * target that PostgreSQL leaves for later.  Whether it has any is looked up once
+ * a mapping: rows come by the thousand, and a target may have many partitions.
  */
 static void
 check_deferred(RehomeMapping *mapping, Tuplestorestate *rows, int64 n)
 {
-	if (!rehome_has_deferred(mapping->map->target))
+	if (!mapping->looked_deferred)
+		mapping->deferred = rehome_has_deferred(mapping->map->target);
+	mapping->looked_deferred = true;
+	if (!mapping->deferred)
 		return;
 	rehome_rows_register("rehome_rows", mapping->mapped_desc, rows, n);
 	rehome_check_deferred(mapping->map->target, mapping);

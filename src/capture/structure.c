@@ -382,16 +382,16 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
 		bool		changed = rehome_structure_changed(slice, map, false, list_nth(structures, foreach_current_index(lc)));
-		bool		unlogged = rehome_target_unlogged(map->target) != NULL;
+		char	   *unlogged = rehome_target_unlogged(map->target);
 
-		if (!unlogged && !list_member_ptr(lost, map))
+		if (unlogged == NULL && !list_member_ptr(lost, map))
 			continue;
 		if (changed && back)
 			rehome_target_log_all(map);
 		else if (changed)
 			rehome_spi("UPDATE rehome.table_map SET source_print = 'lossy' WHERE id = $1", "i", map->id);
-		else if (unlogged)
-			rehome_map_lost(slice, map, "target", "unlogged", psprintf("%s is unlogged", rehome_target_unlogged(map->target)),
+		else if (unlogged != NULL)
+			rehome_map_lost(slice, map, "target", "unlogged", psprintf("%s is unlogged", unlogged),
 							back ? "A crash of this server empties it: make it logged again; resuming it brings the table to the source as a whole." :
 							"A crash of this server empties it: make it logged again; resuming it reads the table as a whole.");
 		else if (back)

@@ -53,7 +53,8 @@ source_parts(RehomeConn *conn, RehomeTableMap *map)
 }
 
 /*
- * plan_map cuts one table, given its source_parts.  A chunk holds rehome.chunk_size, TOAST included.
+ * plan_map cuts one table, given its source_parts.  A chunk holds
+ * rehome.chunk_size, TOAST included.
  */
 static void
 plan_map(RehomeConn *conn, RehomeTableMap *map, RehomeRows *parts, double weight)

@@ -166,21 +166,31 @@ static bool
 copy_chunks(RehomeConn *conn, RehomeSlice *slice, bool resumed)
 {
 	TimestampTz began = GetCurrentTimestamp();
+	MemoryContext table = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome table copied",
+												ALLOCSET_DEFAULT_SIZES);
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome chunk",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
+	RehomeMapping *mapping = NULL;
+	List	   *columns = NIL;
 	char	  **chunk;
 	bool		any = false;
 
 	while ((chunk = take_chunk(slice)) != NULL)
 	{
-		RehomeMapping *mapping = rehome_mapping_compile(rehome_table_map_by_id(rehome_int(chunk[1])),
-														slice->migration->owner);
-		List	   *columns = rehome_mapping_source_columns(mapping);
 		int64		bytes = 0;
 		int64		n;
 
-		rehome_target_require_logged(mapping->map->target);
+		/* one table's chunks often come together, as those of its partitions */
+		if (mapping == NULL || mapping->map->id != rehome_int(chunk[1]))
+		{
+			MemoryContextReset(table);
+			MemoryContextSwitchTo(table);
+			mapping = rehome_mapping_compile(rehome_table_map_by_id(rehome_int(chunk[1])), slice->migration->owner);
+			columns = rehome_mapping_source_columns(mapping);
+			MemoryContextSwitchTo(context);
+			rehome_target_require_logged(mapping->map->target);
+		}
 		n = rehome_load_chunk(conn, slice, mapping,
 							  chunk_select(slice, mapping, columns, chunk, resumed), columns, &bytes);
 		rehome_debug_point("chunk-loaded");
@@ -193,6 +203,7 @@ copy_chunks(RehomeConn *conn, RehomeSlice *slice, bool resumed)
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
+	MemoryContextDelete(table);
 	return any;
 }
 
