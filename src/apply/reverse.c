@@ -158,8 +158,9 @@ send_rows(RehomeConn *conn, const char *select, Oid owner)
  * expressions, needs no rights on the change table.
  */
 static Tuplestorestate *
-changed_keys(RehomeTableMap *map, const char *since, bool gone_only)
+changed_keys(RehomeMapping *mapping, const char *since, bool gone_only)
 {
+	RehomeTableMap *map = mapping->map;
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
 	TupleDesc	desc;
 	Portal		cursor;
@@ -168,13 +169,17 @@ changed_keys(RehomeTableMap *map, const char *since, bool gone_only)
 	ListCell   *lc;
 
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT DISTINCT ");
+	appendStringInfoString(&sql, "SELECT ");
 	foreach(lc, map->key)
 		appendStringInfo(&sql, "%skey%d AS %s", foreach_current_index(lc) > 0 ? ", " : "",
 						 foreach_current_index(lc) + 1, quote_identifier(lfirst(lc)));
-	appendStringInfo(&sql, " FROM rehome_change.%s WHERE %s AND op %s",
+	appendStringInfo(&sql, " FROM rehome_change.%s WHERE %s AND op %s GROUP BY ",
 					 quote_identifier(rehome_target_change_table(map)),
 					 rehome_position_unseen(since), gone_only ? "= 'd'" : "<> 't'");
+	for (int k = 1; k <= mapping->nkey; k++)
+		appendStringInfo(&sql, "%skey%d", k > 1 ? ", " : "", k);
+	for (int k = -1; (k = bms_next_member(rehome_mapping_target_spelled(mapping), k)) >= 0;)
+		appendStringInfo(&sql, ", %s", rehome_spelling(psprintf("key%d", k + 1)));
 	cursor = rehome_cursor_open(sql.data);
 	desc = CreateTupleDescCopy(cursor->tupDesc);
 	while ((table = rehome_cursor_fetch(cursor, FETCH_ROWS)) != NULL)
@@ -196,6 +201,28 @@ forget_keys(Tuplestorestate *store)
 }
 
 /*
+ * spelled_alike returns " AND t.key = k.key ..." of the key columns of which
+ * the target takes several spellings for one value: those are two keys to a
+ * source that does not.
+ */
+static char *
+spelled_alike(RehomeMapping *mapping, const char *t, const char *k)
+{
+	Bitmapset  *spelled = rehome_mapping_target_spelled(mapping);
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	for (int i = -1; (i = bms_next_member(spelled, i)) >= 0;)
+	{
+		const char *name = quote_identifier(mapping->key[i]->name);
+
+		appendStringInfo(&sql, " AND %s = %s", rehome_spelling(psprintf("%s.%s", t, name)),
+						 rehome_spelling(psprintf("%s.%s", k, name)));
+	}
+	return sql.data;
+}
+
+/*
  * stage_changes sends rows ('u') and gone keys ('d') of one table into its
  * staging table at the source.
  */
@@ -214,7 +241,7 @@ stage_changes(RehomeConn *conn, Return *ret, Oid owner)
 					 rehome_inverse_expressions(inverse, false), target);
 	if (!ret->everything)
 	{
-		keys = changed_keys(mapping->map, ret->since, false);
+		keys = changed_keys(mapping, ret->since, false);
 		appendStringInfo(&sql, " WHERE EXISTS (SELECT FROM rehome_keys AS k WHERE %s)",
 						 rehome_key_condition(mapping, "target", "k"));
 	}
@@ -226,14 +253,14 @@ stage_changes(RehomeConn *conn, Return *ret, Oid owner)
 	if (ret->everything)
 		return n;
 	forget_keys(keys);
-	keys = changed_keys(mapping->map, ret->since, true);
+	keys = changed_keys(mapping, ret->since, true);
 	if (tuplestore_tuple_count(keys) > 0)
 	{
 		resetStringInfo(&sql);
 		appendStringInfo(&sql, "SELECT 'd', %s FROM rehome_keys AS target"
-						 " WHERE NOT EXISTS (SELECT FROM %s AS t WHERE %s)",
+						 " WHERE NOT EXISTS (SELECT FROM %s AS t WHERE %s%s)",
 						 rehome_inverse_expressions(inverse, true), target,
-						 rehome_key_condition(mapping, "t", "target"));
+						 rehome_key_condition(mapping, "t", "target"), spelled_alike(mapping, "t", "target"));
 		rehome_conn_copy_in(conn, psprintf("COPY %s (rehome_op, %s) FROM STDIN", ret->stage,
 										   rehome_inverse_columns(inverse, "", true)));
 		n += send_rows(conn, sql.data, owner);
@@ -307,6 +334,7 @@ compose(RehomeConn *conn, Return *ret)
 	StringInfoData set;
 	List	   *fragile;
 	const char *visible = "";	/* rows that the filter lets through */
+	const char *still_there = "";
 
 	ret->join = rehome_inverse_key_condition(inverse, "r", "s");
 	rehome_inverse_describe(conn, inverse);
@@ -341,12 +369,17 @@ compose(RehomeConn *conn, Return *ret)
 							  ret->relation, rehome_inverse_columns(inverse, "", false),
 							  rehome_inverse_columns(inverse, "s.", false), ret->stage,
 							  ret->relation, ret->join);
+
+	/* a row may be gone by one spelling of its key and have come by another */
+	if (rehome_mapping_source_spelled(inverse->mapping) != NULL || rehome_mapping_target_spelled(inverse->mapping) != NULL)
+		still_there = psprintf(" AND NOT EXISTS (SELECT FROM %s u WHERE u.rehome_op = 'u' AND %s)", ret->stage,
+							   rehome_inverse_key_condition(inverse, "u", "s"));
 	if (ret->everything)
 		ret->erase = psprintf("DELETE FROM %s r WHERE NOT EXISTS (SELECT FROM %s s WHERE %s)%s",
 							  ret->relation, ret->stage, ret->join, visible);
 	else
-		ret->erase = psprintf("DELETE FROM %s r USING %s s WHERE s.rehome_op = 'd' AND %s%s",
-							  ret->relation, ret->stage, ret->join, visible);
+		ret->erase = psprintf("DELETE FROM %s r USING %s s WHERE s.rehome_op = 'd' AND %s%s%s",
+							  ret->relation, ret->stage, ret->join, visible, still_there);
 	if (map->filter != NULL)
 		ret->hidden = psprintf("SELECT string_agg(ROW(%s)::text, ', ') FROM %s s WHERE s.rehome_op = 'u'"
 							   " AND EXISTS (SELECT FROM %s r WHERE %s AND NOT EXISTS"

@@ -66,13 +66,16 @@ source_select(StringInfo sql, RehomeMapping *mapping)
 
 /*
  * read_gone stores the keys (as the target knows them) of changed rows that
- * the source no longer has, or that the filter no longer lets through.
+ * the source no longer has, or that the filter no longer lets through.  A key
+ * that is spelled differently now is gone, to a target to which that is another
+ * one; the row comes with those that were changed.
  */
 static void
 read_gone(RehomeTurn *turn, RehomeConn *conn)
 {
 	RehomeTableMap *map = turn->map;
 	RehomeProjector *projector = rehome_projector_key(turn->mapping);
+	Bitmapset  *spelled = rehome_mapping_source_spelled(turn->mapping);
 	StringInfoData sql;
 	int			n = list_length(map->source_key);
 
@@ -81,11 +84,11 @@ read_gone(RehomeTurn *turn, RehomeConn *conn)
 	for (int k = 1; k <= n; k++)
 		appendStringInfo(&sql, "%sk.key%d", k > 1 ? ", " : "", k);
 	appendStringInfoString(&sql, " FROM ");
-	rehome_changed_keys(&sql, turn->slice->migration, map, rehome_position_of(turn->slice, map), map->filter == NULL);
+	rehome_changed_keys(&sql, turn->slice->migration, map, spelled, rehome_position_of(turn->slice, map), map->filter == NULL);
 	appendStringInfoString(&sql, " AS k WHERE NOT EXISTS (SELECT FROM ");
 	rehome_remote_from(&sql, rehome_remote_table(map->source), NULL, false);
 	appendStringInfoString(&sql, " WHERE ");
-	rehome_join_key(&sql, map, "source", "k");
+	rehome_join_key(&sql, map, spelled, "source", "k");
 	if (map->filter != NULL)
 		appendStringInfo(&sql, " AND (%s)", map->filter);
 	appendStringInfoChar(&sql, ')');
@@ -132,9 +135,9 @@ rows_query(RehomeTurn *turn)
 	if (!turn->everything)
 	{
 		appendStringInfoString(&sql, " JOIN ");
-		rehome_changed_keys(&sql, turn->slice->migration, map, rehome_position_of(turn->slice, map), false);
+		rehome_changed_keys(&sql, turn->slice->migration, map, NULL, rehome_position_of(turn->slice, map), false);
 		appendStringInfoString(&sql, " AS k ON ");
-		rehome_join_key(&sql, map, "source", "k");
+		rehome_join_key(&sql, map, NULL, "source", "k");
 	}
 	if (map->filter != NULL)
 		appendStringInfo(&sql, " WHERE (%s)", map->filter);

@@ -126,9 +126,9 @@ chunk_select(RehomeSlice *slice, RehomeMapping *mapping, List *columns, char **c
 	if (resumed)
 	{
 		appendStringInfo(&sql, "%sNOT EXISTS (SELECT FROM ", sep);
-		rehome_changed_keys(&sql, slice->migration, map, slice->position, false);
+		rehome_changed_keys(&sql, slice->migration, map, NULL, slice->position, false);
 		appendStringInfoString(&sql, " AS k WHERE ");
-		rehome_join_key(&sql, map, "source", "k");
+		rehome_join_key(&sql, map, NULL, "source", "k");
 		appendStringInfoChar(&sql, ')');
 	}
 	return sql.data;

@@ -483,3 +483,94 @@ rehome_mapping_source_key(RehomeMapping *mapping)
 	}
 	return columns;
 }
+
+/*
+ * is_text tells whether a type is compared letter by letter, unless its
+ * collation says otherwise.
+ */
+static bool
+is_text(Oid type)
+{
+	return type == TEXTOID || type == VARCHAROID || type == BPCHAROID || type == NAMEOID || type == BYTEAOID;
+}
+
+/*
+ * has_one_spelling tells whether values of a type are equal only if they look
+ * the same.  That is not known of what is not listed.
+ */
+static bool
+has_one_spelling(Oid type, Oid collation)
+{
+	switch (type)
+	{
+		case BOOLOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case OIDOID:
+		case UUIDOID:
+		case DATEOID:
+		case TIMEOID:
+		case TIMESTAMPOID:
+		case TIMESTAMPTZOID:
+			return true;
+		case BPCHAROID:
+			return false;		/* blanks at the end */
+		default:
+			return is_text(type) ? !OidIsValid(collation) || get_collation_isdeterministic(collation) :
+				get_typtype(type) == TYPTYPE_ENUM;
+	}
+}
+
+/*
+ * rehome_mapping_source_spelled returns which columns of the source's key,
+ * counted from 0, are one and the same only if they are spelled the same: two
+ * spellings of what the source takes for one key ('a' and 'A' of a citext, 1.0
+ * and 1.00) are the keys of two rows to a target that compares letter by
+ * letter.  Text is always among them: the foreign table may say text of what
+ * is a citext at the source, or has another collation there.
+ */
+Bitmapset *
+rehome_mapping_source_spelled(RehomeMapping *mapping)
+{
+	Bitmapset  *spelled = NULL;
+	bool		by_letter = false;
+	ListCell   *lc;
+
+	for (int k = 0; k < mapping->nkey; k++)
+	{
+		Oid			type = getBaseType(mapping->key[k]->type);
+		Oid			collation = mapping->key[k]->collation;
+
+		if (is_text(type) && (!OidIsValid(collation) || get_collation_isdeterministic(collation)))
+			by_letter = true;
+	}
+	if (!by_letter)
+		return NULL;
+	foreach(lc, mapping->map->source_key)
+		for (int i = 0; i < mapping->source_desc->natts; i++)
+		{
+			Form_pg_attribute att = TupleDescAttr(mapping->source_desc, i);
+			Oid			type = getBaseType(att->atttypid);
+
+			if (!att->attisdropped && strcmp(NameStr(att->attname), lfirst(lc)) == 0 &&
+				(is_text(type) || !has_one_spelling(type, att->attcollation)))
+				spelled = bms_add_member(spelled, foreach_current_index(lc));
+		}
+	return spelled;
+}
+
+/*
+ * rehome_mapping_target_spelled returns the same of the target's key, whatever
+ * the source compares it by.
+ */
+Bitmapset *
+rehome_mapping_target_spelled(RehomeMapping *mapping)
+{
+	Bitmapset  *spelled = NULL;
+
+	for (int k = 0; k < mapping->nkey; k++)
+		if (!has_one_spelling(getBaseType(mapping->key[k]->type), mapping->key[k]->collation))
+			spelled = bms_add_member(spelled, k);
+	return spelled;
+}

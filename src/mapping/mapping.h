@@ -75,6 +75,8 @@ extern RehomeMapping *rehome_mapping_compile(RehomeTableMap *map, Oid owner);
 extern List *rehome_mapping_source_columns(RehomeMapping *mapping);
 extern List *rehome_mapping_reads(RehomeMapping *mapping, List *targets);
 extern List *rehome_mapping_source_key(RehomeMapping *mapping);
+extern Bitmapset *rehome_mapping_source_spelled(RehomeMapping *mapping);
+extern Bitmapset *rehome_mapping_target_spelled(RehomeMapping *mapping);
 extern Node *rehome_expression_parse(const char *text, Relation rel, const char *alias);
 extern Node *rehome_expression_parse_value(const char *text, Relation rel, const char *alias,
 										   Node *value);

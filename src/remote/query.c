@@ -300,31 +300,48 @@ rehome_stage_table(RehomeMigration *migration, RehomeTableMap *map)
 }
 
 /*
+ * append_keys appends "key1, key2, ...", and the spelling of those that have
+ * one of their own.
+ */
+static void
+append_keys(StringInfo sql, RehomeTableMap *map, Bitmapset *spelled)
+{
+	int			n = list_length(map->source_key);
+
+	for (int i = 1; i <= n; i++)
+		appendStringInfo(sql, "%skey%d", i > 1 ? ", " : "", i);
+	for (int i = -1; (i = bms_next_member(spelled, i)) >= 0;)
+		appendStringInfo(sql, ", %s", rehome_spelling(psprintf("key%d", i + 1)));
+}
+
+/*
  * rehome_changed_keys appends a subquery of the distinct keys changed since
  * a position, as key1, key2, ..., in order; with gone_only those that may be without a
- * row.
+ * row.  Two spellings of a key are two keys where spelled (counted from 0, as
+ * rehome_mapping_source_spelled() has them) says so.
  */
 void
-rehome_changed_keys(StringInfo sql, RehomeMigration *migration,
-					RehomeTableMap *map, const char *since, bool gone_only)
+rehome_changed_keys(StringInfo sql, RehomeMigration *migration, RehomeTableMap *map,
+					Bitmapset *spelled, const char *since, bool gone_only)
 {
-	appendStringInfoString(sql, "(SELECT DISTINCT ");
-	for (int i = 1; i <= list_length(map->source_key); i++)
-		appendStringInfo(sql, "%skey%d", i > 1 ? ", " : "", i);
-	appendStringInfo(sql, " FROM %s WHERE %s AND op %s ORDER BY ",
+	appendStringInfoString(sql, "(SELECT ");
+	append_keys(sql, map, NULL);
+	appendStringInfo(sql, " FROM %s WHERE %s AND op %s GROUP BY ",
 					 rehome_change_table(migration, map),
 					 rehome_position_unseen(since), gone_only ? "= 'd'" : "<> 't'");
-	for (int i = 1; i <= list_length(map->source_key); i++)
-		appendStringInfo(sql, "%s%d", i > 1 ? ", " : "", i);
+	append_keys(sql, map, spelled);
+	appendStringInfoString(sql, " ORDER BY ");
+	append_keys(sql, map, spelled);
 	appendStringInfoChar(sql, ')');
 }
 
 /*
  * rehome_join_key appends "row.col = key.key1 AND ...", with the operators
- * the source's unique index uses.
+ * the source's unique index uses; those that are spelled as well are to be
+ * spelled the same.
  */
 void
-rehome_join_key(StringInfo sql, RehomeTableMap *map,
+rehome_join_key(StringInfo sql, RehomeTableMap *map, Bitmapset *spelled,
 				const char *row_alias, const char *key_alias)
 {
 	int			i = 0;
@@ -336,6 +353,10 @@ rehome_join_key(StringInfo sql, RehomeTableMap *map,
 						 row_alias, quote_identifier(lfirst(lc)),
 						 map->source_equal ? (char *) list_nth(map->source_equal, i) : "=",
 						 key_alias, i + 1);
+		if (bms_is_member(i, spelled))
+			appendStringInfo(sql, " AND %s = %s",
+							 rehome_spelling(psprintf("%s.%s", row_alias, quote_identifier(lfirst(lc)))),
+							 rehome_spelling(psprintf("%s.key%d", key_alias, i + 1)));
 		i++;
 	}
 }
@@ -411,6 +432,15 @@ rehome_position_xmax(const char *position)
 
 	split_position(position, &xmax, &xip);
 	return xmax;
+}
+
+/*
+ * rehome_spelling returns, as SQL, how a value is spelled.
+ */
+char *
+rehome_spelling(const char *value)
+{
+	return psprintf("%s::text COLLATE \"C\"", value);
 }
 
 /*

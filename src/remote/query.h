@@ -10,6 +10,7 @@
 
 #include "catalog/migration.h"
 #include "lib/stringinfo.h"
+#include "nodes/bitmapset.h"
 #include "remote/connection.h"
 
 /* A source table as a foreign table of postgres_fdw describes it. */
@@ -33,9 +34,9 @@ extern char *rehome_remote_key_array(RehomeTableMap *map, RehomeRemoteTable *tab
 
 extern char *rehome_change_table(RehomeMigration *migration, RehomeTableMap *map);
 extern char *rehome_stage_table(RehomeMigration *migration, RehomeTableMap *map);
-extern void rehome_changed_keys(StringInfo sql, RehomeMigration *migration,
-								RehomeTableMap *map, const char *since, bool gone_only);
-extern void rehome_join_key(StringInfo sql, RehomeTableMap *map,
+extern void rehome_changed_keys(StringInfo sql, RehomeMigration *migration, RehomeTableMap *map,
+								Bitmapset *spelled, const char *since, bool gone_only);
+extern void rehome_join_key(StringInfo sql, RehomeTableMap *map, Bitmapset *spelled,
 							const char *row_alias, const char *key_alias);
 
 /* Positions: the text of a txid_snapshot, "xmin:xmax:xip,xip". */
@@ -44,7 +45,8 @@ extern char *rehome_position_seen(const char *position);
 extern int64 rehome_position_xmax(const char *position);
 extern bool rehome_position_covers(const char *position, const char *other);
 
-/* Lists of names as SQL. */
+/* SQL of either side. */
+extern char *rehome_spelling(const char *value);
 extern char *rehome_quote_list(List *names, const char *prefix);
 
 #endif							/* REHOME_QUERY_H */

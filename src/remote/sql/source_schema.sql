@@ -583,7 +583,9 @@ BEGIN
       FROM pg_class c WHERE c.oid = relation;
 
     -- Whether a key has moved is asked for every updated row: by the type's
-    -- own operator, or, where search_path may not lead to it, byte for byte.
+    -- own operator, or byte for byte where search_path may not lead to that, or
+    -- where it takes what is spelled differently for the same (1.0 and 1.00,
+    -- 0 and -0, upper and lower case by a collation).
     WITH RECURSIVE key_type AS (
         SELECT k.ord, a.attname, a.atttypid AS typid, a.atttypmod AS typmod, a.attcollation
           FROM unnest(key) WITH ORDINALITY AS k(name, ord)
@@ -599,6 +601,10 @@ BEGIN
                                          WHERE l.oid = k.attcollation)
                                   ELSE '' END), ', ' ORDER BY k.ord),
            string_agg(format(CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace
+                                   AND t.typname IN ('bool', 'int2', 'int4', 'int8', 'oid', 'uuid', 'date', 'time', 'timestamp',
+                                                     'timestamptz', 'bytea', 'text', 'varchar', 'name', 'char')
+                                   AND NOT EXISTS (SELECT FROM pg_collation l WHERE l.oid = k.attcollation
+                                                      AND to_jsonb(l) ->> 'collisdeterministic' = 'false')
                                   THEN 'OLD.%1$I IS DISTINCT FROM NEW.%1$I'
                                   ELSE 'ROW(OLD.%1$I)::record OPERATOR(pg_catalog.*<>) ROW(NEW.%1$I)::record' END,
                              k.attname), ' OR ' ORDER BY k.ord)
