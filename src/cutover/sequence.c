@@ -78,9 +78,12 @@ List *
 rehome_sequences_left(RehomeTableMap *map)
 {
 	RehomeRows *here = rehome_spi(COLUMN_SEQUENCES, "t", rehome_relation_name(map->target));
-	RehomeRows *sources = rehome_value_sources(map);
+	RehomeRows *sources;
 	List	   *left = NIL;
 
+	if (here->n == 0)
+		return NIL;
+	sources = rehome_value_sources(map);
 	for (int i = 0; i < here->n; i++)
 	{
 		ListCell   *lc;
