@@ -176,10 +176,7 @@ changed_keys(RehomeMapping *mapping, const char *since, bool gone_only)
 	appendStringInfo(&sql, " FROM rehome_change.%s WHERE %s AND op %s GROUP BY ",
 					 quote_identifier(rehome_target_change_table(map)),
 					 rehome_position_unseen(since), gone_only ? "= 'd'" : "<> 't'");
-	for (int k = 1; k <= mapping->nkey; k++)
-		appendStringInfo(&sql, "%skey%d", k > 1 ? ", " : "", k);
-	for (int k = -1; (k = bms_next_member(rehome_mapping_target_spelled(mapping), k)) >= 0;)
-		appendStringInfo(&sql, ", %s", rehome_spelling(psprintf("key%d", k + 1)));
+	rehome_append_keys(&sql, mapping->nkey, rehome_mapping_target_spelled(mapping));
 	cursor = rehome_cursor_open(sql.data);
 	desc = CreateTupleDescCopy(cursor->tupDesc);
 	while ((table = rehome_cursor_fetch(cursor, FETCH_ROWS)) != NULL)
@@ -216,8 +213,8 @@ spelled_alike(RehomeMapping *mapping, const char *t, const char *k)
 	{
 		const char *name = quote_identifier(mapping->key[i]->name);
 
-		appendStringInfo(&sql, " AND %s = %s", rehome_spelling(psprintf("%s.%s", t, name)),
-						 rehome_spelling(psprintf("%s.%s", k, name)));
+		appendStringInfo(&sql, " AND %s",
+						 rehome_spelled_alike(psprintf("%s.%s", t, name), psprintf("%s.%s", k, name)));
 	}
 	return sql.data;
 }

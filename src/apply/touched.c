@@ -87,8 +87,7 @@ key_list(RehomeTableMap *map)
 	StringInfoData buf;
 
 	initStringInfo(&buf);
-	for (int k = 1; k <= list_length(map->key); k++)
-		appendStringInfo(&buf, "%skey%d", k > 1 ? ", " : "", k);
+	rehome_append_keys(&buf, list_length(map->key), NULL);
 	return buf.data;
 }
 

@@ -174,8 +174,7 @@ relog_keys(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, List *colu
 	char	   *change = rehome_change_table(slice->migration, map);
 
 	initStringInfo(&names);
-	for (int k = 1; k <= list_length(columns); k++)
-		appendStringInfo(&names, "%skey%d", k > 1 ? ", " : "", k);
+	rehome_append_keys(&names, list_length(columns), NULL);
 	/* both keys of an update that changed it */
 	rows = rehome_spi("SELECT jsonb_agg(DISTINCT x.key)"
 					  " FROM rehome.drift d, LATERAL (SELECT jsonb_object_agg('key' || c.n, r.row -> c.name)"

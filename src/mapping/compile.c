@@ -485,13 +485,22 @@ rehome_mapping_source_key(RehomeMapping *mapping)
 }
 
 /*
- * is_text tells whether a type is compared letter by letter, unless its
- * collation says otherwise.
+ * is_text tells whether values of a type are compared letter by letter, unless
+ * their collation says otherwise.
  */
 static bool
 is_text(Oid type)
 {
 	return type == TEXTOID || type == VARCHAROID || type == BPCHAROID || type == NAMEOID || type == BYTEAOID;
+}
+
+/*
+ * is_by_letter tells whether they are.
+ */
+static bool
+is_by_letter(Oid type, Oid collation)
+{
+	return is_text(type) && (!OidIsValid(collation) || get_collation_isdeterministic(collation));
 }
 
 /*
@@ -517,8 +526,7 @@ has_one_spelling(Oid type, Oid collation)
 		case BPCHAROID:
 			return false;		/* blanks at the end */
 		default:
-			return is_text(type) ? !OidIsValid(collation) || get_collation_isdeterministic(collation) :
-				get_typtype(type) == TYPTYPE_ENUM;
+			return is_by_letter(type, collation) || get_typtype(type) == TYPTYPE_ENUM;
 	}
 }
 
@@ -538,13 +546,8 @@ rehome_mapping_source_spelled(RehomeMapping *mapping)
 	ListCell   *lc;
 
 	for (int k = 0; k < mapping->nkey; k++)
-	{
-		Oid			type = getBaseType(mapping->key[k]->type);
-		Oid			collation = mapping->key[k]->collation;
-
-		if (is_text(type) && (!OidIsValid(collation) || get_collation_isdeterministic(collation)))
+		if (is_by_letter(getBaseType(mapping->key[k]->type), mapping->key[k]->collation))
 			by_letter = true;
-	}
 	if (!by_letter)
 		return NULL;
 	foreach(lc, mapping->map->source_key)

@@ -300,18 +300,36 @@ rehome_stage_table(RehomeMigration *migration, RehomeTableMap *map)
 }
 
 /*
- * append_keys appends "key1, key2, ...", and the spelling of those that have
- * one of their own.
+ * spelling returns, as SQL, how a value is spelled.
  */
-static void
-append_keys(StringInfo sql, RehomeTableMap *map, Bitmapset *spelled)
+static char *
+spelling(const char *value)
 {
-	int			n = list_length(map->source_key);
+	return psprintf("%s::text COLLATE \"C\"", value);
+}
 
+/*
+ * rehome_append_keys appends the n columns of a key as tables of ours have
+ * them, "key1, key2, ...", and the spelling of those (counted from 0) of which
+ * several make for several keys.
+ */
+void
+rehome_append_keys(StringInfo sql, int n, Bitmapset *spelled)
+{
 	for (int i = 1; i <= n; i++)
 		appendStringInfo(sql, "%skey%d", i > 1 ? ", " : "", i);
 	for (int i = -1; (i = bms_next_member(spelled, i)) >= 0;)
-		appendStringInfo(sql, ", %s", rehome_spelling(psprintf("key%d", i + 1)));
+		appendStringInfo(sql, ", %s", spelling(psprintf("key%d", i + 1)));
+}
+
+/*
+ * rehome_spelled_alike returns the condition that two values are spelled the
+ * same.
+ */
+char *
+rehome_spelled_alike(const char *a, const char *b)
+{
+	return psprintf("%s = %s", spelling(a), spelling(b));
 }
 
 /*
@@ -324,14 +342,16 @@ void
 rehome_changed_keys(StringInfo sql, RehomeMigration *migration, RehomeTableMap *map,
 					Bitmapset *spelled, const char *since, bool gone_only)
 {
+	int			n = list_length(map->source_key);
+
 	appendStringInfoString(sql, "(SELECT ");
-	append_keys(sql, map, NULL);
+	rehome_append_keys(sql, n, NULL);
 	appendStringInfo(sql, " FROM %s WHERE %s AND op %s GROUP BY ",
 					 rehome_change_table(migration, map),
 					 rehome_position_unseen(since), gone_only ? "= 'd'" : "<> 't'");
-	append_keys(sql, map, spelled);
+	rehome_append_keys(sql, n, spelled);
 	appendStringInfoString(sql, " ORDER BY ");
-	append_keys(sql, map, spelled);
+	rehome_append_keys(sql, n, spelled);
 	appendStringInfoChar(sql, ')');
 }
 
@@ -354,9 +374,9 @@ rehome_join_key(StringInfo sql, RehomeTableMap *map, Bitmapset *spelled,
 						 map->source_equal ? (char *) list_nth(map->source_equal, i) : "=",
 						 key_alias, i + 1);
 		if (bms_is_member(i, spelled))
-			appendStringInfo(sql, " AND %s = %s",
-							 rehome_spelling(psprintf("%s.%s", row_alias, quote_identifier(lfirst(lc)))),
-							 rehome_spelling(psprintf("%s.key%d", key_alias, i + 1)));
+			appendStringInfo(sql, " AND %s",
+							 rehome_spelled_alike(psprintf("%s.%s", row_alias, quote_identifier(lfirst(lc))),
+												  psprintf("%s.key%d", key_alias, i + 1)));
 		i++;
 	}
 }
@@ -432,15 +452,6 @@ rehome_position_xmax(const char *position)
 
 	split_position(position, &xmax, &xip);
 	return xmax;
-}
-
-/*
- * rehome_spelling returns, as SQL, how a value is spelled.
- */
-char *
-rehome_spelling(const char *value)
-{
-	return psprintf("%s::text COLLATE \"C\"", value);
 }
 
 /*

@@ -46,7 +46,8 @@ extern int64 rehome_position_xmax(const char *position);
 extern bool rehome_position_covers(const char *position, const char *other);
 
 /* SQL of either side. */
-extern char *rehome_spelling(const char *value);
+extern void rehome_append_keys(StringInfo sql, int n, Bitmapset *spelled);
+extern char *rehome_spelled_alike(const char *a, const char *b);
 extern char *rehome_quote_list(List *names, const char *prefix);
 
 #endif							/* REHOME_QUERY_H */
