@@ -496,6 +496,19 @@ SELECT rehome.add_schema('m', 'old', 'new2', slice => 'third');
 -- All of a schema or nothing.
 SELECT rehome.add_schema('described', 'old2', 'new2');
 :code
+-- And all that is wrong with it at once: one source table twice, no key, no cast.
+CREATE SCHEMA old5;
+CREATE SCHEMA far5;
+CREATE SCHEMA new5;
+CREATE TABLE old5.one (id int PRIMARY KEY);
+CREATE FOREIGN TABLE far5.one (id int) SERVER loopback OPTIONS (schema_name 'old5');
+CREATE FOREIGN TABLE far5.other (id int) SERVER loopback OPTIONS (schema_name 'old5', table_name 'one');
+CREATE FOREIGN TABLE far5.third (id int, at date) SERVER loopback OPTIONS (schema_name 'old5');
+CREATE TABLE new5.one (id int PRIMARY KEY);
+CREATE TABLE new5.other (id int);
+CREATE TABLE new5.third (id int PRIMARY KEY, at boolean);
+SELECT rehome.add_schema('described', 'far5', 'new5');
+:code
 SELECT count(*) FROM rehome.table_map t JOIN rehome.slice s ON s.id = t.slice_id
   JOIN rehome.migration m ON m.id = s.migration_id WHERE m.name = 'described';
 

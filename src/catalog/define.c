@@ -321,9 +321,10 @@ rehome_add_schema(PG_FUNCTION_ARGS)
 	RehomeSlice *slice;
 	RehomeRows *tables;
 	RehomeProblems problems;
+	List	   *sources = NIL;
+	List	   *targets = NIL;
 	Oid			target_ns;
 	bool		imported = false;
-	MemoryContext context;
 
 	rehome_call_begin(&call, fcinfo);
 	migration = rehome_migration_get(name);
@@ -350,26 +351,21 @@ rehome_add_schema(PG_FUNCTION_ARGS)
 
 	rehome_problems_init(&problems);
 	for (int i = 0; i < tables->n; i++)
-		if (!OidIsValid(get_relname_relid(tables->value[i][1], target_ns)))
+	{
+		Oid			target = get_relname_relid(tables->value[i][1], target_ns);
+
+		sources = lappend_oid(sources, (Oid) rehome_int64(tables->value[i][0]));
+		targets = lappend_oid(targets, target);
+		if (!OidIsValid(target))
 			rehome_problem(&problems, ERRCODE_UNDEFINED_TABLE,
 						   "Create them first, as with pg_dump --schema-only, or add the tables you want one by one with rehome.add_table().",
 						   "Table \"%s\" does not exist in schema \"%s\".",
 						   tables->value[i][1], target_schema);
-	rehome_problems_raise(&problems, "schema \"%s\" lacks tables of the source", target_schema);
-
-	context = AllocSetContextCreate(call.context, "pg_rehome table defined", ALLOCSET_DEFAULT_SIZES);
-	for (int i = 0; i < tables->n; i++)
-	{
-		MemoryContext old = MemoryContextSwitchTo(context);
-		RehomeSlice now = *slice;	/* it is read again in there */
-
-		CHECK_FOR_INTERRUPTS();
-		(void) rehome_define_table(&call, &now, (Oid) rehome_int64(tables->value[i][0]),
-								   get_relname_relid(tables->value[i][1], target_ns),
-								   NIL, NULL, NULL, imported);
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(context);
 	}
+	rehome_problems_raise(&problems, "schema \"%s\" lacks tables of the source", target_schema);
+	rehome_define_tables(&call, slice, sources, targets, imported, &problems);
+	rehome_problems_raise(&problems, "cannot map the tables of schema \"%s\" to those of \"%s\"",
+						  source_schema, target_schema);
 	rehome_event(name, slice_name, "defined",
 				 psprintf("%d tables of schema %s added", tables->n, source_schema), NULL);
 	rehome_call_end(&call);

@@ -19,6 +19,8 @@ extern char *rehome_define_import(RehomeMigration *migration, const char *schema
 extern int	rehome_define_table(RehomeCall *call, RehomeSlice *slice, Oid source, Oid target,
 								List *key, const char *filter, RehomeRows *columns,
 								bool imported);
+extern void rehome_define_tables(RehomeCall *call, RehomeSlice *slice, List *sources, List *targets,
+								 bool imported, RehomeProblems *problems);
 extern void rehome_define_check_key(Relation target, List *key, RehomeProblems *problems);
 extern RehomeTableMap *rehome_define_open(RehomeCall *call, const char *name, Oid target,
 										  RehomeSlice **slice);

@@ -73,21 +73,51 @@ check_source(RehomeMigration *migration, Relation source, RehomeProblems *proble
 					   "\"%s\" is not a table or view.", RelationGetRelationName(source));
 }
 
+/* A source table to be mapped. */
+typedef struct Moved
+{
+	const char *name;			/* at the source, qualified */
+	const char *foreign_table;
+} Moved;
+
+static int
+compare_moved(const ListCell *a, const ListCell *b)
+{
+	return strcmp(((Moved *) lfirst(a))->name, ((Moved *) lfirst(b))->name);
+}
+
 /*
- * check_source_once refuses a source table that another map moves already:
- * authority is held per table, and cannot go two ways.
+ * check_sources_once refuses source tables that another map moves already, or
+ * that are there twice: authority is held per table, and cannot go two ways.
  */
 static void
-check_source_once(RehomeMigration *migration, Relation source, RehomeProblems *problems)
+check_sources_once(RehomeMigration *migration, List *sources, RehomeProblems *problems)
 {
-	RehomeRemoteTable *table;
+	static const char *const hint = "Authority is held per source table: map it once.";
+	List	   *moved = NIL;
+	List	   *names = NIL;
+	List	   *options = NIL;
 	RehomeRows *rows;
-	char	   *mine;
+	ListCell   *lc;
 
-	if (!migration->live || source->rd_rel->relkind != RELKIND_FOREIGN_TABLE)
+	if (!migration->live)
 		return;
-	table = rehome_remote_table(RelationGetRelid(source));
-	mine = rehome_remote_relation(table);
+	foreach(lc, sources)
+	{
+		Oid			relid = lfirst_oid(lc);
+		RehomeRemoteTable *table;
+		Moved	   *one;
+
+		if (get_rel_relkind(relid) != RELKIND_FOREIGN_TABLE)
+			continue;
+		table = rehome_remote_table(relid);
+		one = palloc(sizeof(Moved));
+		one->name = rehome_remote_relation(table);
+		one->foreign_table = get_rel_name(relid);
+		moved = lappend(moved, one);
+		names = lappend(names, table->table);
+		options = lappend(options, psprintf("table_name=%s", table->table));
+	}
 	/* of thousands only those that can be it */
 	rows = rehome_spi("SELECT t.source::oid, t.target, s.name, m.name FROM rehome.table_map t"
 					  " JOIN rehome.slice s ON s.id = t.slice_id"
@@ -95,14 +125,34 @@ check_source_once(RehomeMigration *migration, Relation source, RehomeProblems *p
 					  " JOIN pg_foreign_table f ON f.ftrelid = t.source::oid"
 					  " JOIN pg_class c ON c.oid = f.ftrelid"
 					  " WHERE m.server = $1::name AND s.state NOT IN ('completed', 'cancelled')"
-					  " AND (c.relname = $2::name OR f.ftoptions @> ARRAY['table_name=' || $2])",
-					  "tt", migration->server, table->table);
+					  " AND (c.relname = ANY ($2::name[])"
+					  "  OR EXISTS (SELECT FROM unnest(f.ftoptions) o WHERE o = ANY ($3::text[])))",
+					  "ttt", migration->server, rehome_name_array(names), rehome_name_array(options));
 	for (int i = 0; i < rows->n; i++)
-		if (strcmp(mine, rehome_remote_relation(rehome_remote_table((Oid) rehome_int64(rows->value[i][0])))) == 0)
-			rehome_problem(problems, ERRCODE_DUPLICATE_OBJECT,
-						   "Authority is held per source table: map it once.",
-						   "Source table %s is already moved to \"%s\" by slice \"%s\" of migration \"%s\".",
-						   mine, rows->value[i][1], rows->value[i][2], rows->value[i][3]);
+	{
+		char	   *theirs = rehome_remote_relation(rehome_remote_table((Oid) rehome_int64(rows->value[i][0])));
+
+		CHECK_FOR_INTERRUPTS();
+		foreach(lc, moved)
+			if (strcmp(((Moved *) lfirst(lc))->name, theirs) == 0)
+			{
+				rehome_problem(problems, ERRCODE_DUPLICATE_OBJECT, hint,
+							   "Source table %s is already moved to \"%s\" by slice \"%s\" of migration \"%s\".",
+							   theirs, rows->value[i][1], rows->value[i][2], rows->value[i][3]);
+				break;
+			}
+	}
+	list_sort(moved, compare_moved);
+	for (int i = 1; i < list_length(moved); i++)
+	{
+		Moved	   *one = list_nth(moved, i - 1);
+		Moved	   *other = list_nth(moved, i);
+
+		if (strcmp(one->name, other->name) == 0)
+			rehome_problem(problems, ERRCODE_DUPLICATE_OBJECT, hint,
+						   "\"%s\" and \"%s\" are both source table %s.",
+						   one->foreign_table, other->foreign_table, one->name);
+	}
 }
 
 static void
@@ -315,8 +365,8 @@ store_columns(int map_id, RehomeMigration *migration, Relation source, Relation 
 				rehome_problem(problems, ERRCODE_DATATYPE_MISMATCH,
 							   psprintf("rehome.add_table(..., columns => %s) states how it is computed.",
 									quote_literal_cstr(psprintf("{\"%s\": \"<expression>\"}", NameStr(att->attname)))),
-							   "Column \"%s\" is of type %s at the source and %s here, and there is no cast.",
-							   NameStr(att->attname), format_type_be(src->atttypid),
+							   "Column \"%s\" of \"%s\" is of type %s at the source and %s here, and there is no cast.",
+							   NameStr(att->attname), RelationGetRelationName(target), format_type_be(src->atttypid),
 							   format_type_be(att->atttypid));
 		}
 		if (!copied && !stated && (!has_default(att) || rehome_name_listed(key, NameStr(att->attname))))
@@ -358,36 +408,27 @@ store_columns(int map_id, RehomeMigration *migration, Relation source, Relation 
 }
 
 /*
- * rehome_define_table checks a table map and stores it.  key is NIL for the
- * target's primary key; columns has a row (name, expression or NULL) for each
- * column that is not to be copied by name, or is NULL; with names alone, the
- * caller states these columns next.  Raises with all problems; returns the
- * map's id.
+ * define checks a table map, but for what check_sources_once does, and stores
+ * it; what is wrong is added to problems.  Returns the map's id, 0 when there
+ * is none.
  */
-int
-rehome_define_table(RehomeCall *call, RehomeSlice *slice, Oid source_oid, Oid target_oid,
-					List *key, const char *filter, RehomeRows *columns, bool imported)
+static int
+define(RehomeCall *call, RehomeSlice *slice, Oid source_oid, Oid target_oid,
+	   List *key, const char *filter, RehomeRows *columns, bool imported, RehomeProblems *problems)
 {
 	RehomeMigration *migration = slice->migration;
 	Relation	source = relation_open(source_oid, AccessShareLock);
 	Relation	target = relation_open(target_oid, ShareUpdateExclusiveLock);
-	RehomeProblems problems;
 	RehomeRows *rows;
 	List	   *source_key = NIL;
-	int			map_id;
+	int			others = problems->n;
+	int			map_id = 0;
 
-	/* one definition at a time, and none while the slice is being started */
-	rehome_slice_work_lock(slice);
-	rehome_spi("LOCK TABLE rehome.table_map IN SHARE ROW EXCLUSIVE MODE", "");
-
-	rehome_problems_init(&problems);
-	rehome_slice_require(slice, "add a table to", REHOME_PLANNED, REHOME_PLANNED);
 	if (source_oid == target_oid)
-		rehome_problem(&problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL,
+		rehome_problem(problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL,
 					   "\"%s\" cannot be its own source.", RelationGetRelationName(target));
-	check_source(migration, source, &problems);
-	check_source_once(migration, source, &problems);
-	check_target(migration, target, &problems);
+	check_source(migration, source, problems);
+	check_target(migration, target, problems);
 
 	rows = rehome_spi("SELECT m.name, s.name, t.target, t.target = $1 FROM rehome.table_map t"
 					  " JOIN rehome.slice s ON s.id = t.slice_id"
@@ -397,7 +438,7 @@ rehome_define_table(RehomeCall *call, RehomeSlice *slice, Oid source_oid, Oid ta
 					  "  OR t.target IN (SELECT relid FROM pg_partition_tree($1)))",
 					  "o", target_oid);
 	for (int i = 0; i < rows->n; i++)
-		rehome_problem(&problems, ERRCODE_DUPLICATE_OBJECT, NULL,
+		rehome_problem(problems, ERRCODE_DUPLICATE_OBJECT, NULL,
 					   rehome_bool(rows->value[i][3]) ?
 					   "\"%s\" is already a target of slice \"%s\" of migration \"%s\"." :
 					   "\"%s\" shares rows with a target of slice \"%s\" of migration \"%s\": \"%s\".",
@@ -409,35 +450,99 @@ rehome_define_table(RehomeCall *call, RehomeSlice *slice, Oid source_oid, Oid ta
 					  target_oid, slice->id);
 	for (int i = 0; i < rows->n; i++)
 		if (rehome_bool(rows->value[i][2]))
-			rehome_problem(&problems, ERRCODE_DUPLICATE_OBJECT, "Move the rows into another table, and derive from that.",
+			rehome_problem(problems, ERRCODE_DUPLICATE_OBJECT, "Move the rows into another table, and derive from that.",
 						   "\"%s\" is derived: \"%s\" of migration \"%s\".", RelationGetRelationName(target),
 						   rows->value[i][1], rows->value[i][0]);
 		else
-			rehome_problem(&problems, ERRCODE_DUPLICATE_OBJECT, "Move the rows by the slice that derives columns of them.",
+			rehome_problem(problems, ERRCODE_DUPLICATE_OBJECT, "Move the rows by the slice that derives columns of them.",
 						   "Columns of \"%s\" are derived by slice \"%s\" of migration \"%s\": \"%s\".",
 						   RelationGetRelationName(target), rows->value[i][3], rows->value[i][0], rows->value[i][1]);
 	if (key == NIL)
 		key = find_key(target);
-	rehome_define_check_key(target, key, &problems);
-	if (filter != NULL && problems.n == 0)
+	rehome_define_check_key(target, key, problems);
+	if (filter != NULL && problems->n == others)
 		filter = check_filter(call, migration->owner, filter, source);
 
-	map_id = problems.n > 0 ? 0 :
-		rehome_int(rehome_spi_value("INSERT INTO rehome.table_map (slice_id, source, target, key, source_key, filter, imported)"
-									" VALUES ($1, $2, $3, $4::name[], '{}', $5, $6) RETURNING id",
-									"ioottb",
-									slice->id, source_oid, target_oid,
-									rehome_name_array(key), filter, imported));
-	if (map_id != 0)
-		source_key = store_columns(map_id, migration, source, target, key, columns, &problems);
-	rehome_problems_raise(&problems, "cannot map \"%s\" to \"%s\"",
-						  RelationGetRelationName(source), RelationGetRelationName(target));
-	rehome_spi("UPDATE rehome.table_map SET source_key = $2::name[] WHERE id = $1",
-			   "it", map_id, rehome_name_array(source_key));
-	for (int c = 0; columns != NULL && columns->nfields > 1 && c < columns->n; c++)
-		rehome_define_column(call, migration, rehome_table_map_by_id(map_id), columns->value[c][0],
-							 columns->value[c][1], NULL, NULL, NULL);
+	if (problems->n == others)
+	{
+		map_id = rehome_int(rehome_spi_value("INSERT INTO rehome.table_map (slice_id, source, target, key, source_key, filter, imported)"
+											 " VALUES ($1, $2, $3, $4::name[], '{}', $5, $6) RETURNING id",
+											 "ioottb",
+											 slice->id, source_oid, target_oid,
+											 rehome_name_array(key), filter, imported));
+		source_key = store_columns(map_id, migration, source, target, key, columns, problems);
+	}
+	if (problems->n == others)
+	{
+		rehome_spi("UPDATE rehome.table_map SET source_key = $2::name[] WHERE id = $1",
+				   "it", map_id, rehome_name_array(source_key));
+		for (int c = 0; columns != NULL && columns->nfields > 1 && c < columns->n; c++)
+			rehome_define_column(call, migration, rehome_table_map_by_id(map_id), columns->value[c][0],
+								 columns->value[c][1], NULL, NULL, NULL);
+	}
 	relation_close(target, NoLock);
 	relation_close(source, NoLock);
 	return map_id;
+}
+
+/*
+ * begin locks out other definitions, and the start of the slice.
+ */
+static void
+begin(RehomeSlice *slice)
+{
+	rehome_slice_work_lock(slice);
+	rehome_spi("LOCK TABLE rehome.table_map IN SHARE ROW EXCLUSIVE MODE", "");
+	rehome_slice_require(slice, "add a table to", REHOME_PLANNED, REHOME_PLANNED);
+}
+
+/*
+ * rehome_define_table checks a table map and stores it.  key is NIL for the
+ * target's primary key; columns has a row (name, expression or NULL) for each
+ * column that is not to be copied by name, or is NULL; with names alone, the
+ * caller states these columns next.  Raises with all problems; returns the
+ * map's id.
+ */
+int
+rehome_define_table(RehomeCall *call, RehomeSlice *slice, Oid source, Oid target,
+					List *key, const char *filter, RehomeRows *columns, bool imported)
+{
+	RehomeProblems problems;
+	int			map_id;
+
+	begin(slice);
+	rehome_problems_init(&problems);
+	check_sources_once(slice->migration, list_make1_oid(source), &problems);
+	map_id = define(call, slice, source, target, key, filter, columns, imported, &problems);
+	rehome_problems_raise(&problems, "cannot map \"%s\" to \"%s\"", get_rel_name(source), get_rel_name(target));
+	return map_id;
+}
+
+/*
+ * rehome_define_tables does it for many tables: each source (OID) is mapped to
+ * the target (OID) in the same place, by its primary key and by the names of
+ * its columns.  What is wrong, with any of them, is added to problems, and
+ * then nothing may be committed.
+ */
+void
+rehome_define_tables(RehomeCall *call, RehomeSlice *slice, List *sources, List *targets,
+					 bool imported, RehomeProblems *problems)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome table defined",
+												  ALLOCSET_DEFAULT_SIZES);
+	ListCell   *source;
+	ListCell   *target;
+
+	begin(slice);
+	check_sources_once(slice->migration, sources, problems);
+	forboth(source, sources, target, targets)
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		CHECK_FOR_INTERRUPTS();
+		(void) define(call, slice, lfirst_oid(source), lfirst_oid(target), NIL, NULL, NULL, imported, problems);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(context);
+	}
+	MemoryContextDelete(context);
 }

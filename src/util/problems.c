@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "util/problems.h"
+#include "utils/memutils.h"
 
 void
 rehome_problems_init(RehomeProblems *problems)
@@ -17,7 +18,8 @@ rehome_problems_init(RehomeProblems *problems)
 }
 
 /*
- * rehome_problem adds one; hint may be NULL.
+ * rehome_problem adds one; hint may be NULL.  It is kept where problems was
+ * made, and the caller's memory may go.
  */
 void
 rehome_problem(RehomeProblems *problems, int sqlstate, const char *hint,
@@ -28,8 +30,8 @@ rehome_problem(RehomeProblems *problems, int sqlstate, const char *hint,
 
 	if (problems->n++ == 0)
 		problems->sqlstate = sqlstate;
-	if (problems->hint == NULL)
-		problems->hint = hint;
+	if (problems->hint == NULL && hint != NULL)
+		problems->hint = MemoryContextStrdup(GetMemoryChunkContext(problems->text.data), hint);
 	if (problems->text.len > 0)
 		appendStringInfoChar(&problems->text, '\n');
 	do
