@@ -214,20 +214,14 @@ create_capture_sql(RehomeSlice *slice, RehomeTableMap *map, bool patient)
 }
 
 /*
- * record_capture stores what create_capture has returned for a map.
+ * learn takes over what create_capture has returned for a map.
  */
 static void
-record_capture(RehomeTableMap *map, RehomeRows *rows)
+learn(RehomeSlice *slice, RehomeTableMap *map, RehomeRows *rows)
 {
-	char	  **v = rows->value[0];
-
-	map->source_equal = rehome_name_list(v[0]);
-	map->source_parts = v[1];
-	rehome_spi("UPDATE rehome.table_map SET source_equal = $2::text[],"
-			   " source_parts = CASE WHEN s.position IS NULL THEN $3 ELSE source_parts END,"
-			   " source_print = CASE WHEN s.position IS NULL THEN $4 ELSE table_map.source_print END"
-			   " FROM rehome.slice s WHERE s.id = slice_id AND table_map.id = $1",
-			   "ittt", map->id, v[0], v[1], v[2]);
+	map->source_equal = rehome_name_list(rows->value[0][0]);
+	if (slice->position == NULL)
+		map->source_parts = rows->value[0][1];
 }
 
 /*
@@ -261,7 +255,7 @@ install_some(RehomeConn *conn, RehomeSlice *slice, List *maps, int first, int li
 			rehome_conn_rollback(conn);
 			return n;
 		}
-		record_capture(map, rows);
+		learn(slice, map, rows);
 		n++;
 	} while (n < limit && first + n < list_length(maps) &&
 			 !TimestampDifferenceExceeds(began, GetCurrentTimestamp(), INSTALL_TIME));
@@ -283,6 +277,91 @@ rehome_source_remember(RehomeConn *conn, RehomeMigration *migration)
 	rehome_spi("UPDATE rehome.migration SET source_id = $2 WHERE id = $1", "it",
 			   migration->id, migration->source_id);
 	return true;
+}
+
+/*
+ * inspect_tables asks what rehome_source.inspect() says of each map's table:
+ * rows of its fingerprint, and what is wrong with it, or NULL.
+ */
+static RehomeRows *
+inspect_tables(RehomeConn *conn, RehomeSlice *slice, List *maps)
+{
+	List	   *ids = NIL;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+		ids = lappend(ids, psprintf("%d", ((RehomeTableMap *) lfirst(lc))->id));
+	return rehome_conn_query(conn, "SELECT i.print, i.damage FROM unnest($2::int[], $3::text[]) WITH ORDINALITY AS u(map, name, n),"
+							 " rehome_source.inspect($1, u.map, u.name) AS i ORDER BY u.n", "ttt",
+							 slice->migration->token, rehome_name_array(ids), rehome_remote_names(maps));
+}
+
+/*
+ * raise_damaged raises because capture or fence of a map do not work.
+ */
+static void
+raise_damaged(RehomeSlice *slice, RehomeTableMap *map, const char *damage)
+{
+	ereport(ERROR,
+			errcode(ERRCODE_REHOME_POSITION_LOST),
+			errmsg("changes of %s are not captured any more", rehome_remote_relation(rehome_remote_table(map->source))),
+			errdetail("At the source %s.", damage),
+			errhint("What was written since cannot be known: CALL rehome.cancel(%s) and begin again.",
+					quote_literal_cstr(slice->migration->name)));
+}
+
+/*
+ * record_captures stores what has been learned of maps.
+ */
+static void
+record_captures(List *maps)
+{
+	List	   *ids = NIL;
+	List	   *equal = NIL;
+	List	   *parts = NIL;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		ids = lappend(ids, psprintf("%d", map->id));
+		equal = lappend(equal, rehome_name_array(map->source_equal));
+		parts = lappend(parts, map->source_parts ? map->source_parts : "");
+	}
+	rehome_spi("UPDATE rehome.table_map t SET source_equal = u.equal::text[], source_parts = nullif(u.parts, '')"
+			   " FROM unnest($1::int[], $2::text[], $3::text[]) AS u(id, equal, parts) WHERE t.id = u.id", "ttt",
+			   rehome_name_array(ids), rehome_name_array(equal), rehome_name_array(parts));
+}
+
+/*
+ * record_sources stores what the tables look like, and their triggers, before
+ * the first position: what is not as it was then has been touched.
+ */
+static void
+record_sources(RehomeConn *conn, RehomeSlice *slice, List *maps)
+{
+	List	   *structures = rehome_structures(conn, maps);
+	RehomeRows *rows = inspect_tables(conn, slice, maps);
+	List	   *ids = NIL;
+	List	   *prints = NIL;
+	List	   *columns = NIL;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		char	  **v = rows->value[foreach_current_index(lc)];
+
+		if (v[1] != NULL)
+			raise_damaged(slice, map, v[1]);
+		ids = lappend(ids, psprintf("%d", map->id));
+		prints = lappend(prints, v[0]);
+		columns = lappend(columns, list_nth(structures, foreach_current_index(lc)));
+	}
+	rehome_spi("UPDATE rehome.table_map t SET source_print = u.print, source_columns = u.columns::jsonb"
+			   " FROM unnest($1::int[], $2::text[], $3::text[]) AS u(id, print, columns) WHERE t.id = u.id", "ttt",
+			   rehome_name_array(ids), rehome_name_array(prints), rehome_name_array(columns));
 }
 
 /*
@@ -319,20 +398,14 @@ rehome_source_install(RehomeConn *conn, RehomeSlice *slice, List *maps)
 			/* one by itself, as patiently as the settings say */
 			RehomeTableMap *map = list_nth(maps, i);
 
-			record_capture(map, run_with_locks(conn, create_capture_sql(slice, map, true), list_make1(map)));
+			learn(slice, map, run_with_locks(conn, create_capture_sql(slice, map, true), list_make1(map)));
 			n = 1;
 		}
 		i += n;
 	}
+	record_captures(maps);
 	if (slice->position == NULL)
-	{
-		List	   *structures = rehome_structures(conn, maps);
-		ListCell   *lc;
-
-		foreach(lc, maps)
-			rehome_spi("UPDATE rehome.table_map SET source_columns = $2::jsonb WHERE id = $1", "it",
-					   ((RehomeTableMap *) lfirst(lc))->id, list_nth(structures, foreach_current_index(lc)));
-	}
+		record_sources(conn, slice, maps);
 }
 
 /*
@@ -367,23 +440,6 @@ mend_beside(RehomeSlice *slice)
 }
 
 /*
- * inspect_tables asks what rehome_source.inspect() says of each map's table:
- * rows of its fingerprint, and what is wrong with it, or NULL.
- */
-static RehomeRows *
-inspect_tables(RehomeConn *conn, RehomeSlice *slice, List *maps)
-{
-	List	   *ids = NIL;
-	ListCell   *lc;
-
-	foreach(lc, maps)
-		ids = lappend(ids, psprintf("%d", ((RehomeTableMap *) lfirst(lc))->id));
-	return rehome_conn_query(conn, "SELECT i.print, i.damage FROM unnest($2::int[], $3::text[]) WITH ORDINALITY AS u(map, name, n),"
-							 " rehome_source.inspect($1, u.map, u.name) AS i ORDER BY u.n", "ttt",
-							 slice->migration->token, rehome_name_array(ids), rehome_remote_names(maps));
-}
-
-/*
  * rehome_source_inspect, called when the slice's fingerprint is another than
  * the one on record, finds the tables whose own has changed.  Those where
  * capture or fence do not work any more, or whose columns are not what the
@@ -412,7 +468,6 @@ rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
-		char	   *relation = rehome_remote_relation(rehome_remote_table(map->source));
 		char	   *print_now = rows->value[foreach_current_index(lc)][0];
 		char	   *damage = rows->value[foreach_current_index(lc)][1];
 
@@ -426,12 +481,7 @@ rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
 			continue;
 		}
 		if (damage != NULL)
-			ereport(ERROR,
-					errcode(ERRCODE_REHOME_POSITION_LOST),
-					errmsg("changes of %s are not captured any more", relation),
-					errdetail("At the source %s.", damage),
-					errhint("What was written since cannot be known: CALL rehome.cancel(%s) and begin again.",
-							quote_literal_cstr(slice->migration->name)));
+			raise_damaged(slice, map, damage);
 		if (slice->state == REHOME_SYNCING &&
 			rehome_structure_changed(slice, map, true, list_nth(structures, foreach_current_index(lc))))
 			continue;
@@ -487,11 +537,13 @@ rehome_source_renew(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
 	char	   *relation = quote_literal_cstr(rehome_remote_relation(table));
 
 	/* the key may have other operators now */
-	record_capture(map, run_with_locks(conn, psprintf("SELECT rehome_source.drop_capture(%s, %d, %s);"
-													  " SELECT * FROM rehome_source.create_capture(%s, %d, %d, %s, %s::name[], true)",
-													  token, map->id, relation, token, slice->id, map->id, relation,
-													  quote_literal_cstr(rehome_remote_key_array(map, table))),
-									   list_make1(map)));
+	learn(slice, map,
+		  run_with_locks(conn, psprintf("SELECT rehome_source.drop_capture(%s, %d, %s);"
+										" SELECT * FROM rehome_source.create_capture(%s, %d, %d, %s, %s::name[], true)",
+										token, map->id, relation, token, slice->id, map->id, relation,
+										quote_literal_cstr(rehome_remote_key_array(map, table))),
+						 list_make1(map)));
+	record_captures(list_make1(map));
 }
 
 /*

@@ -416,6 +416,8 @@ static int
 define(RehomeCall *call, RehomeSlice *slice, Oid source_oid, Oid target_oid,
 	   List *key, const char *filter, RehomeRows *columns, bool imported, RehomeProblems *problems)
 {
+	static SPIPlanPtr targets = NULL;
+	static SPIPlanPtr derived = NULL;
 	RehomeMigration *migration = slice->migration;
 	Relation	source = relation_open(source_oid, AccessShareLock);
 	Relation	target = relation_open(target_oid, ShareUpdateExclusiveLock);
@@ -430,7 +432,7 @@ define(RehomeCall *call, RehomeSlice *slice, Oid source_oid, Oid target_oid,
 	check_source(migration, source, problems);
 	check_target(migration, target, problems);
 
-	rows = rehome_spi("SELECT m.name, s.name, t.target, t.target = $1 FROM rehome.table_map t"
+	rows = rehome_spi_kept(&targets, "SELECT m.name, s.name, t.target, t.target = $1 FROM rehome.table_map t"
 					  " JOIN rehome.slice s ON s.id = t.slice_id"
 					  " JOIN rehome.migration m ON m.id = s.migration_id"
 					  " WHERE s.state NOT IN ('completed', 'cancelled')"
@@ -444,7 +446,7 @@ define(RehomeCall *call, RehomeSlice *slice, Oid source_oid, Oid target_oid,
 					   "\"%s\" shares rows with a target of slice \"%s\" of migration \"%s\": \"%s\".",
 					   RelationGetRelationName(target), rows->value[i][1], rows->value[i][0],
 					   rows->value[i][2]);
-	rows = rehome_spi("SELECT m.name, d.name, d.whole, s.name FROM rehome.derivation d JOIN rehome.slice s ON s.id = d.slice_id"
+	rows = rehome_spi_kept(&derived, "SELECT m.name, d.name, d.whole, s.name FROM rehome.derivation d JOIN rehome.slice s ON s.id = d.slice_id"
 					  " JOIN rehome.migration m ON m.id = s.migration_id"
 					  " WHERE d.target = $1 AND (d.whole OR s.id <> $2) AND s.state NOT IN ('completed', 'cancelled')", "oi",
 					  target_oid, slice->id);

@@ -67,6 +67,14 @@ static int64 last_event = 0;
 	" t.on_error, t.on_delete, t.delete_column, t.delete_archive::oid" \
 	" FROM rehome.table_map t "
 
+#define COLUMN_MAP_COLUMNS \
+	"SELECT c.\"column\", c.kind, c.expression, c.inverse_column, c.inverse, c.on_error, t.id" \
+	" FROM rehome.column_map c" \
+	" JOIN rehome.table_map t ON t.id = c.table_map_id" \
+	" LEFT JOIN pg_attribute a ON a.attrelid = t.target::oid AND a.attname = c.\"column\" "
+
+#define COLUMN_MAP_ORDER " ORDER BY t.id, a.attnum, c.\"column\""
+
 /*
  * rehome_name_list splits the text of a name[] or text[] into a List of
  * strings; NULL gives NIL.
@@ -185,7 +193,8 @@ rehome_migration_argument(FunctionCallInfo fcinfo)
 RehomeMigration *
 rehome_migration_by_id(int id)
 {
-	RehomeRows *rows = rehome_spi(MIGRATION_COLUMNS "WHERE m.id = $1", "i", id);
+	static SPIPlanPtr plan = NULL;
+	RehomeRows *rows = rehome_spi_kept(&plan, MIGRATION_COLUMNS "WHERE m.id = $1", "i", id);
 
 	if (rows->n == 0)
 		ereport(ERROR,
@@ -256,7 +265,8 @@ rehome_slices_get(RehomeMigration *migration, const char *slice)
 RehomeSlice *
 rehome_slice_by_id(int id)
 {
-	RehomeRows *rows = rehome_spi(SLICE_COLUMNS "WHERE s.id = $1", "i", id);
+	static SPIPlanPtr plan = NULL;
+	RehomeRows *rows = rehome_spi_kept(&plan, SLICE_COLUMNS "WHERE s.id = $1", "i", id);
 	RehomeSlice *s;
 
 	if (rows->n == 0)
@@ -268,20 +278,17 @@ rehome_slice_by_id(int id)
 }
 
 /*
- * read_columns attaches the column maps of a table map.
+ * add_columns attaches to a table map its column maps: those of rows, of
+ * COLUMN_MAP_COLUMNS, that begin at the index given.  Returns where those of
+ * the next begin.
  */
-static void
-read_columns(RehomeTableMap *map)
+static int
+add_columns(RehomeTableMap *map, RehomeRows *rows, int i)
 {
-	RehomeRows *rows;
-
-	rows = rehome_spi("SELECT c.\"column\", c.kind, c.expression, c.inverse_column, c.inverse, c.on_error"
-					  " FROM rehome.column_map c"
-					  " JOIN rehome.table_map t ON t.id = c.table_map_id"
-					  " LEFT JOIN pg_attribute a ON a.attrelid = t.target::oid AND a.attname = c.\"column\""
-					  " WHERE c.table_map_id = $1 ORDER BY a.attnum, c.\"column\"",
-					  "i", map->id);
-	for (int i = 0; i < rows->n; i++)
+	/* of a map that is made at this moment, and was not seen */
+	while (i < rows->n && rehome_int(rows->value[i][6]) < map->id)
+		i++;
+	for (; i < rows->n && rehome_int(rows->value[i][6]) == map->id; i++)
 	{
 		char	  **v = rows->value[i];
 		RehomeColumnMap *c = palloc0(sizeof(RehomeColumnMap));
@@ -295,6 +302,7 @@ read_columns(RehomeTableMap *map)
 		c->on_error = v[5];
 		map->columns = lappend(map->columns, c);
 	}
+	return i;
 }
 
 static const char *const drift_policies[] = {
@@ -351,7 +359,18 @@ table_map_from_row(char **v)
 	map->on_delete = v[18][0];
 	map->delete_column = v[19];
 	map->delete_archive = (Oid) rehome_int64(v[20]);
-	read_columns(map);
+	return map;
+}
+
+/*
+ * with_columns attaches the column maps of a single table map.
+ */
+static RehomeTableMap *
+with_columns(RehomeTableMap *map)
+{
+	static SPIPlanPtr plan = NULL;
+
+	(void) add_columns(map, rehome_spi_kept(&plan, COLUMN_MAP_COLUMNS "WHERE t.id = $1" COLUMN_MAP_ORDER, "i", map->id), 0);
 	return map;
 }
 
@@ -364,10 +383,18 @@ rehome_table_maps_get(RehomeSlice *slice)
 {
 	RehomeRows *rows = rehome_spi(TABLE_MAP_COLUMNS "WHERE t.slice_id = $1 ORDER BY t.id",
 								  "i", slice->id);
+	RehomeRows *columns = rehome_spi(COLUMN_MAP_COLUMNS "WHERE t.slice_id = $1" COLUMN_MAP_ORDER,
+									 "i", slice->id);
 	List	   *maps = NIL;
+	int			column = 0;
 
 	for (int i = 0; i < rows->n; i++)
-		maps = lappend(maps, table_map_from_row(rows->value[i]));
+	{
+		RehomeTableMap *map = table_map_from_row(rows->value[i]);
+
+		column = add_columns(map, columns, column);
+		maps = lappend(maps, map);
+	}
 	return maps;
 }
 
@@ -418,13 +445,14 @@ rehome_table_maps_require(RehomeSlice *slice)
 RehomeTableMap *
 rehome_table_map_by_id(int id)
 {
-	RehomeRows *rows = rehome_spi(TABLE_MAP_COLUMNS "WHERE t.id = $1", "i", id);
+	static SPIPlanPtr plan = NULL;
+	RehomeRows *rows = rehome_spi_kept(&plan, TABLE_MAP_COLUMNS "WHERE t.id = $1", "i", id);
 
 	if (rows->n == 0)
 		ereport(ERROR,
 				errcode(ERRCODE_UNDEFINED_OBJECT),
 				errmsg("table map %d does not exist", id));
-	return table_map_from_row(rows->value[0]);
+	return with_columns(table_map_from_row(rows->value[0]));
 }
 
 /*
@@ -445,7 +473,7 @@ rehome_table_map_of(RehomeMigration *migration, Oid target)
 					   get_rel_name(target), migration->name),
 				errhint("SELECT rehome.add_table(%s, '<source>', '<target>');",
 						quote_literal_cstr(migration->name)));
-	return table_map_from_row(rows->value[0]);
+	return with_columns(table_map_from_row(rows->value[0]));
 }
 
 /*

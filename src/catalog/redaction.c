@@ -25,16 +25,17 @@
 List *
 rehome_redacted_columns(Oid target)
 {
+	static SPIPlanPtr plan = NULL;
 	RehomeRows *rows;
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	rows = rehome_spi_read("SELECT array_agg(DISTINCT name) FROM ("
-						   "SELECT \"column\" FROM rehome.redaction WHERE target = $1"
-						   " UNION SELECT a.attname FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped"
-						   " AND EXISTS (SELECT FROM rehome.redaction r WHERE r.target = $1 AND NOT EXISTS"
-						   "  (SELECT FROM pg_attribute o WHERE o.attrelid = $1 AND o.attname = r.\"column\" AND NOT o.attisdropped))"
-						   " AND a.attname <> ALL (coalesce((SELECT key FROM rehome.table_map WHERE target = $1 LIMIT 1),"
-						   "  (SELECT key FROM rehome.derivation WHERE target = $1 AND whole LIMIT 1), '{}'))) AS u(name)", "o", target);
+	rows = rehome_spi_read_kept(&plan, "SELECT array_agg(DISTINCT name) FROM ("
+								"SELECT \"column\" FROM rehome.redaction WHERE target = $1"
+								" UNION SELECT a.attname FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped"
+								" AND EXISTS (SELECT FROM rehome.redaction r WHERE r.target = $1 AND NOT EXISTS"
+								"  (SELECT FROM pg_attribute o WHERE o.attrelid = $1 AND o.attname = r.\"column\" AND NOT o.attisdropped))"
+								" AND a.attname <> ALL (coalesce((SELECT key FROM rehome.table_map WHERE target = $1 LIMIT 1),"
+								"  (SELECT key FROM rehome.derivation WHERE target = $1 AND whole LIMIT 1), '{}'))) AS u(name)", "o", target);
 	PopActiveSnapshot();
 	return rehome_name_list(rows->value[0][0]);
 }

@@ -37,19 +37,35 @@
 #define TID_RANGE_VERSION 140000
 
 /*
- * source_parts lists the tables that hold a map's rows: schema, name,
- * filenode, blocks, bytes with TOAST.
+ * source_parts lists, for each map, the tables that hold its rows: RehomeRows
+ * of schema, name, filenode, blocks, bytes with TOAST.
  */
-static RehomeRows *
-source_parts(RehomeConn *conn, RehomeTableMap *map)
+static List *
+source_parts(RehomeConn *conn, List *maps)
 {
-	return rehome_conn_query(conn,
-							 "SELECT n.nspname, c.relname, pg_relation_filenode(c.oid),"
-							 " pg_relation_size(c.oid) / current_setting('block_size')::int, pg_table_size(c.oid)"
-							 " FROM rehome_source.partition_tree($1::regclass) AS p"
-							 " JOIN pg_class c ON c.oid = p JOIN pg_namespace n ON n.oid = c.relnamespace"
-							 " WHERE c.relkind = 'r' ORDER BY c.oid",
-							 "t", rehome_remote_relation(rehome_remote_table(map->source)));
+	RehomeRows *rows = rehome_conn_query(conn,
+										 "SELECT n.nspname, c.relname, pg_relation_filenode(c.oid),"
+										 " pg_relation_size(c.oid) / current_setting('block_size')::int, pg_table_size(c.oid), u.n"
+										 " FROM unnest($1::text[]) WITH ORDINALITY AS u(name, n),"
+										 " rehome_source.partition_tree(u.name::regclass) AS p"
+										 " JOIN pg_class c ON c.oid = p JOIN pg_namespace n ON n.oid = c.relnamespace"
+										 " WHERE c.relkind = 'r' ORDER BY u.n, c.oid",
+										 "t", rehome_remote_names(maps));
+
+	return rehome_rows_split(rows, list_length(maps));
+}
+
+/*
+ * bytes_of returns the size of source_parts.
+ */
+static int64
+bytes_of(RehomeRows *parts)
+{
+	int64		bytes = 0;
+
+	for (int i = 0; i < parts->n; i++)
+		bytes += rehome_int64(parts->value[i][4]);
+	return bytes;
 }
 
 /*
@@ -59,6 +75,8 @@ source_parts(RehomeConn *conn, RehomeTableMap *map)
 static void
 plan_map(RehomeConn *conn, RehomeTableMap *map, RehomeRows *parts, double weight)
 {
+	static SPIPlanPtr plan = NULL;
+
 	for (int i = 0; i < parts->n; i++)
 	{
 		char	  **p = parts->value[i];
@@ -68,32 +86,12 @@ plan_map(RehomeConn *conn, RehomeTableMap *map, RehomeRows *parts, double weight
 
 		if (rehome_conn_version(conn) < TID_RANGE_VERSION || blocks <= step)
 			step = Max(blocks, 1);
-		rehome_spi("INSERT INTO rehome.chunk (slice_id, table_map_id, part_schema, part_table, part_filenode, lo, hi, weight)"
-				   " SELECT $1, $2, $3::name, $4::name, $5::oid, CASE WHEN $6 > $7 THEN lo END,"
-				   " CASE WHEN lo + $7 < $6 THEN lo + $7 END, $8::float8"
-				   " FROM generate_series(0, greatest($6 - 1, 0), $7) AS lo", "iitttllt",
-				   map->slice_id, map->id, p[0], p[1], p[2], blocks, step, psprintf("%g", weight));
+		rehome_spi_kept(&plan, "INSERT INTO rehome.chunk (slice_id, table_map_id, part_schema, part_table, part_filenode, lo, hi, weight)"
+						" SELECT $1, $2, $3::name, $4::name, $5::oid, CASE WHEN $6 > $7 THEN lo END,"
+						" CASE WHEN lo + $7 < $6 THEN lo + $7 END, $8::float8"
+						" FROM generate_series(0, greatest($6 - 1, 0), $7) AS lo", "iitttllt",
+						map->slice_id, map->id, p[0], p[1], p[2], blocks, step, psprintf("%.17g", weight));
 	}
-}
-
-/*
- * source_sizes returns, for each map, n (its index in the list) and the bytes
- * of its source table, all partitions together.
- */
-static RehomeRows *
-source_sizes(RehomeConn *conn, List *maps)
-{
-	StringInfoData names;
-	ListCell   *lc;
-
-	initStringInfo(&names);
-	foreach(lc, maps)
-		appendStringInfo(&names, "%s(%s::regclass, %d)", names.len ? ", " : "",
-						 quote_literal_cstr(rehome_remote_relation(rehome_remote_table(((RehomeTableMap *) lfirst(lc))->source))),
-						 foreach_current_index(lc));
-	return rehome_conn_query(conn,
-							 psprintf("SELECT t.n, (SELECT sum(pg_table_size(p)) FROM rehome_source.partition_tree(t.oid) AS p)"
-									  " FROM (VALUES %s) AS t(oid, n) ORDER BY t.n", names.data), "");
 }
 
 /*
@@ -101,12 +99,14 @@ source_sizes(RehomeConn *conn, List *maps)
  * returns that of its chunks.
  */
 static double
-weigh(RehomeTableMap *map, const char *bytes)
+weigh(RehomeTableMap *map, int64 bytes)
 {
-	return rehome_float8(rehome_spi_value("WITH w AS (UPDATE rehome.saved_object SET weight = weight * $2::float8"
-										  " WHERE table_map_id = $1 RETURNING weight, kind)"
-										  " SELECT coalesce(sum(weight) FILTER (WHERE kind <> 'foreign key'), 0) + $2::float8 FROM w",
-										  "it", map->id, bytes));
+	static SPIPlanPtr plan = NULL;
+
+	return rehome_float8(rehome_spi_kept(&plan, "WITH w AS (UPDATE rehome.saved_object SET weight = weight * $2"
+										 " WHERE table_map_id = $1 RETURNING weight, kind)"
+										 " SELECT coalesce(sum(weight) FILTER (WHERE kind <> 'foreign key'), 0) + $2 FROM w",
+										 "il", map->id, bytes)->value[0][0]);
 }
 
 /*
@@ -117,27 +117,20 @@ weigh(RehomeTableMap *map, const char *bytes)
 void
 rehome_chunk_plan(RehomeConn *conn, RehomeSlice *slice, List *maps)
 {
-	RehomeRows *sizes = source_sizes(conn, maps);
-	List	   *parts = NIL;
+	/* first: what a dropped foreign key refers to is locked from then on */
+	List	   *parts = source_parts(conn, maps);
 	List	   *small = NIL;
 	ListCell   *lc;
+	ListCell   *its;
 
-	/* first: what a dropped foreign key refers to is locked from then on */
-	foreach(lc, maps)
-		parts = lappend(parts, source_parts(conn, lfirst(lc)));
-	foreach(lc, maps)
+	forboth(lc, maps, its, parts)
 		/* where a unique index may refuse rows, it has to be there */
 		if (((RehomeTableMap *) lfirst(lc))->quarantine ||
-			rehome_int64(sizes->value[foreach_current_index(lc)][1]) < rehome_keep_indexes_below * INT64CONST(1024))
+			bytes_of(lfirst(its)) < rehome_keep_indexes_below * INT64CONST(1024))
 			small = lappend(small, lfirst(lc));
 	rehome_saved_take(maps, small);
-	foreach(lc, maps)
-	{
-		RehomeTableMap *map = lfirst(lc);
-
-		plan_map(conn, map, list_nth(parts, foreach_current_index(lc)),
-				 weigh(map, sizes->value[foreach_current_index(lc)][1]));
-	}
+	forboth(lc, maps, its, parts)
+		plan_map(conn, lfirst(lc), lfirst(its), weigh(lfirst(lc), bytes_of(lfirst(its))));
 }
 
 /*
@@ -149,11 +142,12 @@ void
 rehome_chunk_replan(RehomeConn *conn, RehomeSlice *slice, List *maps)
 {
 	ListCell   *lc;
+	ListCell   *its;
 
-	foreach(lc, maps)
+	forboth(lc, maps, its, source_parts(conn, maps))
 	{
 		RehomeTableMap *map = lfirst(lc);
-		RehomeRows *parts = source_parts(conn, map);
+		RehomeRows *parts = lfirst(its);
 		RehomeRows *known = rehome_spi("SELECT DISTINCT part_schema, part_table, part_filenode"
 									   " FROM rehome.chunk WHERE table_map_id = $1", "i", map->id);
 		bool		same = parts->n == known->n;

@@ -117,6 +117,7 @@ static const char *const attachments =
 static void
 save(RehomeTableMap *map, char **v)
 {
+	static SPIPlanPtr hanging = NULL;
 	const char *kind = v[KIND];
 	Oid			oid = (Oid) rehome_int64(v[OBJECT]);
 	Oid			relid = (Oid) rehome_int64(v[TABLE]);
@@ -157,7 +158,7 @@ save(RehomeTableMap *map, char **v)
 		ending = lappend(ending, psprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s", table,
 										  quote_identifier(v[NAME])));
 	}
-	more = rehome_spi(attachments, "ooo", index, relid, is_index ? InvalidOid : oid);
+	more = rehome_spi_kept(&hanging, attachments, "ooo", index, relid, is_index ? InvalidOid : oid);
 	for (int i = 0; i < more->n; i++)
 		ending = lappend(ending, more->value[i][0]);
 	rehome_spi("INSERT INTO rehome.saved_object (slice_id, table_map_id, kind, relation, name, drop_sql, create_sql, finish_sql, weight)"
@@ -229,20 +230,27 @@ run(RehomeSlice *slice, const char *statements, bool parallel)
 }
 
 /*
- * build does create_sql, with helpers if there is nothing else in the slice
- * that the other workers could do meanwhile.
+ * is_last tells whether, but for the object given, there is nothing in the
+ * slice that other workers could load or build.
+ */
+static bool
+is_last(RehomeSlice *slice, const char *id)
+{
+	return rehome_spi("(SELECT FROM rehome.chunk WHERE slice_id = $1 AND done_at IS NULL ORDER BY -weight, id LIMIT 1)"
+					  " UNION ALL (SELECT FROM rehome.saved_object WHERE slice_id = $1 AND rebuilt_at IS NULL"
+					  "  AND built_at IS NULL AND kind <> 'foreign key' AND id <> $2::bigint ORDER BY weight DESC, id LIMIT 1)",
+					  "it", slice->id, id)->n == 0;
+}
+
+/*
+ * build does create_sql; an index with helpers, if the other workers have
+ * nothing else to do meanwhile.
  */
 static void
-build(RehomeSlice *slice, const char *id, const char *create_sql)
+build(RehomeSlice *slice, const char *id, const char *create_sql, bool is_index)
 {
-	bool		alone;
-
 	rehome_debug_point("rebuild");
-	alone = rehome_spi("(SELECT FROM rehome.chunk WHERE slice_id = $1 AND done_at IS NULL LIMIT 1)"
-					   " UNION ALL (SELECT FROM rehome.saved_object WHERE slice_id = $1 AND rebuilt_at IS NULL"
-					   "  AND built_at IS NULL AND kind <> 'foreign key' AND id <> $2::bigint LIMIT 1)",
-					   "it", slice->id, id)->n == 0;
-	run(slice, create_sql, alone);
+	run(slice, create_sql, is_index && is_last(slice, id));
 	rehome_spi("UPDATE rehome.saved_object SET built_at = clock_timestamp() WHERE id = $1::bigint", "t", id);
 }
 
@@ -298,6 +306,14 @@ finish(RehomeSlice *slice, const char *id, const char *finish_sql)
 }
 
 /*
+ * Whether a table map has no chunk left.  Asked like this, it is asked row by
+ * row, by the index; NOT EXISTS may be made a join with all chunks, for the
+ * sake of one row.
+ */
+#define TABLE_IS_LOADED(map) \
+	"(SELECT 1 FROM rehome.chunk c WHERE c.table_map_id = " map " AND c.done_at IS NULL LIMIT 1) IS NULL"
+
+/*
  * rehome_saved_build_one builds one index of a table that is loaded, the one
  * that is most work, if there is one nobody works on that weighs at least so
  * much; false if there is none.
@@ -305,16 +321,16 @@ finish(RehomeSlice *slice, const char *id, const char *finish_sql)
 bool
 rehome_saved_build_one(RehomeSlice *slice, double weight)
 {
+	static SPIPlanPtr plan = NULL;
 	RehomeRows *rows;
 
-	rows = rehome_spi("SELECT o.id, o.create_sql FROM rehome.saved_object o"
-					  " WHERE o.slice_id = $1 AND o.kind <> 'foreign key' AND o.rebuilt_at IS NULL AND o.built_at IS NULL"
-					  " AND o.weight >= $2::float8"
-					  " AND NOT EXISTS (SELECT FROM rehome.chunk c WHERE c.table_map_id = o.table_map_id AND c.done_at IS NULL)"
-					  " ORDER BY o.weight DESC, o.id LIMIT 1 FOR UPDATE SKIP LOCKED", "it", slice->id, psprintf("%g", weight));
+	rows = rehome_spi_kept(&plan, "SELECT o.id, o.create_sql FROM rehome.saved_object o"
+						   " WHERE o.slice_id = $1 AND o.kind <> 'foreign key' AND o.rebuilt_at IS NULL AND o.built_at IS NULL"
+						   " AND o.weight >= $2::float8 AND " TABLE_IS_LOADED("o.table_map_id")
+						   " ORDER BY o.weight DESC, o.id LIMIT 1 FOR UPDATE SKIP LOCKED", "it", slice->id, psprintf("%.17g", weight));
 	if (rows->n == 0)
 		return false;
-	build(slice, rows->value[0][0], rows->value[0][1]);
+	build(slice, rows->value[0][0], rows->value[0][1], true);
 	return true;
 }
 
@@ -326,28 +342,32 @@ rehome_saved_build_one(RehomeSlice *slice, double weight)
 bool
 rehome_saved_finish_one(RehomeSlice *slice)
 {
+	static SPIPlanPtr take = NULL;
+	static SPIPlanPtr what = NULL;
+	static SPIPlanPtr mark = NULL;
 	RehomeRows *table;
 	RehomeRows *objects;
 	RehomeAs	as;
 
-	table = rehome_spi("SELECT t.id, t.target::oid FROM rehome.table_map t WHERE t.slice_id = $1 AND t.copied_at IS NULL"
-					   " AND NOT EXISTS (SELECT FROM rehome.chunk c WHERE c.table_map_id = t.id AND c.done_at IS NULL)"
-					   " AND NOT EXISTS (SELECT FROM rehome.saved_object o WHERE o.table_map_id = t.id"
-					   "  AND o.built_at IS NULL AND o.rebuilt_at IS NULL AND o.kind <> 'foreign key')"
-					   " ORDER BY t.id LIMIT 1 FOR UPDATE SKIP LOCKED", "i", slice->id);
+	table = rehome_spi_kept(&take, "SELECT t.id, t.target::oid FROM rehome.table_map t WHERE t.slice_id = $1 AND t.copied_at IS NULL"
+							" AND " TABLE_IS_LOADED("t.id")
+							" AND (SELECT 1 FROM rehome.saved_object o WHERE o.table_map_id = t.id"
+							"  AND o.built_at IS NULL AND o.rebuilt_at IS NULL AND o.kind <> 'foreign key' LIMIT 1) IS NULL"
+							" ORDER BY t.id LIMIT 1 FOR UPDATE SKIP LOCKED", "i", slice->id);
 	if (table->n == 0)
 		return false;
 	/* what constraints that are checked later have let in, by workers at the same time */
 	rehome_become(&as, slice->migration->owner);
 	rehome_check_deferred((Oid) rehome_int64(table->value[0][1]), NULL);
 	rehome_become_self(&as);
-	objects = rehome_spi("SELECT id, finish_sql FROM rehome.saved_object WHERE table_map_id = $1::int"
-						 " AND rebuilt_at IS NULL AND kind <> 'foreign key' ORDER BY id", "t", table->value[0][0]);
+	objects = rehome_spi_kept(&what, "SELECT id, finish_sql FROM rehome.saved_object WHERE table_map_id = $1::int"
+							  " AND rebuilt_at IS NULL AND kind <> 'foreign key' ORDER BY id", "t", table->value[0][0]);
 	for (int i = 0; i < objects->n; i++)
 		finish(slice, objects->value[i][0], objects->value[i][1]);
 	(void) rehome_spi_as(slice->migration->owner, false,
 						 psprintf("ANALYZE %s", rehome_relation_name((Oid) rehome_int64(table->value[0][1]))));
-	rehome_spi("UPDATE rehome.table_map SET copied_at = clock_timestamp(), rules_hash = rehome.rules_hash(id) WHERE id = $1::int", "t", table->value[0][0]);
+	rehome_spi_kept(&mark, "UPDATE rehome.table_map SET copied_at = clock_timestamp(), rules_hash = rehome.rules_hash(id) WHERE id = $1::int",
+					"t", table->value[0][0]);
 	return true;
 }
 
@@ -368,7 +388,7 @@ rebuild(void *arg)
 	if (object->v[3] == NULL && object->v[6] != NULL)
 		lock_for_keys(relations_of_key(NIL, object->v[6], object->v[1]));
 	if (object->v[3] == NULL)
-		build(object->slice, object->v[0], object->v[1]);
+		build(object->slice, object->v[0], object->v[1], object->v[6] == NULL);
 	finish(object->slice, object->v[0], object->v[2]);
 }
 
@@ -441,24 +461,29 @@ rehome_saved_validate(RehomeSlice *slice)
 bool
 rehome_saved_key_one(RehomeSlice *slice)
 {
+	static SPIPlanPtr left = NULL;
+	static SPIPlanPtr add = NULL;
+	static SPIPlanPtr next = NULL;
 	RehomeRows *rows;
 	List	   *relations = NIL;
 
-	if (rehome_spi("SELECT FROM rehome.table_map WHERE slice_id = $1 AND copied_at IS NULL LIMIT 1", "i", slice->id)->n > 0)
+	if (rehome_spi_kept(&left, "SELECT FROM rehome.table_map WHERE slice_id = $1 AND copied_at IS NULL ORDER BY id LIMIT 1",
+						"i", slice->id)->n > 0)
 		return false;
-	rows = rehome_spi("SELECT o.id, o.create_sql, o.relation::oid FROM rehome.saved_object o WHERE o.slice_id = $1"
-					  " AND o.kind = 'foreign key' AND o.rebuilt_at IS NULL AND o.built_at IS NULL"
-					  " ORDER BY o.id FOR UPDATE", "i", slice->id);
+	rows = rehome_spi_kept(&add, "SELECT o.id, o.create_sql, o.relation::oid FROM rehome.saved_object o WHERE o.slice_id = $1"
+						   " AND o.kind = 'foreign key' AND o.rebuilt_at IS NULL AND o.built_at IS NULL"
+						   " ORDER BY o.id FOR UPDATE", "i", slice->id);
 	for (int i = 0; i < rows->n; i++)
 		relations = relations_of_key(relations, rows->value[i][2], rows->value[i][1]);
-	lock_for_keys(relations);
+	if (rows->n > 0)
+		lock_for_keys(relations);
 	for (int i = 0; i < rows->n; i++)
-		build(slice, rows->value[i][0], rows->value[i][1]);
+		build(slice, rows->value[i][0], rows->value[i][1], false);
 	if (rows->n > 0)
 		return true;
-	rows = rehome_spi("SELECT o.id, NULL, o.finish_sql, o.built_at, o.name, o.relation FROM rehome.saved_object o"
-					  " WHERE o.slice_id = $1 AND o.kind = 'foreign key' AND o.rebuilt_at IS NULL AND o.deferred IS NULL"
-					  " ORDER BY o.weight DESC, o.id LIMIT 1 FOR UPDATE SKIP LOCKED", "i", slice->id);
+	rows = rehome_spi_kept(&next, "SELECT o.id, NULL, o.finish_sql, o.built_at, o.name, o.relation FROM rehome.saved_object o"
+						   " WHERE o.slice_id = $1 AND o.kind = 'foreign key' AND o.built_at IS NOT NULL AND o.rebuilt_at IS NULL"
+						   " AND o.deferred IS NULL ORDER BY o.weight DESC, o.id LIMIT 1 FOR UPDATE SKIP LOCKED", "i", slice->id);
 	if (rows->n == 0)
 		return false;
 	validate(slice, rows->value[0]);

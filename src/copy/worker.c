@@ -134,25 +134,43 @@ chunk_select(RehomeSlice *slice, RehomeMapping *mapping, List *columns, char **c
 	return sql.data;
 }
 
+/* The chunks that are left, and the one of them that most work waits for. */
+#define CHUNKS_TODO " WHERE c.slice_id = $1 AND c.done_at IS NULL"
+#define CHUNKS_IN_ORDER " ORDER BY -c.weight, c.id LIMIT 1"
+
+/* Takes one of a table of which several may be loaded at once. */
+#define TAKE_FREELY(beyond) \
+	"SELECT c.id, c.table_map_id, c.part_schema, c.part_table, c.lo, c.hi FROM rehome.chunk c" CHUNKS_TODO beyond \
+	" AND (SELECT t.on_error FROM rehome.table_map t WHERE t.id = c.table_map_id) <> 'quarantine'" \
+	CHUNKS_IN_ORDER " FOR UPDATE SKIP LOCKED"
+
 /*
  * take_chunk takes, to the end of the transaction, the chunk that most work
  * waits for and that nobody works on; NULL if there is none.  A table whose
  * unique values are checked as it loads is one worker's at a time: two that
  * wait for each other's rows would be a deadlock.
+ *
+ * last is the chunk that this transaction took before, 0 for none.  Those
+ * before it in the order are ours, or another's who has not committed: with
+ * small tables there are hundreds of them, each a lock to be tried.
  */
 static char **
-take_chunk(RehomeSlice *slice)
+take_chunk(RehomeSlice *slice, int64 last)
 {
-	RehomeRows *rows = rehome_spi("SELECT c.id, c.table_map_id, c.part_schema, c.part_table, c.lo, c.hi"
-								  " FROM rehome.chunk c WHERE c.slice_id = $1 AND c.done_at IS NULL"
-								  " AND NOT EXISTS (SELECT FROM rehome.table_map t WHERE t.id = c.table_map_id AND t.on_error = 'quarantine')"
-								  " ORDER BY c.weight DESC, c.id LIMIT 1 FOR UPDATE SKIP LOCKED", "i", slice->id);
+	static SPIPlanPtr first = NULL;
+	static SPIPlanPtr next = NULL;
+	static SPIPlanPtr quarantined = NULL;
+	RehomeRows *rows;
 
+	if (last == 0)
+		rows = rehome_spi_kept(&first, TAKE_FREELY(""), "i", slice->id);
+	else
+		rows = rehome_spi_kept(&next, TAKE_FREELY(" AND (-c.weight, c.id) > ((SELECT -b.weight FROM rehome.chunk b WHERE b.id = $2), $2)"),
+							   "il", slice->id, last);
 	if (rows->n == 0)
-		rows = rehome_spi("SELECT c.id, c.table_map_id, c.part_schema, c.part_table, c.lo, c.hi"
-						  " FROM rehome.chunk c JOIN rehome.table_map t ON t.id = c.table_map_id"
-						  " WHERE c.slice_id = $1 AND c.done_at IS NULL"
-						  " ORDER BY c.weight DESC, c.id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED", "i", slice->id);
+		rows = rehome_spi_kept(&quarantined, "SELECT c.id, c.table_map_id, c.part_schema, c.part_table, c.lo, c.hi"
+							   " FROM rehome.chunk c JOIN rehome.table_map t ON t.id = c.table_map_id" CHUNKS_TODO
+							   " AND t.on_error = 'quarantine'" CHUNKS_IN_ORDER " FOR NO KEY UPDATE SKIP LOCKED", "i", slice->id);
 	return rows->n > 0 ? rows->value[0] : NULL;
 }
 
@@ -165,6 +183,7 @@ take_chunk(RehomeSlice *slice)
 static bool
 copy_chunks(RehomeConn *conn, RehomeSlice *slice, bool resumed)
 {
+	static SPIPlanPtr mark = NULL;
 	TimestampTz began = GetCurrentTimestamp();
 	MemoryContext table = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome table copied",
 												ALLOCSET_DEFAULT_SIZES);
@@ -174,9 +193,13 @@ copy_chunks(RehomeConn *conn, RehomeSlice *slice, bool resumed)
 	RehomeMapping *mapping = NULL;
 	List	   *columns = NIL;
 	char	  **chunk;
-	bool		any = false;
+	int64		last = 0;
+	int			level = NewGUCNestLevel();
 
-	while ((chunk = take_chunk(slice)) != NULL)
+	/* as they are loaded in; each change of it would have all plans made anew */
+	(void) set_config_option("session_replication_role", "replica", PGC_SUSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	while ((chunk = take_chunk(slice, last)) != NULL)
 	{
 		int64		bytes = 0;
 		int64		n;
@@ -194,17 +217,18 @@ copy_chunks(RehomeConn *conn, RehomeSlice *slice, bool resumed)
 		n = rehome_load_chunk(conn, slice, mapping,
 							  chunk_select(slice, mapping, columns, chunk, resumed), columns, &bytes);
 		rehome_debug_point("chunk-loaded");
-		rehome_spi("UPDATE rehome.chunk SET rows = $2, bytes = $3, done_at = clock_timestamp()"
-				   " WHERE id = $1::bigint", "tll", chunk[0], n, bytes);
-		any = true;
+		last = rehome_int64(chunk[0]);
+		rehome_spi_kept(&mark, "UPDATE rehome.chunk SET rows = $2, bytes = $3, done_at = clock_timestamp() WHERE id = $1",
+						"lll", last, n, bytes);
 		MemoryContextReset(context);
 		if (TimestampDifferenceExceeds(began, GetCurrentTimestamp(), rehome_chunk_time))
 			break;
 	}
+	AtEOXact_GUC(true, level);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	MemoryContextDelete(table);
-	return any;
+	return last != 0;
 }
 
 /*
@@ -214,8 +238,8 @@ copy_chunks(RehomeConn *conn, RehomeSlice *slice, bool resumed)
 static double
 chunk_weight(RehomeSlice *slice)
 {
-	RehomeRows *rows = rehome_spi("SELECT weight FROM rehome.chunk WHERE slice_id = $1 AND done_at IS NULL"
-								  " ORDER BY weight DESC LIMIT 1", "i", slice->id);
+	static SPIPlanPtr plan = NULL;
+	RehomeRows *rows = rehome_spi_kept(&plan, "SELECT c.weight FROM rehome.chunk c" CHUNKS_TODO CHUNKS_IN_ORDER, "i", slice->id);
 
 	return rows->n > 0 ? rehome_float8(rows->value[0][0]) : 0;
 }
@@ -227,9 +251,8 @@ chunk_weight(RehomeSlice *slice)
 static bool
 wait_for_others(RehomeSlice *slice, bool resumed)
 {
-	return rehome_spi("SELECT FROM rehome.chunk WHERE slice_id = $1 AND done_at IS NULL LIMIT 1 FOR UPDATE",
-					  "i", slice->id)->n > 0 ||
-		rehome_spi("SELECT FROM rehome.table_map WHERE slice_id = $1 AND copied_at IS NULL LIMIT 1 FOR UPDATE",
+	return rehome_spi("SELECT FROM rehome.chunk c" CHUNKS_TODO CHUNKS_IN_ORDER " FOR UPDATE", "i", slice->id)->n > 0 ||
+		rehome_spi("SELECT FROM rehome.table_map WHERE slice_id = $1 AND copied_at IS NULL ORDER BY id LIMIT 1 FOR UPDATE",
 				   "i", slice->id)->n > 0 ||
 		rehome_spi("SELECT FROM rehome.saved_object WHERE slice_id = $1 AND rebuilt_at IS NULL"
 				   " AND deferred IS NULL AND NOT ($2 AND kind = 'foreign key') LIMIT 1 FOR UPDATE", "ib", slice->id, resumed)->n > 0;

@@ -77,7 +77,8 @@ rehome_value_source(RehomeRows *sources, const char *column)
 List *
 rehome_sequences_left(RehomeTableMap *map)
 {
-	RehomeRows *here = rehome_spi(COLUMN_SEQUENCES, "t", rehome_relation_name(map->target));
+	static SPIPlanPtr plan = NULL;
+	RehomeRows *here = rehome_spi_kept(&plan, COLUMN_SEQUENCES, "t", rehome_relation_name(map->target));
 	RehomeRows *sources;
 	List	   *left = NIL;
 
@@ -125,6 +126,7 @@ read_position(RehomeRows *rows, int64 *last, bool *called)
 static List *
 pairs(RehomeConn *conn, List *maps)
 {
+	static SPIPlanPtr plan = NULL;
 	List	   *result = NIL;
 	ListCell   *lc;
 
@@ -132,8 +134,8 @@ pairs(RehomeConn *conn, List *maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
 		RehomeRemoteTable *table = rehome_remote_table(map->source);
-		RehomeRows *here = rehome_spi(COLUMN_SEQUENCES, "t",
-									  rehome_relation_name(map->target));
+		RehomeRows *here = rehome_spi_kept(&plan, COLUMN_SEQUENCES, "t",
+										   rehome_relation_name(map->target));
 		RehomeRows *there;
 		RehomeRows *sources;
 

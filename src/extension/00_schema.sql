@@ -174,7 +174,7 @@ CREATE TABLE rehome.chunk (
     done_at         timestamptz
 );
 CREATE INDEX chunk_table_map_idx ON rehome.chunk (table_map_id);
-CREATE INDEX chunk_todo_idx ON rehome.chunk (slice_id, weight DESC, id) WHERE done_at IS NULL;
+CREATE INDEX chunk_todo_idx ON rehome.chunk (slice_id, (-weight), id) WHERE done_at IS NULL;
 CREATE INDEX chunk_table_todo_idx ON rehome.chunk (table_map_id) WHERE done_at IS NULL;
 COMMENT ON TABLE rehome.chunk IS
     'a part of a source table, by physical block range [lo, hi); null: open';
@@ -198,7 +198,16 @@ CREATE TABLE rehome.saved_object (
     deferred        text
 );
 CREATE INDEX saved_object_table_map_idx ON rehome.saved_object (table_map_id);
-CREATE INDEX saved_object_todo_idx ON rehome.saved_object (slice_id, weight DESC, id) WHERE rebuilt_at IS NULL;
+-- what is to be built, the keys to be added, and those to be validated: each of
+-- thousands is looked for, and what is done must not be in the way
+CREATE INDEX saved_object_build_idx ON rehome.saved_object (slice_id, weight DESC, id)
+    WHERE rebuilt_at IS NULL AND built_at IS NULL AND kind <> 'foreign key';
+CREATE INDEX saved_object_table_build_idx ON rehome.saved_object (table_map_id)
+    WHERE rebuilt_at IS NULL AND built_at IS NULL AND kind <> 'foreign key';
+CREATE INDEX saved_object_key_idx ON rehome.saved_object (slice_id, id)
+    WHERE rebuilt_at IS NULL AND built_at IS NULL AND kind = 'foreign key';
+CREATE INDEX saved_object_validate_idx ON rehome.saved_object (slice_id, weight DESC, id)
+    WHERE rebuilt_at IS NULL AND built_at IS NOT NULL AND kind = 'foreign key';
 COMMENT ON TABLE rehome.saved_object IS
     'definition of an index or constraint dropped for the load, with everything that hangs on it';
 COMMENT ON COLUMN rehome.saved_object.create_sql IS 'what takes long, and can be done beside others of the table';

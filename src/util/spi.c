@@ -22,10 +22,11 @@
 /*
  * run_sql executes one statement and copies its result into the memory
  * context that was current when rehome_spi() was called.  Unless plan is
- * NULL, it is where the statement's plan is kept once it was made.
+ * NULL, it is where the statement's plan is kept once it was made: as long as
+ * the frame, or, with keep, as long as the session.
  */
 static RehomeRows *
-run_sql(SPIPlanPtr *plan, const char *sql, bool read_only, const char *signature, va_list args)
+run_sql(SPIPlanPtr *plan, bool keep, const char *sql, bool read_only, const char *signature, va_list args)
 {
 	int			nargs = (int) strlen(signature);
 	Oid			types[MAX_PARAMS];
@@ -78,9 +79,13 @@ run_sql(SPIPlanPtr *plan, const char *sql, bool read_only, const char *signature
 	else
 	{
 		if (*plan == NULL)
-			*plan = SPI_prepare(sql, nargs, types);
-		if (*plan == NULL)
-			elog(ERROR, "SPI failed on \"%s\": %s", sql, SPI_result_code_string(SPI_result));
+		{
+			SPIPlanPtr	made = SPI_prepare(sql, nargs, types);
+
+			if (made == NULL || (keep && SPI_keepplan(made) != 0))
+				elog(ERROR, "SPI failed on \"%s\": %s", sql, SPI_result_code_string(SPI_result));
+			*plan = made;
+		}
 		rc = SPI_execute_plan(*plan, values, nulls, read_only, 0);
 	}
 	MemoryContextSwitchTo(context);	/* SPI leaves us in its own */
@@ -115,7 +120,7 @@ rehome_spi(const char *sql, const char *signature,...)
 	RehomeRows *rows;
 
 	va_start(args, signature);
-	rows = run_sql(NULL, sql, false, signature, args);
+	rows = run_sql(NULL, false, sql, false, signature, args);
 	va_end(args);
 	return rows;
 }
@@ -131,7 +136,25 @@ rehome_spi_planned(SPIPlanPtr *plan, const char *sql, const char *signature,...)
 	RehomeRows *rows;
 
 	va_start(args, signature);
-	rows = run_sql(plan, sql, false, signature, args);
+	rows = run_sql(plan, false, sql, false, signature, args);
+	va_end(args);
+	return rows;
+}
+
+/*
+ * rehome_spi_kept runs one statement that will be run again by other frames
+ * too: for each table of thousands, or in each transaction of a worker, where
+ * to plan it would take longer than to run it.  *plan, which is static, keeps
+ * its plan for the session.
+ */
+RehomeRows *
+rehome_spi_kept(SPIPlanPtr *plan, const char *sql, const char *signature,...)
+{
+	va_list		args;
+	RehomeRows *rows;
+
+	va_start(args, signature);
+	rows = run_sql(plan, true, sql, false, signature, args);
 	va_end(args);
 	return rows;
 }
@@ -147,7 +170,22 @@ rehome_spi_read(const char *sql, const char *signature,...)
 	RehomeRows *rows;
 
 	va_start(args, signature);
-	rows = run_sql(NULL, sql, true, signature, args);
+	rows = run_sql(NULL, false, sql, true, signature, args);
+	va_end(args);
+	return rows;
+}
+
+/*
+ * rehome_spi_read_kept is rehome_spi_read with a plan that is kept.
+ */
+RehomeRows *
+rehome_spi_read_kept(SPIPlanPtr *plan, const char *sql, const char *signature,...)
+{
+	va_list		args;
+	RehomeRows *rows;
+
+	va_start(args, signature);
+	rows = run_sql(plan, true, sql, true, signature, args);
 	va_end(args);
 	return rows;
 }
@@ -180,11 +218,34 @@ rehome_spi_value(const char *sql, const char *signature,...)
 	RehomeRows *rows;
 
 	va_start(args, signature);
-	rows = run_sql(NULL, sql, false, signature, args);
+	rows = run_sql(NULL, false, sql, false, signature, args);
 	va_end(args);
 	if (rows->n != 1)
 		elog(ERROR, "expected one row from \"%s\", got %d", sql, rows->n);
 	return rows->value[0][0];
+}
+
+/*
+ * rehome_rows_split returns n results (RehomeRows) of one, whose last column
+ * says which of them a row is of, counted from 1, and by which it is sorted.
+ */
+List *
+rehome_rows_split(RehomeRows *rows, int n)
+{
+	List	   *split = NIL;
+	int			next = 0;
+
+	for (int i = 1; i <= n; i++)
+	{
+		RehomeRows *one = palloc0(sizeof(RehomeRows));
+
+		one->nfields = rows->nfields - 1;
+		one->value = rows->value + next;
+		for (; next < rows->n && rehome_int(rows->value[next][one->nfields]) == i; next++)
+			one->n++;
+		split = lappend(split, one);
+	}
+	return split;
 }
 
 /*

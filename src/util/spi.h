@@ -24,13 +24,16 @@ typedef struct RehomeRows
 
 extern RehomeRows *rehome_spi(const char *sql, const char *signature,...);
 extern RehomeRows *rehome_spi_planned(SPIPlanPtr *plan, const char *sql, const char *signature,...);
+extern RehomeRows *rehome_spi_kept(SPIPlanPtr *plan, const char *sql, const char *signature,...);
 extern RehomeRows *rehome_spi_read(const char *sql, const char *signature,...);
+extern RehomeRows *rehome_spi_read_kept(SPIPlanPtr *plan, const char *sql, const char *signature,...);
 extern RehomeRows *rehome_spi_as(Oid role, bool read_only, const char *sql);
 extern char *rehome_spi_value(const char *sql, const char *signature,...);
 
 extern Portal rehome_cursor_open(const char *sql);
 extern SPITupleTable *rehome_cursor_fetch(Portal cursor, long n);
 
+extern List *rehome_rows_split(RehomeRows *rows, int n);
 extern int64 rehome_int64(const char *text);
 extern int	rehome_int(const char *text);
 extern double rehome_float8(const char *text);

@@ -81,7 +81,7 @@ my @expected = (
 $pair->sql_target(q{SELECT rehome.create_migration('m', 'src', 'the schema was never right')});
 my ($refused, undef, $why, $how) = sqlstate_of($target, q{SELECT rehome.add_table('m', 'old.code', 'new.code')});
 is($refused, '42804', 'a column of the same name and a type that does not fit is refused');
-like("$why $how", qr/"parent" is of type text .* and integer here.*columns =>/, 'with what to write instead');
+like("$why $how", qr/"parent" of "code" is of type text .* and integer here.*columns =>/, 'with what to write instead');
 $pair->sql_target(q{
 	SELECT rehome.add_table('m', 'old.person', 'new.people', filter => 'active AND cents > 500');
 	SELECT rehome.add_table('m', 'old.code', 'new.code', columns => '{"parent": "substr(parent, 3)::integer"}');

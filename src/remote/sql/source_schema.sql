@@ -64,10 +64,15 @@ CREATE TABLE IF NOT EXISTS rehome_source.captured (
     PRIMARY KEY (token, map)
 );
 
+-- What is asked for each of thousands of tables is in PL/pgSQL, which keeps its
+-- plans for the session.
+
 -- Equality operators of the key columns, from the unique index on them or
 -- else from the types' default operator classes.
 CREATE OR REPLACE FUNCTION rehome_source.key_operators(relation regclass, key name[])
-RETURNS text[] LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $key_operators$
+RETURNS text[] LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $key_operators$
+BEGIN
+    RETURN (
     SELECT array_agg(coalesce(
         (SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
            FROM pg_index i
@@ -82,12 +87,15 @@ RETURNS text[] LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $key
           ORDER BY i.indisprimary DESC, i.indexrelid LIMIT 1),
         'OPERATOR(pg_catalog.=)') ORDER BY k.ord)
       FROM unnest(key) WITH ORDINALITY AS k(name, ord)
-      JOIN pg_attribute a ON a.attrelid = relation AND a.attname = k.name
+      JOIN pg_attribute a ON a.attrelid = relation AND a.attname = k.name);
+END
 $key_operators$;
 
 -- The relation itself and all its partitions, at every level.
 CREATE OR REPLACE FUNCTION rehome_source.partition_tree(relation regclass)
-RETURNS SETOF regclass LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $partition_tree$
+RETURNS SETOF regclass LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $partition_tree$
+BEGIN
+    RETURN QUERY
     WITH RECURSIVE tree(relid) AS (
         SELECT relation::oid
         UNION ALL
@@ -95,17 +103,21 @@ RETURNS SETOF regclass LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
          -- one that is being detached is none any more; before 14 none can be
          WHERE NOT coalesce((to_jsonb(i) ->> 'inhdetachpending')::boolean, false)
     )
-    SELECT relid::regclass FROM tree
+    SELECT relid::regclass FROM tree;
+END
 $partition_tree$;
 
 -- Which partitions a table has, as text; null for a table without.
 CREATE OR REPLACE FUNCTION rehome_source.partitions(relation regclass)
-RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $partitions$
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $partitions$
+BEGIN
+    RETURN (
     SELECT coalesce(string_agg(p.relid::oid::text, ',' ORDER BY p.relid::oid), 'none')
       FROM pg_class c
       LEFT JOIN rehome_source.partition_tree(relation) AS p(relid) ON p.relid <> c.oid
      WHERE c.oid = relation AND c.relkind = 'p'
-     GROUP BY c.oid
+     GROUP BY c.oid);
+END
 $partitions$;
 
 -- What has become of tables since a position each (txid_snapshot as text): a
@@ -243,21 +255,27 @@ $cover_partitions$;
 -- What columns given by number are called now, and their types; null for one
 -- that is not there any more.
 CREATE OR REPLACE FUNCTION rehome_source.columns_now(relation oid, key int2[], OUT names name[], OUT types text[])
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $columns_now$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $columns_now$
+BEGIN
     SELECT array_agg(a.attname ORDER BY k.ord),
            array_agg(a.atttypid::oid || ' ' || a.atttypmod ORDER BY k.ord)
+      INTO names, types
       FROM unnest(key) WITH ORDINALITY AS k(attnum, ord)
-      LEFT JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = k.attnum AND NOT a.attisdropped
+      LEFT JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = k.attnum AND NOT a.attisdropped;
+END
 $columns_now$;
 
 -- Whether a table can be written to without its statement triggers firing: as
 -- a part of another one, through its parts, or by logical replication.
 CREATE OR REPLACE FUNCTION rehome_source.needs_row_triggers(relation oid)
-RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $needs_row_triggers$
+RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $needs_row_triggers$
+BEGIN
+    RETURN (
     SELECT c.relkind = 'p' OR c.relispartition
            OR EXISTS (SELECT FROM pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent))
            OR EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = c.oid)
-      FROM pg_class c WHERE c.oid = relation
+      FROM pg_class c WHERE c.oid = relation);
+END
 $needs_row_triggers$;
 
 -- Everything that has to stay as it is for capture and fence to work: which
@@ -552,7 +570,7 @@ $refused$;
 -- fingerprint.  Takes SHARE ROW EXCLUSIVE on the table, so that when this
 -- commits every older writer is finished.
 CREATE OR REPLACE FUNCTION rehome_source.create_capture(token text, slice int, map int, relation regclass, key name[],
-                                                        patient boolean, OUT operators text[], OUT parts text, OUT print text)
+                                                        patient boolean, OUT operators text[], OUT parts text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $create_capture$
 DECLARE
     change      text := format('rehome_source.%I', format('change_%s_%s', token, map));
@@ -572,7 +590,6 @@ BEGIN
     operators := rehome_source.key_operators(relation, key);
     parts := rehome_source.partitions(relation);
     IF to_regclass(change) IS NOT NULL THEN
-        print := (SELECT i.print FROM rehome_source.inspect(token, map, relation::text) i);
         RETURN;
     END IF;
 
@@ -673,7 +690,6 @@ BEGIN
     names := names || name;
     PERFORM rehome_source.enable_always(relation, names);
     PERFORM rehome_source.cover_partitions(token, slice, map, relation);
-    print := (SELECT i.print FROM rehome_source.inspect(token, map, relation::text) i);
 END
 $create_capture$;
 

@@ -1,0 +1,267 @@
+/*-------------------------------------------------------------------------
+ *
+ * preflight_switch.c
+ *	  What of preflight concerns the switch, and the way back: cutover() asks
+ *	  for it once more.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "apply/inverse.h"
+#include "cutover/cutover.h"
+#include "derive/derive.h"
+#include "errors.h"
+#include "monitor/preflight_private.h"
+#include "monitor/round_trip.h"
+#include "remote/query.h"
+#include "util/attempt.h"
+#include "util/name.h"
+#include "utils/builtins.h"
+
+/*
+ * rehome_key_is_mapped tells whether every key column has an expression; without,
+ * there is nothing to restore it from, and check_target has said so.
+ */
+bool
+rehome_key_is_mapped(RehomeTableMap *map)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, map->columns)
+		foreach(lc2, map->key)
+			if (((RehomeColumnMap *) lfirst(lc))->kind == REHOME_SKIP &&
+				strcmp(((RehomeColumnMap *) lfirst(lc))->name, lfirst(lc2)) == 0)
+				return false;
+	return true;
+}
+
+/*
+ * rehome_reverse_losses returns the findings of the columns of a target that
+ * cannot be carried back, or not for every row, as far as the rules say.
+ */
+List *
+rehome_reverse_losses(RehomeTableMap *map)
+{
+	List	   *findings = NIL;
+	ListCell   *lc;
+
+	foreach(lc, map->columns)
+	{
+		RehomeColumnMap *column = lfirst(lc);
+		char	   *object = psprintf("%s.%s", rehome_relation_name(map->target), quote_identifier(column->name));
+		char		policy = column->on_error ? column->on_error[0] : 'f';
+
+		if (column->kind == REHOME_SKIP)
+			findings = rehome_finding(findings, "reverse", "info", object,
+							   "has no counterpart at the source: what is written to it stays at the target", NULL);
+		else if (column->kind == REHOME_EXPRESSION && column->inverse == NULL)
+			findings = rehome_finding(findings, "reverse", "warning", object,
+							   "is computed, and has no inverse: what is written to it after cutover is lost by a rollback",
+							   "Give rehome.map_column() an inverse if that is not enough.");
+		else if (policy == 'n' || policy == 'd')
+			findings = rehome_finding(findings, "reverse", "warning", object,
+							   psprintf("is %s where the rule refuses a value: when such a row is written after cutover, the source gets that in the place of its own value",
+										policy == 'n' ? "null" : "the default"),
+							   "Correct those rows at the source, or have them quarantined.");
+		else if (policy == 'q')
+			findings = rehome_finding(findings, "reverse", "info", object,
+							   "rows whose value the rule refuses are not at the target: the source keeps them as they are", NULL);
+	}
+	if (map->quarantine)
+		findings = rehome_finding(findings, "reverse", "info", rehome_relation_name(map->target),
+						   "rows that are refused are not at the target: the source keeps them as they are", NULL);
+	return findings;
+}
+
+/* A table map whose rows are to be tried. */
+typedef struct Try
+{
+	RehomeSlice *slice;
+	RehomeInverse *inverse;
+	RehomeRoundTrip *result;
+} Try;
+
+static void
+try_rows(void *arg)
+{
+	Try		   *try = arg;
+
+	try->result = rehome_round_trip(try->slice, try->inverse);
+}
+
+/*
+ * rehome_check_round_trip names the columns of the source whose values do not come
+ * back as they were, in a sample of rows.
+ */
+List *
+rehome_check_round_trip(List *findings, RehomeSlice *slice, RehomeTableMap *map)
+{
+	Try			try = {slice, rehome_inverse_compile(map, slice->migration->owner)};
+	char	   *name = rehome_remote_relation(try.inverse->table);
+	ErrorData  *error = rehome_attempt(try_rows, &try);
+
+	if (error != NULL)
+	{
+		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION ||
+			ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES)
+			ReThrowError(error);
+		return rehome_finding(findings, "reverse", "warning", name,
+					   psprintf("its rows could not be tried there and back: %s", error->message), NULL);
+	}
+	for (int i = 0; i < try.inverse->ncolumns; i++)
+		if (try.result->lost[i] > 0)
+			findings = rehome_finding(findings, "reverse", "warning",
+							   psprintf("%s.%s", name, quote_identifier(try.inverse->columns[i].remote)),
+							   psprintf(INT64_FORMAT " of " INT64_FORMAT " rows that were tried do not come back as they are: %s",
+										try.result->lost[i], try.result->rows, try.result->example[i]),
+							   "Give the rule an inverse that restores the value, or be sure that such rows may change at the source when they are written after cutover.");
+	return findings;
+}
+
+/*
+ * check_reverse names the columns whose changes after cutover could not be
+ * carried back.
+ */
+static List *
+check_reverse(List *findings, RehomeSlice *slice, RehomeTableMap *map, RehomeRows *columns)
+{
+	RehomeInverse *inverse = rehome_inverse_compile(map, slice->migration->owner);
+	char	   *name = rehome_remote_relation(inverse->table);
+
+	findings = list_concat(findings, rehome_reverse_losses(map));
+	for (int r = 0; r < columns->n; r++)
+	{
+		RehomeInverseColumn *column = NULL;
+		char	   *object = psprintf("%s.%s", name, quote_identifier(columns->value[r][COLUMN_NAME]));
+
+		for (int i = 0; i < inverse->ncolumns; i++)
+			if (strcmp(inverse->columns[i].remote, columns->value[r][COLUMN_NAME]) == 0)
+				column = &inverse->columns[i];
+		if (rehome_bool(columns->value[r][COLUMN_GENERATED]))
+			continue;
+		if (column != NULL && column->carried)
+		{
+			if (column->key > 0 && !column->key_only)
+				findings = rehome_finding(findings, "reverse", "error", object,
+								   "is part of the key, but its inverse reads more than the target's key",
+								   "Deleted rows leave nothing but their key: restore it from that.");
+			continue;
+		}
+		if (column != NULL && column->key > 0)
+			findings = rehome_finding(findings, "reverse", "error", object,
+							   "is part of the key and cannot be restored from the target: no change could be carried back",
+							   "Give rehome.map_column() an inverse, or cut over with one_way => true.");
+		else if (rehome_bool(columns->value[r][COLUMN_REQUIRED]))
+			findings = rehome_finding(findings, "reverse", "error", object,
+							   "cannot be restored from the target, may not be null and has no default: rows inserted after cutover could not be carried back",
+							   "Give rehome.map_column() an inverse, give the source column a default, or cut over with one_way => true.");
+		else
+			findings = rehome_finding(findings, "reverse", "warning", object,
+							   "is not carried back after cutover: changed rows keep their value, new rows get the default",
+							   "Give rehome.map_column() an inverse if that is not enough.");
+	}
+	return findings;
+}
+
+/*
+ * check_derived names derived data that nothing carries back.
+ */
+static List *
+check_derived(List *findings, RehomeSlice *slice)
+{
+	ListCell   *lc;
+
+	foreach(lc, rehome_derivations_get(slice))
+	{
+		RehomeDerivation *derivation = lfirst(lc);
+
+		if (derivation->write_back == NULL)
+			findings = rehome_finding(findings, "reverse", "warning", rehome_relation_name(derivation->target),
+							   psprintf("%s: derived (\"%s\"), and derived anew by a rollback: what is written to it after cutover is lost",
+										derivation->whole ? "its rows" : rehome_quote_list(derivation->columns, ""), derivation->name),
+							   "Give rehome.add_derived() a function to write back, if that is not enough.");
+	}
+	return findings;
+}
+
+/*
+ * check_sequences looks whether the sequences of mapped columns can be read
+ * and set, and names those of the same schemas that nothing carries.
+ */
+static List *
+check_sequences(List *findings, RehomeConn *conn, RehomeRows *facts, const char *role)
+{
+	List	   *oids = NIL;
+	RehomeRows *rows;
+
+	for (int i = 0; i < facts->n; i++)
+		if (facts->value[i][FACT_OID] != NULL)
+			oids = lappend(oids, facts->value[i][FACT_OID]);
+	rows = rehome_conn_query(conn,
+							 "WITH t AS (SELECT oid FROM unnest($1::oid[]) AS oid)"
+							 " SELECT format('%I.%I', n.nspname, s.relname), has_sequence_privilege(s.oid, 'SELECT'), has_sequence_privilege(s.oid, 'UPDATE'),"
+							 " EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = s.oid"
+							 "   AND d.refclassid = 'pg_class'::regclass AND d.refobjid IN (SELECT oid FROM t) AND d.deptype IN ('a', 'i'))"
+							 " OR EXISTS (SELECT FROM pg_depend d JOIN pg_attrdef f ON f.oid = d.objid"
+							 "   WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass"
+							 "   AND d.refobjid = s.oid AND f.adrelid IN (SELECT oid FROM t))"
+							 " FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace WHERE s.relkind = 'S' AND s.relnamespace IN"
+							 "  (SELECT relnamespace FROM pg_class WHERE oid IN (SELECT oid FROM t)) ORDER BY 1",
+							 "t", rehome_name_array(oids));
+	for (int i = 0; i < rows->n; i++)
+	{
+		char	   *name = rows->value[i][0];
+
+		if (!rehome_bool(rows->value[i][3]))
+			findings = rehome_finding(findings, "sequence", "warning", name,
+							   "feeds no mapped column and is not carried over",
+							   "Set its counterpart by hand in the transaction of the cutover, if there is one.");
+		else if (!rehome_bool(rows->value[i][1]) || !rehome_bool(rows->value[i][2]))
+			findings = rehome_finding(findings, "privilege", "error", name,
+							   psprintf("role %s may not read and set the sequence", role),
+							   psprintf("GRANT SELECT, UPDATE ON SEQUENCE %s TO %s;", name, role));
+	}
+	return findings;
+}
+
+/*
+ * rehome_preflight_switch returns what stands in the way of cutover and
+ * rollback.
+ */
+List *
+rehome_preflight_switch(RehomeConn *conn, RehomeSlice *slice, List *maps)
+{
+	List	   *findings = NIL;
+	RehomeRows *facts = rehome_source_facts(conn, maps);
+	List	   *columns = rehome_source_columns(conn, facts);
+	char	   *role = rehome_conn_value(conn, "SELECT quote_ident(current_user)", "");
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		char	  **fact = facts->value[foreach_current_index(lc)];
+		char	   *name = rehome_remote_relation(rehome_remote_table(map->source));
+
+		if (fact[FACT_OID] == NULL)
+			continue;
+		if (!rehome_bool(fact[FACT_WRITE]))
+			findings = rehome_finding(findings, "privilege", "error", name,
+							   psprintf("role %s may not lock it for the switch, nor bring changes back", role),
+							   psprintf("GRANT INSERT, UPDATE, DELETE ON TABLE %s TO %s;", name, role));
+		foreach(lc2, rehome_sequences_left(map))
+			findings = rehome_finding(findings, "sequence", "warning", lfirst(lc2),
+							   "feeds a column that a rule fills with other values than the source's, and is not carried over",
+							   "Set it by hand in the transaction of the cutover.");
+		if (rehome_key_is_mapped(map) && rehome_bool(fact[FACT_USAGE]))
+			findings = check_reverse(findings, slice, map, list_nth(columns, foreach_current_index(lc)));
+	}
+	findings = check_derived(findings, slice);
+	findings = check_sequences(findings, conn, facts, role);
+	foreach(lc, findings)
+		((RehomeFinding *) lfirst(lc))->at_switch = true;
+	return findings;
+}
