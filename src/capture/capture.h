@@ -59,6 +59,7 @@ extern void rehome_target_guard(RehomeSlice *slice, List *maps);
 extern void rehome_target_install(RehomeSlice *slice, List *maps, bool guarded);
 extern bool rehome_target_covered(List *maps);
 extern char *rehome_target_unlogged(Oid target);
+extern bool rehome_target_is_empty(Oid target, Oid owner);
 extern void rehome_target_require_logged(Oid target);
 extern char *rehome_target_partitions(Oid target);
 extern void rehome_target_hold(List *maps);

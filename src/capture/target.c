@@ -27,10 +27,12 @@
 #include "access/table.h"
 #include "capture/capture.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "commands/trigger.h"
 #include "errors.h"
+#include "storage/bufmgr.h"
 #include "util/name.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
@@ -387,6 +389,23 @@ rehome_target_require_logged(Oid target)
 				errmsg("table %s is unlogged", name),
 				errdetail("A crash of this server would empty it, and nothing would tell."),
 				errhint("ALTER TABLE %s SET LOGGED;", name));
+}
+
+/*
+ * rehome_target_is_empty tells whether a target has no rows that its owner can
+ * see.  For a table without a block, which is what most are before their copy,
+ * that is known without a query.
+ */
+bool
+rehome_target_is_empty(Oid target, Oid owner)
+{
+	Relation	rel = table_open(target, AccessShareLock);
+	bool		no_block = rel->rd_rel->relkind == RELKIND_RELATION && rel->rd_rel->relam == HEAP_TABLE_AM_OID &&
+		RelationGetNumberOfBlocks(rel) == 0;
+
+	table_close(rel, NoLock);
+	return no_block ||
+		rehome_spi_as(owner, false, psprintf("SELECT 1 FROM %s LIMIT 1", rehome_relation_name(target)))->n == 0;
 }
 
 /*

@@ -61,12 +61,11 @@ require_empty(RehomeSlice *slice, List *maps)
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
-		char	   *name = rehome_relation_name(map->target);
 
-		if (rehome_spi_as(slice->migration->owner, false, psprintf("SELECT 1 FROM %s LIMIT 1", name))->n > 0)
+		if (!rehome_target_is_empty(map->target, slice->migration->owner))
 			rehome_problem(&problems, ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
 						   "TRUNCATE them, or leave them out of the migration.",
-						   "Table %s has rows.", name);
+						   "Table %s has rows.", rehome_relation_name(map->target));
 	}
 	rehome_problems_raise(&problems, "the targets of slice \"%s\" are not empty", slice->name);
 }

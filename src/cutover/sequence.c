@@ -32,14 +32,16 @@
  * same text serves both sides.
  */
 #define COLUMN_SEQUENCES \
-	"SELECT DISTINCT a.attname, s.seqrelid::regclass::text, s.seqincrement" \
-	" FROM pg_attribute a" \
-	" JOIN pg_depend d ON (d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass" \
-	"   AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype IN ('a', 'i'))" \
-	"  OR (d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass" \
-	"   AND d.objid IN (SELECT f.oid FROM pg_attrdef f WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum))" \
-	" JOIN pg_sequence s ON s.seqrelid = CASE WHEN d.classid = 'pg_class'::regclass THEN d.objid ELSE d.refobjid END" \
-	" WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY 1, 2"
+	"SELECT a.attname, s.seqrelid::regclass::text, s.seqincrement" \
+	" FROM (SELECT d.refobjid, d.refobjsubid, d.objid FROM pg_depend d" \
+	"   WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass" \
+	"   AND d.refobjid = $1::regclass AND d.deptype IN ('a', 'i')" \
+	"  UNION SELECT f.adrelid, f.adnum, d.refobjid FROM pg_attrdef f" \
+	"   JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass" \
+	"   WHERE f.adrelid = $1::regclass) AS u(relid, attnum, sequence)" \
+	" JOIN pg_sequence s ON s.seqrelid = u.sequence" \
+	" JOIN pg_attribute a ON a.attrelid = u.relid AND a.attnum = u.attnum" \
+	" WHERE a.attnum > 0 AND NOT a.attisdropped ORDER BY 1, 2"
 
 /*
  * rehome_value_sources returns the target columns of a map that have the values

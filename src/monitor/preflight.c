@@ -347,8 +347,7 @@ check_target(List *findings, RehomeSlice *slice, RehomeTableMap *map)
 						   psprintf("role \"%s\" does not own it", GetUserNameFromId(slice->migration->owner, false)),
 						   psprintf("ALTER TABLE %s OWNER TO %s;", name,
 									quote_identifier(GetUserNameFromId(slice->migration->owner, false))));
-	else if (slice->state == REHOME_PLANNED &&
-			 rehome_spi_as(slice->migration->owner, true, psprintf("SELECT 1 FROM %s LIMIT 1", name))->n > 0)
+	else if (slice->state == REHOME_PLANNED && !rehome_target_is_empty(map->target, slice->migration->owner))
 		findings = rehome_finding(findings, "target", "error", name, "is not empty",
 						   psprintf("TRUNCATE %s;", name));
 	if (!rehome_bool(rows->value[0][3]))
