@@ -250,16 +250,20 @@ rehome_rollback(PG_FUNCTION_ARGS)
 
 PG_FUNCTION_INFO_V1(rehome_complete);
 
+/*
+ * rehome_complete(migration, slice, local_only boolean).
+ */
 Datum
 rehome_complete(PG_FUNCTION_ARGS)
 {
 	RehomeCall	call;
+	bool		local_only = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
 	ListCell   *lc;
 
 	rehome_call_begin(&call, fcinfo);
 	rehome_call_require_nonatomic(&call, "rehome.complete()");
 	foreach(lc, named_slices(fcinfo))
-		rehome_complete_slice(&call, lfirst(lc));
+		rehome_complete_slice(&call, lfirst(lc), local_only);
 	rehome_call_end(&call);
 	PG_RETURN_VOID();
 }

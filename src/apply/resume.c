@@ -158,10 +158,8 @@ captures_other_key(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
 static void
 mend_source(RehomeSlice *slice, RehomeTableMap *map)
 {
-	static const char *const inspect = "SELECT damage FROM rehome_source.inspect($1, $2::int, $3)";
 	RehomeConn *conn = rehome_slice_connect(slice, "resume");
 	char	   *relation = rehome_remote_relation(rehome_remote_table(map->source));
-	RehomeRows *rows;
 
 	if (rehome_conn_value(conn, "SELECT to_regclass($1)", "t", relation) == NULL)
 		ereport(ERROR,
@@ -171,18 +169,9 @@ mend_source(RehomeSlice *slice, RehomeTableMap *map)
 						rehome_relation_name(map->source)));
 	require_columns(conn, slice, map);
 	(void) rehome_source_mend(conn, slice);
-	rows = rehome_conn_query(conn, inspect, "tit", slice->migration->token, map->id, relation);
-	if (rows->value[0][0] != NULL || captures_other_key(conn, slice, map))
-	{
-		rehome_source_renew(conn, slice, map);
-		rows = rehome_conn_query(conn, inspect, "tit", slice->migration->token, map->id, relation);
-		if (rows->value[0][0] != NULL)
-			ereport(ERROR,
-					errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					errmsg("capture and fence of %s cannot be put back", relation),
-					errdetail("At the source %s; the connecting role does not own the table.", rows->value[0][0]),
-					errhint("Let its owner do it there: ALTER TABLE %s ENABLE TRIGGER USER;", relation));
-	}
+	if (rehome_conn_value(conn, "SELECT damage FROM rehome_source.inspect($1, $2::int, $3)", "tit",
+						  slice->migration->token, map->id, relation) != NULL || captures_other_key(conn, slice, map))
+		rehome_source_put_back(conn, slice, map);
 	/* what it looks like from now on, also to the next batch */
 	rehome_spi("UPDATE rehome.table_map SET source_columns = $2::jsonb WHERE id = $1", "it", map->id,
 			   linitial(rehome_structures(conn, list_make1(map))));

@@ -22,7 +22,7 @@ extern bool rehome_source_remove(RehomeConn *conn, RehomeSlice *slice, List *map
 								 bool keep_fence);
 extern char *rehome_source_identity(RehomeConn *conn);
 pg_noreturn extern void rehome_source_raise_locked(RehomeConn *conn, List *maps, bool readers);
-extern void rehome_source_check_identity(RehomeConn *conn, RehomeMigration *migration);
+extern void rehome_source_check_identity(RehomeConn *conn, RehomeSlice *slice);
 extern bool rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								  const char *print, List **touched);
 extern void rehome_source_inspect_back(RehomeConn *conn, RehomeSlice *slice, List *maps);
@@ -46,7 +46,7 @@ extern List *rehome_maps_running(List *maps);
 extern List *rehome_maps_behind(List *maps);
 extern void rehome_maps_paused(RehomeSlice *slice, List *maps, RehomeProblems *problems);
 extern void rehome_map_caught_up(RehomeTableMap *map);
-extern void rehome_source_renew(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map);
+extern void rehome_source_put_back(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map);
 
 /* How long to wait for autovacuum to give way; writers are not affected. */
 #define REHOME_AUTOVACUUM_TIMEOUT 10000

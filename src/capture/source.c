@@ -57,7 +57,7 @@ rehome_slice_connect(RehomeSlice *slice, const char *purpose)
 	RehomeConn *conn = rehome_conn_open(slice->migration->serverid, slice->migration->owner,
 										psprintf("%s %s/%s", purpose, slice->migration->name, slice->name));
 
-	rehome_source_check_identity(conn, slice->migration);
+	rehome_source_check_identity(conn, slice);
 	return conn;
 }
 
@@ -66,8 +66,9 @@ rehome_slice_connect(RehomeSlice *slice, const char *purpose)
  * capture was installed on: positions mean nothing anywhere else.
  */
 void
-rehome_source_check_identity(RehomeConn *conn, RehomeMigration *migration)
+rehome_source_check_identity(RehomeConn *conn, RehomeSlice *slice)
 {
+	RehomeMigration *migration = slice->migration;
 	char	   *identity = rehome_source_identity(conn);
 
 	if (identity == NULL)
@@ -84,6 +85,9 @@ rehome_source_check_identity(RehomeConn *conn, RehomeMigration *migration)
 			errmsg("the source of migration \"%s\" is not the one it began with", migration->name),
 			errdetail("Identity (system/timeline/database) was %s and is %s: it was promoted, restored or replaced.",
 					  migration->source_id, identity),
+			slice->authority == REHOME_TARGET ?
+			errhint("Nothing can be brought back to it: CALL rehome.complete(%s, local_only => true).",
+					quote_literal_cstr(migration->name)) :
 			errhint("Transactions may be missing there. CALL rehome.cancel(%s, local_only => true) and begin again.",
 					quote_literal_cstr(migration->name)));
 }
@@ -297,20 +301,6 @@ inspect_tables(RehomeConn *conn, RehomeSlice *slice, List *maps)
 }
 
 /*
- * raise_damaged raises because capture or fence of a map do not work.
- */
-static void
-raise_damaged(RehomeSlice *slice, RehomeTableMap *map, const char *damage)
-{
-	ereport(ERROR,
-			errcode(ERRCODE_REHOME_POSITION_LOST),
-			errmsg("changes of %s are not captured any more", rehome_remote_relation(rehome_remote_table(map->source))),
-			errdetail("At the source %s.", damage),
-			errhint("What was written since cannot be known: CALL rehome.cancel(%s) and begin again.",
-					quote_literal_cstr(slice->migration->name)));
-}
-
-/*
  * record_captures stores what has been learned of maps.
  */
 static void
@@ -327,11 +317,53 @@ record_captures(List *maps)
 
 		ids = lappend(ids, psprintf("%d", map->id));
 		equal = lappend(equal, rehome_name_array(map->source_equal));
-		parts = lappend(parts, map->source_parts ? map->source_parts : "");
+		parts = lappend(parts, map->source_parts);
 	}
-	rehome_spi("UPDATE rehome.table_map t SET source_equal = u.equal::text[], source_parts = nullif(u.parts, '')"
+	rehome_spi("UPDATE rehome.table_map t SET source_equal = u.equal::text[], source_parts = u.parts"
 			   " FROM unnest($1::int[], $2::text[], $3::text[]) AS u(id, equal, parts) WHERE t.id = u.id", "ttt",
 			   rehome_name_array(ids), rehome_name_array(equal), rehome_name_array(parts));
+}
+
+/*
+ * renew makes the capture of a map anew, in one transaction, so
+ * that nothing is written in between without being captured.  What was
+ * captured before is gone: the table has to be read as a whole.
+ */
+static void
+renew(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
+{
+	RehomeRemoteTable *table = rehome_remote_table(map->source);
+	char	   *token = quote_literal_cstr(slice->migration->token);
+	char	   *relation = quote_literal_cstr(rehome_remote_relation(table));
+
+	/* the key may have other operators now */
+	learn(slice, map,
+		  run_with_locks(conn, psprintf("SELECT rehome_source.drop_capture(%s, %d, %s);"
+										" SELECT * FROM rehome_source.create_capture(%s, %d, %d, %s, %s::name[], true)",
+										token, map->id, relation, token, slice->id, map->id, relation,
+										quote_literal_cstr(rehome_remote_key_array(map, table))),
+						 list_make1(map)));
+	record_captures(list_make1(map));
+}
+
+/*
+ * rehome_source_put_back makes the capture of a map anew, and raises when that
+ * does not mend it.
+ */
+void
+rehome_source_put_back(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
+{
+	char	   *relation = rehome_remote_relation(rehome_remote_table(map->source));
+	char	   *damage;
+
+	renew(conn, slice, map);
+	damage = inspect_tables(conn, slice, list_make1(map))->value[0][1];
+	if (damage != NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				errmsg("capture and fence of %s cannot be put back", relation),
+				errdetail("At the source %s; the connecting role does not own the table.", damage),
+				errhint("Let its owner do it there: ALTER TABLE %s ENABLE TRIGGER USER;", relation));
 }
 
 /*
@@ -341,22 +373,30 @@ record_captures(List *maps)
 static void
 record_sources(RehomeConn *conn, RehomeSlice *slice, List *maps)
 {
-	List	   *structures = rehome_structures(conn, maps);
 	RehomeRows *rows = inspect_tables(conn, slice, maps);
+	List	   *structures;
 	List	   *ids = NIL;
 	List	   *prints = NIL;
 	List	   *columns = NIL;
+	bool		renewed = false;
 	ListCell   *lc;
 
+	/* damaged since an attempt that went no further than this one has come */
+	foreach(lc, maps)
+		if (rows->value[foreach_current_index(lc)][1] != NULL)
+		{
+			rehome_source_put_back(conn, slice, lfirst(lc));
+			renewed = true;
+		}
+	if (renewed)
+		rows = inspect_tables(conn, slice, maps);
+	structures = rehome_structures(conn, maps);
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
-		char	  **v = rows->value[foreach_current_index(lc)];
 
-		if (v[1] != NULL)
-			raise_damaged(slice, map, v[1]);
 		ids = lappend(ids, psprintf("%d", map->id));
-		prints = lappend(prints, v[0]);
+		prints = lappend(prints, rows->value[foreach_current_index(lc)][0]);
 		columns = lappend(columns, list_nth(structures, foreach_current_index(lc)));
 	}
 	rehome_spi("UPDATE rehome.table_map t SET source_print = u.print, source_columns = u.columns::jsonb"
@@ -383,7 +423,7 @@ rehome_source_install(RehomeConn *conn, RehomeSlice *slice, List *maps)
 		rehome_conn_query(conn, "SELECT rehome_source.set_fence($1, $2::int, false, '')",
 						  "ti", migration->token, slice->id);
 	rehome_conn_commit(conn);
-	rehome_source_check_identity(conn, migration);
+	rehome_source_check_identity(conn, slice);
 	rehome_debug_point("source-prepared");
 
 	for (int i = 0; i < list_length(maps);)
@@ -481,7 +521,12 @@ rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
 			continue;
 		}
 		if (damage != NULL)
-			raise_damaged(slice, map, damage);
+			ereport(ERROR,
+					errcode(ERRCODE_REHOME_POSITION_LOST),
+					errmsg("changes of %s are not captured any more", rehome_remote_relation(rehome_remote_table(map->source))),
+					errdetail("At the source %s.", damage),
+					errhint("What was written since cannot be known: CALL rehome.cancel(%s) and begin again.",
+							quote_literal_cstr(slice->migration->name)));
 		if (slice->state == REHOME_SYNCING &&
 			rehome_structure_changed(slice, map, true, list_nth(structures, foreach_current_index(lc))))
 			continue;
@@ -522,28 +567,6 @@ rehome_source_inspect_back(RehomeConn *conn, RehomeSlice *slice, List *maps)
 		else
 			(void) rehome_structure_changed(slice, lfirst(lc), true, list_nth(structures, foreach_current_index(lc)));
 	}
-}
-
-/*
- * rehome_source_renew makes the capture of a map anew, in one transaction, so
- * that nothing is written in between without being captured.  What was
- * captured before is gone: the table has to be read as a whole.
- */
-void
-rehome_source_renew(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
-{
-	RehomeRemoteTable *table = rehome_remote_table(map->source);
-	char	   *token = quote_literal_cstr(slice->migration->token);
-	char	   *relation = quote_literal_cstr(rehome_remote_relation(table));
-
-	/* the key may have other operators now */
-	learn(slice, map,
-		  run_with_locks(conn, psprintf("SELECT rehome_source.drop_capture(%s, %d, %s);"
-										" SELECT * FROM rehome_source.create_capture(%s, %d, %d, %s, %s::name[], true)",
-										token, map->id, relation, token, slice->id, map->id, relation,
-										quote_literal_cstr(rehome_remote_key_array(map, table))),
-						 list_make1(map)));
-	record_captures(list_make1(map));
 }
 
 /*

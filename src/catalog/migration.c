@@ -115,18 +115,27 @@ rehome_name_listed(List *names, const char *name)
 
 /*
  * rehome_name_array is the inverse of rehome_name_list: the text of a text[].
+ * NULL among the names is SQL's null.
  */
 char *
 rehome_name_array(List *names)
 {
-	Datum	   *elems = palloc(sizeof(Datum) * Max(list_length(names), 1));
+	int			n = list_length(names);
+	int			lower_bound = 1;
+	Datum	   *elems = palloc0(sizeof(Datum) * Max(n, 1));
+	bool	   *nulls = palloc0(sizeof(bool) * Max(n, 1));
 	ArrayType  *array;
-	int			n = 0;
 	ListCell   *lc;
 
 	foreach(lc, names)
-		elems[n++] = CStringGetTextDatum((char *) lfirst(lc));
-	array = construct_array(elems, n, TEXTOID, -1, false, TYPALIGN_INT);
+	{
+		int			i = foreach_current_index(lc);
+
+		nulls[i] = lfirst(lc) == NULL;
+		if (!nulls[i])
+			elems[i] = CStringGetTextDatum((char *) lfirst(lc));
+	}
+	array = construct_md_array(elems, nulls, n > 0 ? 1 : 0, &n, &lower_bound, TEXTOID, -1, false, TYPALIGN_INT);
 	return OidOutputFunctionCall(F_ARRAY_OUT, PointerGetDatum(array));
 }
 

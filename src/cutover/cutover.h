@@ -35,7 +35,7 @@ extern bool rehome_give_back(RehomeConn *conn, RehomeSlice *slice, List *maps, c
 extern char *rehome_source_authority(RehomeConn *conn, RehomeSlice *slice);
 
 /* finish.c: the frame may commit. */
-extern void rehome_complete_slice(RehomeCall *call, RehomeSlice *slice);
+extern void rehome_complete_slice(RehomeCall *call, RehomeSlice *slice, bool local_only);
 extern bool rehome_cancel_slice(RehomeCall *call, RehomeSlice *slice, bool local_only);
 
 /* freeze.c */

@@ -10,10 +10,12 @@
  * nothing but that cleanup.
  *
  * cancel first asks the source who has authority: if it gave that up to a
- * cutover that was interrupted, there is something to recover before.  A source
- * that is gone for good, or is another now, cannot be asked.  Then somebody has
- * to say that this side alone is to be cleaned up (local_only): it takes no
- * authority by that, so the worst is that nobody has it.
+ * cutover that was interrupted, there is something to recover before; complete
+ * brings it the last changes.  A source that is gone for good, or is another
+ * now, can be asked nothing and told nothing.  Then somebody has to say that
+ * this side alone is to be cleaned up (local_only).  Neither takes authority by
+ * that: after cancel the worst is that nobody has it, and complete is for a
+ * slice whose authority is here.
  *
  * complete leaves one thing at the source: the closed fence.  The old home
  * must not become writable because the migration is over.
@@ -76,10 +78,51 @@ tell_left_out(RehomeSlice *slice, List *maps)
 }
 
 /*
- * rehome_complete_slice is the point of no return.
+ * tell_left_there warns of what stays at a source that nobody has asked.
+ */
+static void
+tell_left_there(RehomeSlice *slice, bool completed)
+{
+	char	   *name = quote_literal_cstr(slice->migration->name);
+
+	if (slice->migration->live && slice->migration->source_id != NULL)
+		ereport(WARNING,
+				errmsg("slice \"%s\" of migration \"%s\" is %s on this side only",
+					   slice->name, slice->migration->name, completed ? "completed" : "cancelled"),
+				errdetail("%s", completed ?
+						  "The source has not been brought what was written here since the last batch. If it is still there, its change tables stay, and its fence stays closed." :
+						  "If the source is still there, its triggers go on filling change tables, and if a cutover was interrupted its fence is closed."),
+				errhint("When it can be reached, CALL rehome.%s(%s, %s); before the migration is dropped; or there, if no other migration is fed from it: DROP SCHEMA rehome_source CASCADE;",
+						completed ? "complete" : "cancel", name, quote_literal_cstr(slice->name)));
+}
+
+/*
+ * bring_last gives the old home everything up to this moment.  Returns the maps,
+ * as they are after that.
+ */
+static List *
+bring_last(RehomeCall *call, RehomeSlice *slice)
+{
+	List	   *maps = rehome_table_maps_require(slice);
+	RehomeConn *conn = rehome_slice_connect(slice, "complete");
+
+	if (!slice->one_way)
+	{
+		maps = rehome_reverse_inspected(call, conn, slice, maps, "complete");
+		if (rehome_reverse_batch(conn, slice, maps, NULL, false) < 0)
+			rehome_raise_both(slice);
+		tell_left_out(slice, maps);
+	}
+	rehome_conn_close(conn);
+	return maps;
+}
+
+/*
+ * rehome_complete_slice is the point of no return.  With local_only the source
+ * is left as it is.
  */
 void
-rehome_complete_slice(RehomeCall *call, RehomeSlice *slice)
+rehome_complete_slice(RehomeCall *call, RehomeSlice *slice, bool local_only)
 {
 	List	   *maps;
 
@@ -94,19 +137,8 @@ rehome_complete_slice(RehomeCall *call, RehomeSlice *slice)
 		rehome_slice_require_running(slice);
 		if (slice->migration->live)
 		{
-			RehomeConn *conn;
-
-			maps = rehome_table_maps_require(slice);
-			/* the old home gets everything up to this moment */
-			conn = rehome_slice_connect(slice, "complete");
-			if (!slice->one_way)
-			{
-				maps = rehome_reverse_inspected(call, conn, slice, maps, "complete");
-				if (rehome_reverse_batch(conn, slice, maps, NULL, false) < 0)
-					rehome_raise_both(slice);
-				tell_left_out(slice, maps);
-			}
-			rehome_conn_close(conn);
+			if (!local_only)
+				maps = bring_last(call, slice);
 			rehome_targets_lock(list_concat_copy(maps, rehome_derived_maps(slice)), AccessExclusiveLock);
 			rehome_target_remove(maps);
 			rehome_touched_drop(maps);
@@ -114,10 +146,14 @@ rehome_complete_slice(RehomeCall *call, RehomeSlice *slice)
 		else
 			rehome_targets_lock(rehome_derived_maps(slice), AccessExclusiveLock);
 		rehome_derived_remove(slice);
-		rehome_slice_set_state(slice, REHOME_COMPLETED, "complete", "the migration is complete", NULL);
+		rehome_slice_set_state(slice, REHOME_COMPLETED, "complete",
+							   local_only ? "the migration is complete, on this side only" : "the migration is complete", NULL);
 		rehome_call_commit(call);
 	}
-	clean_source(slice, maps, true);
+	if (local_only)
+		tell_left_there(slice, true);
+	else
+		clean_source(slice, maps, true);
 	rehome_call_commit(call);
 }
 
@@ -162,21 +198,6 @@ empty_targets(RehomeSlice *slice, List *maps)
 			(void) rehome_apply_delete_all(&mapping);
 	}
 	rehome_applying_end(&applying);
-}
-
-/*
- * tell_left_there warns of what stays at a source that nobody has asked.
- */
-static void
-tell_left_there(RehomeSlice *slice)
-{
-	if (slice->migration->live && slice->migration->source_id != NULL)
-		ereport(WARNING,
-				errmsg("slice \"%s\" of migration \"%s\" is cancelled on this side only",
-					   slice->name, slice->migration->name),
-				errdetail("If the source is still there, its triggers go on filling change tables, and if a cutover was interrupted its fence is closed."),
-				errhint("When it can be reached, CALL rehome.cancel(%s, %s); before the migration is dropped; or there, if no other migration is fed from it: DROP SCHEMA rehome_source CASCADE;",
-						quote_literal_cstr(slice->migration->name), quote_literal_cstr(slice->name)));
 }
 
 /*
@@ -225,7 +246,7 @@ rehome_cancel_slice(RehomeCall *call, RehomeSlice *slice, bool local_only)
 		rehome_call_commit(call);
 	}
 	if (local_only)
-		tell_left_there(slice);
+		tell_left_there(slice, false);
 	else
 		clean_source(slice, maps, false);
 	rehome_call_commit(call);

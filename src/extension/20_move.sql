@@ -25,9 +25,9 @@ CREATE PROCEDURE rehome.rollback(migration name, slice name DEFAULT NULL)
 COMMENT ON PROCEDURE rehome.rollback(name, name) IS
     'give the source authority back, with the writes made since cutover';
 
-CREATE PROCEDURE rehome.complete(migration name, slice name DEFAULT NULL)
+CREATE PROCEDURE rehome.complete(migration name, slice name DEFAULT NULL, local_only boolean DEFAULT false)
     LANGUAGE c AS 'MODULE_PATHNAME', 'rehome_complete';
-COMMENT ON PROCEDURE rehome.complete(name, name) IS
+COMMENT ON PROCEDURE rehome.complete(name, name, boolean) IS
     'point of no return: end reverse capture; the source''s fence stays closed';
 
 CREATE PROCEDURE rehome.cancel(migration name, slice name DEFAULT NULL, local_only boolean DEFAULT false)

@@ -98,7 +98,7 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON PROCEDURE
     rehome.cutover(name, name, boolean),
     rehome.rollback(name, name),
-    rehome.complete(name, name),
+    rehome.complete(name, name, boolean),
     rehome.cancel(name, name, boolean)
     TO rehome_admin;
 

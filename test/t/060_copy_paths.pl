@@ -461,4 +461,59 @@ is($pair->sql_target(q{SELECT count(*) FROM rehome.saved_object WHERE rebuilt_at
 	$pair->sql_target(q{SELECT rehome.drop_migration('up')});
 }
 
+# A table that is replaced at the source after its triggers were made, and before
+# anything was read: there is nothing that could have been missed.
+{
+	my $schema = q{CREATE SCHEMA hurt; CREATE TABLE hurt.item (id int PRIMARY KEY, v text)};
+	$pair->sql_source("$schema; INSERT INTO hurt.item VALUES (1, 'one')");
+	$pair->sql_target($schema);
+	$pair->import_foreign_schema('hurt', 'hurt_far');
+	$pair->sql_target(q{SELECT rehome.create_migration('hurt', 'src', 'x'); SELECT rehome.add_table('hurt', 'hurt_far.item', 'hurt.item')});
+	is(finish_psql(start_psql($target, q{CALL rehome.copy('hurt')}, debug_point => 'capture-installed:error'))->{sqlstate}, 'XX000', 'the copy breaks off before it reads anything');
+	$pair->sql_source(q{DROP TABLE hurt.item; CREATE TABLE hurt.item (id int PRIMARY KEY, v text); INSERT INTO hurt.item VALUES (2, 'two')});
+	call(q{CALL rehome.copy('hurt')});
+	$pair->sql_source(q{INSERT INTO hurt.item VALUES (3, 'three'); UPDATE hurt.item SET v = 'zwei' WHERE id = 2});
+	call(q{CALL rehome.sync('hurt')});
+	is($pair->sql_target(q{SELECT string_agg(id || v, ' ' ORDER BY id) FROM hurt.item}), '2zwei 3three', 'a table that was replaced before: its changes are captured');
+	call(q{CALL rehome.cancel('hurt')});
+	$pair->sql_target(q{SELECT rehome.drop_migration('hurt')});
+}
+
+# A source that is gone after the cutover: there is nothing to bring anything back to.
+{
+	my $schema = q{CREATE SCHEMA gone; CREATE TABLE gone.item (id int PRIMARY KEY, v text)};
+	$pair->sql_source("$schema; INSERT INTO gone.item VALUES (1, 'one')");
+	$pair->sql_target($schema);
+	$pair->import_foreign_schema('gone', 'gone_far');
+	$pair->sql_target(q{SELECT rehome.create_migration('gone', 'src', 'x'); SELECT rehome.add_table('gone', 'gone_far.item', 'gone.item')});
+	call($_) for q{CALL rehome.copy('gone')}, q{CALL rehome.cutover('gone')};
+	$pair->sql_target(q{INSERT INTO gone.item VALUES (2, 'two')});
+	my ($map, $token) = split /\|/, $pair->sql_target(q{SELECT t.id, m.token FROM rehome.table_map t, rehome.migration m WHERE t.target = 'gone.item'::regclass AND m.name = 'gone'});
+	isnt($pair->sql_target("SELECT to_regclass('rehome_change.change_$map')"), '', 'gone after the cutover: changes are captured here');
+	isnt($pair->sql_source("SELECT to_regclass('rehome_source.change_${token}_$map')"), '', 'gone after the cutover: and the source has its change table');
+	$source->stop;
+	my $state = q{SELECT state || ' ' || authority FROM rehome.status WHERE migration = 'gone'};
+	my $triggers = q{SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'rehome%' AND tgrelid = 'gone.item'::regclass};
+	is((sqlstate_of($target, q{CALL rehome.complete('gone')}))[0], '08001', 'gone after the cutover: it cannot be brought the last changes');
+	is($pair->sql_target($state), 'cut_over target', 'gone after the cutover: nothing has changed');
+	cmp_ok($pair->sql_target($triggers), '>', 0, 'gone after the cutover: changes are still captured');
+	my $result = finish_psql(start_psql($target, q{CALL rehome.complete('gone', local_only => true)}));
+	is($result->{sqlstate}, '00000', 'gone after the cutover: this side is completed alone');
+	like($result->{stderr}, qr/WARNING:.*completed on this side only.*has not been brought.*HINT:.*rehome\.complete\('gone', 'main'\).*DROP SCHEMA rehome_source CASCADE/s,
+		'gone after the cutover: with a warning of what the source lacks');
+	is($pair->sql_target($state), 'completed target', 'gone after the cutover: the state');
+	is($pair->sql_target($triggers), 0, 'gone after the cutover: nothing is captured any more');
+	is($pair->sql_target("SELECT to_regclass('rehome_change.change_$map')"), '', 'gone after the cutover: there is no change table any more');
+	is((sqlstate_of($target, q{UPDATE gone.item SET v = 'three' WHERE id = 2}))[0], '00000', 'gone after the cutover: the table can be written');
+
+	$source->start;
+	is((sqlstate_of($source, q{INSERT INTO gone.item VALUES (3, 'three')}))[0], '25006', 'not gone after all: its fence is closed');
+	is($pair->sql_source(q{SELECT count(*) FROM gone.item WHERE v = 'three'}), 0, 'not gone after all: it lacks what was written since');
+	$result = finish_psql(start_psql($target, q{CALL rehome.complete('gone')}));
+	is($result->{sqlstate}, '00000', 'not gone after all: once more');
+	is($pair->sql_source("SELECT to_regclass('rehome_source.change_${token}_$map')"), '', 'not gone after all: its change table is removed');
+	is((sqlstate_of($source, q{INSERT INTO gone.item VALUES (3, 'three')}))[0], '25006', 'not gone after all: and its fence stays closed');
+	$pair->sql_target(q{SELECT rehome.drop_migration('gone')});
+}
+
 done_testing();

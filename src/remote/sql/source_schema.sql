@@ -566,9 +566,9 @@ $refused$;
 -- A change row is one of 'i', 'u', 'd' with a key, or 't' without; an update
 -- that changes the key is a 'u' of the new and a 'd' of the old one, so that
 -- only keys with a 'd' can be without a row.
--- Returns the equality operators of the key, the partitions and the table's
--- fingerprint.  Takes SHARE ROW EXCLUSIVE on the table, so that when this
--- commits every older writer is finished.
+-- Returns the equality operators of the key and the partitions.  Takes SHARE ROW
+-- EXCLUSIVE on the table, so that when this commits every older writer is
+-- finished.
 CREATE OR REPLACE FUNCTION rehome_source.create_capture(token text, slice int, map int, relation regclass, key name[],
                                                         patient boolean, OUT operators text[], OUT parts text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $create_capture$
