@@ -109,7 +109,6 @@ static const char *const poll_query =
 static RehomeRows *
 poll_source(RehomeConn *conn, RehomeSlice *slice, List *maps, bool lock, bool share)
 {
-	List	   *ids = NIL;
 	List	   *positions = NIL;
 	List	   *parts = NIL;
 	ListCell   *lc;
@@ -118,12 +117,11 @@ poll_source(RehomeConn *conn, RehomeSlice *slice, List *maps, bool lock, bool sh
 	{
 		RehomeTableMap *map = lfirst(lc);
 
-		ids = lappend(ids, psprintf("%d", map->id));
 		positions = lappend(positions, rehome_position_of(slice, map));
 		parts = lappend(parts, map->source_parts ? map->source_parts : "");
 	}
 	return rehome_conn_query_prepared(conn, poll_query, "tibttttbb", slice->migration->token, slice->id,
-									  !slice->lazy_position, rehome_name_array(ids), rehome_name_array(positions),
+									  !slice->lazy_position, rehome_map_ids(maps), rehome_name_array(positions),
 									  rehome_remote_names(maps), rehome_name_array(parts), lock, share);
 }
 

@@ -169,8 +169,7 @@ mend_source(RehomeSlice *slice, RehomeTableMap *map)
 						rehome_relation_name(map->source)));
 	require_columns(conn, slice, map);
 	(void) rehome_source_mend(conn, slice);
-	if (rehome_conn_value(conn, "SELECT damage FROM rehome_source.inspect($1, $2::int, $3)", "tit",
-						  slice->migration->token, map->id, relation) != NULL || captures_other_key(conn, slice, map))
+	if (rehome_source_damage(conn, slice, map) != NULL || captures_other_key(conn, slice, map))
 		rehome_source_put_back(conn, slice, map);
 	/* what it looks like from now on, also to the next batch */
 	rehome_spi("UPDATE rehome.table_map SET source_columns = $2::jsonb WHERE id = $1", "it", map->id,

@@ -24,17 +24,13 @@
 char *
 rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice, List *ask)
 {
-	List	   *ids = NIL;
-	ListCell   *lc;
 	RehomeRows *rows;
 	char	   *self;
 
-	foreach(lc, ask)
-		ids = lappend(ids, psprintf("%d", ((RehomeTableMap *) lfirst(lc))->id));
 	rows = rehome_conn_query(conn, "SELECT reverse_position, authority, holder,"
 							 " CASE WHEN $3::int[] <> '{}' THEN rehome_source.refused($1, $3::int[]) END FROM rehome_source.slice"
 							 " WHERE token = $1 AND slice = $2::int FOR UPDATE",
-							 "tit", slice->migration->token, slice->id, rehome_name_array(ids));
+							 "tit", slice->migration->token, slice->id, rehome_map_ids(ask));
 	self = rehome_spi_value("SELECT rehome.database_identity()", "");
 	if (rows->n == 0 || rows->value[0][0] == NULL)
 		ereport(ERROR,

@@ -46,6 +46,7 @@ extern List *rehome_maps_running(List *maps);
 extern List *rehome_maps_behind(List *maps);
 extern void rehome_maps_paused(RehomeSlice *slice, List *maps, RehomeProblems *problems);
 extern void rehome_map_caught_up(RehomeTableMap *map);
+extern char *rehome_source_damage(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map);
 extern void rehome_source_put_back(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map);
 
 /* How long to wait for autovacuum to give way; writers are not affected. */

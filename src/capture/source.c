@@ -290,14 +290,9 @@ rehome_source_remember(RehomeConn *conn, RehomeMigration *migration)
 static RehomeRows *
 inspect_tables(RehomeConn *conn, RehomeSlice *slice, List *maps)
 {
-	List	   *ids = NIL;
-	ListCell   *lc;
-
-	foreach(lc, maps)
-		ids = lappend(ids, psprintf("%d", ((RehomeTableMap *) lfirst(lc))->id));
 	return rehome_conn_query(conn, "SELECT i.print, i.damage FROM unnest($2::int[], $3::text[]) WITH ORDINALITY AS u(map, name, n),"
 							 " rehome_source.inspect($1, u.map, u.name) AS i ORDER BY u.n", "ttt",
-							 slice->migration->token, rehome_name_array(ids), rehome_remote_names(maps));
+							 slice->migration->token, rehome_map_ids(maps), rehome_remote_names(maps));
 }
 
 /*
@@ -306,7 +301,6 @@ inspect_tables(RehomeConn *conn, RehomeSlice *slice, List *maps)
 static void
 record_captures(List *maps)
 {
-	List	   *ids = NIL;
 	List	   *equal = NIL;
 	List	   *parts = NIL;
 	ListCell   *lc;
@@ -315,49 +309,43 @@ record_captures(List *maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
 
-		ids = lappend(ids, psprintf("%d", map->id));
 		equal = lappend(equal, rehome_name_array(map->source_equal));
 		parts = lappend(parts, map->source_parts);
 	}
 	rehome_spi("UPDATE rehome.table_map t SET source_equal = u.equal::text[], source_parts = u.parts"
 			   " FROM unnest($1::int[], $2::text[], $3::text[]) AS u(id, equal, parts) WHERE t.id = u.id", "ttt",
-			   rehome_name_array(ids), rehome_name_array(equal), rehome_name_array(parts));
+			   rehome_map_ids(maps), rehome_name_array(equal), rehome_name_array(parts));
 }
 
 /*
- * renew makes the capture of a map anew, in one transaction, so
- * that nothing is written in between without being captured.  What was
- * captured before is gone: the table has to be read as a whole.
+ * rehome_source_damage says what keeps the capture or fence of a map from
+ * working; NULL if they do.
  */
-static void
-renew(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
+char *
+rehome_source_damage(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
 {
-	RehomeRemoteTable *table = rehome_remote_table(map->source);
-	char	   *token = quote_literal_cstr(slice->migration->token);
-	char	   *relation = quote_literal_cstr(rehome_remote_relation(table));
-
-	/* the key may have other operators now */
-	learn(slice, map,
-		  run_with_locks(conn, psprintf("SELECT rehome_source.drop_capture(%s, %d, %s);"
-										" SELECT * FROM rehome_source.create_capture(%s, %d, %d, %s, %s::name[], true)",
-										token, map->id, relation, token, slice->id, map->id, relation,
-										quote_literal_cstr(rehome_remote_key_array(map, table))),
-						 list_make1(map)));
-	record_captures(list_make1(map));
+	return inspect_tables(conn, slice, list_make1(map))->value[0][1];
 }
 
 /*
- * rehome_source_put_back makes the capture of a map anew, and raises when that
- * does not mend it.
+ * rehome_source_put_back makes the capture of a map anew, in one transaction,
+ * so that nothing is written in between without being captured, and raises when
+ * that does not mend it.  What was captured before is gone: the table has to be
+ * read as a whole.
  */
 void
 rehome_source_put_back(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
 {
 	char	   *relation = rehome_remote_relation(rehome_remote_table(map->source));
+	char	   *sql = psprintf("SELECT rehome_source.drop_capture(%s, %d, %s); %s",
+							   quote_literal_cstr(slice->migration->token), map->id,
+							   quote_literal_cstr(relation), create_capture_sql(slice, map, true));
 	char	   *damage;
 
-	renew(conn, slice, map);
-	damage = inspect_tables(conn, slice, list_make1(map))->value[0][1];
+	/* the key may have other operators now */
+	learn(slice, map, run_with_locks(conn, sql, list_make1(map)));
+	record_captures(list_make1(map));
+	damage = rehome_source_damage(conn, slice, map);
 	if (damage != NULL)
 		ereport(ERROR,
 				errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -374,10 +362,7 @@ static void
 record_sources(RehomeConn *conn, RehomeSlice *slice, List *maps)
 {
 	RehomeRows *rows = inspect_tables(conn, slice, maps);
-	List	   *structures;
-	List	   *ids = NIL;
 	List	   *prints = NIL;
-	List	   *columns = NIL;
 	bool		renewed = false;
 	ListCell   *lc;
 
@@ -390,18 +375,11 @@ record_sources(RehomeConn *conn, RehomeSlice *slice, List *maps)
 		}
 	if (renewed)
 		rows = inspect_tables(conn, slice, maps);
-	structures = rehome_structures(conn, maps);
-	foreach(lc, maps)
-	{
-		RehomeTableMap *map = lfirst(lc);
-
-		ids = lappend(ids, psprintf("%d", map->id));
-		prints = lappend(prints, rows->value[foreach_current_index(lc)][0]);
-		columns = lappend(columns, list_nth(structures, foreach_current_index(lc)));
-	}
+	for (int i = 0; i < rows->n; i++)
+		prints = lappend(prints, rows->value[i][0]);
 	rehome_spi("UPDATE rehome.table_map t SET source_print = u.print, source_columns = u.columns::jsonb"
 			   " FROM unnest($1::int[], $2::text[], $3::text[]) AS u(id, print, columns) WHERE t.id = u.id", "ttt",
-			   rehome_name_array(ids), rehome_name_array(prints), rehome_name_array(columns));
+			   rehome_map_ids(maps), rehome_name_array(prints), rehome_name_array(rehome_structures(conn, maps)));
 }
 
 /*

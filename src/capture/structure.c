@@ -321,13 +321,10 @@ rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map, bool source, c
 List *
 rehome_triggers_lost(List *maps, bool back)
 {
-	List	   *ids = NIL;
 	List	   *lost = NIL;
 	RehomeRows *rows;
 	ListCell   *lc;
 
-	foreach(lc, maps)
-		ids = lappend(ids, psprintf("%d", ((RehomeTableMap *) lfirst(lc))->id));
 	rows = rehome_spi(back ?
 					  "SELECT t.id FROM rehome.table_map t WHERE t.id = ANY ($1::int[])"
 					  " AND 2 > (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = t.target AND g.tgenabled = 'A'"
@@ -338,7 +335,7 @@ rehome_triggers_lost(List *maps, bool back)
 					  "  AND (g.tgname <> 'rehome_guard' OR g.tgtype & 1 = 1 OR NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = t.target))"
 					  "  AND g.tgname IN (CASE t.drift_policy WHEN 'reject' THEN 'rehome_guard' ELSE 'rehome_drift' END,"
 					  "  CASE t.drift_policy WHEN 'reject' THEN 'rehome_guard_truncate' ELSE 'rehome_drift_truncate' END))",
-					  "t", rehome_name_array(ids));
+					  "t", rehome_map_ids(maps));
 	foreach(lc, maps)
 		for (int i = 0; i < rows->n; i++)
 			if (rehome_int(rows->value[i][0]) == ((RehomeTableMap *) lfirst(lc))->id)
@@ -354,15 +351,12 @@ rehome_triggers_lost(List *maps, bool back)
 List *
 rehome_target_inspect(RehomeSlice *slice, List *maps)
 {
-	List	   *oids = NIL;
 	List	   *lost;
 	List	   *structures;
 	char	   *print;
 	bool		back = slice->state == REHOME_CUT_OVER;
 	ListCell   *lc;
 
-	foreach(lc, maps)
-		oids = lappend(oids, psprintf("%u", ((RehomeTableMap *) lfirst(lc))->target));
 	print = rehome_spi_value("SELECT md5(concat((SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,"
 							 "   a.attnotnull, a.atthasdef, a.attisdropped), ',' ORDER BY a.attrelid, a.attnum)"
 							 "  FROM pg_attribute a WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0),"
@@ -373,7 +367,7 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 							 "   UNION ALL SELECT i.inhrelid FROM pg_inherits i JOIN part ON i.inhparent = part.oid)"
 							 "  SELECT string_agg('unlogged ' || c.oid, ',' ORDER BY c.oid) FROM part JOIN pg_class c USING (oid)"
 							 "  WHERE c.relpersistence = 'u' AND c.relkind = 'r')))",
-							 "t", rehome_name_array(oids));
+							 "t", rehome_map_targets(maps));
 	if (slice->target_print != NULL && strcmp(slice->target_print, print) == 0)
 		return maps;
 	structures = rehome_structures(NULL, maps);

@@ -36,9 +36,7 @@
 #include "util/spi.h"
 #include "util/wait.h"
 #include "utils/acl.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
@@ -74,70 +72,6 @@ static int64 last_event = 0;
 	" LEFT JOIN pg_attribute a ON a.attrelid = t.target::oid AND a.attname = c.\"column\" "
 
 #define COLUMN_MAP_ORDER " ORDER BY t.id, a.attnum, c.\"column\""
-
-/*
- * rehome_name_list splits the text of a name[] or text[] into a List of
- * strings; NULL gives NIL.
- */
-List *
-rehome_name_list(const char *array)
-{
-	List	   *names = NIL;
-	Datum	   *elems;
-	bool	   *nulls;
-	int			n;
-	Datum		value;
-
-	if (array == NULL)
-		return NIL;
-	value = OidInputFunctionCall(F_ARRAY_IN, pstrdup(array), TEXTOID, -1);
-	deconstruct_array(DatumGetArrayTypeP(value), TEXTOID, -1, false, TYPALIGN_INT,
-					  &elems, &nulls, &n);
-	for (int i = 0; i < n; i++)
-		names = lappend(names, nulls[i] ? NULL : TextDatumGetCString(elems[i]));
-	return names;
-}
-
-/*
- * rehome_name_listed tells whether a name is among names.  NULL, as either, is
- * none.
- */
-bool
-rehome_name_listed(List *names, const char *name)
-{
-	ListCell   *lc;
-
-	foreach(lc, names)
-		if (name != NULL && lfirst(lc) != NULL && strcmp(lfirst(lc), name) == 0)
-			return true;
-	return false;
-}
-
-/*
- * rehome_name_array is the inverse of rehome_name_list: the text of a text[].
- * NULL among the names is SQL's null.
- */
-char *
-rehome_name_array(List *names)
-{
-	int			n = list_length(names);
-	int			lower_bound = 1;
-	Datum	   *elems = palloc0(sizeof(Datum) * Max(n, 1));
-	bool	   *nulls = palloc0(sizeof(bool) * Max(n, 1));
-	ArrayType  *array;
-	ListCell   *lc;
-
-	foreach(lc, names)
-	{
-		int			i = foreach_current_index(lc);
-
-		nulls[i] = lfirst(lc) == NULL;
-		if (!nulls[i])
-			elems[i] = CStringGetTextDatum((char *) lfirst(lc));
-	}
-	array = construct_md_array(elems, nulls, n > 0 ? 1 : 0, &n, &lower_bound, TEXTOID, -1, false, TYPALIGN_INT);
-	return OidOutputFunctionCall(F_ARRAY_OUT, PointerGetDatum(array));
-}
 
 static RehomeMigration *
 migration_from_row(char **v)
@@ -268,14 +202,24 @@ rehome_slices_get(RehomeMigration *migration, const char *slice)
 }
 
 /*
+ * slice_row reads a slice by its id: a row of SLICE_COLUMNS, or none.
+ */
+static RehomeRows *
+slice_row(int id)
+{
+	static SPIPlanPtr plan = NULL;
+
+	return rehome_spi_kept(&plan, SLICE_COLUMNS "WHERE s.id = $1", "i", id);
+}
+
+/*
  * rehome_slice_by_id returns a slice with its migration, or NULL when there
  * is none (any more).
  */
 RehomeSlice *
 rehome_slice_by_id(int id)
 {
-	static SPIPlanPtr plan = NULL;
-	RehomeRows *rows = rehome_spi_kept(&plan, SLICE_COLUMNS "WHERE s.id = $1", "i", id);
+	RehomeRows *rows = slice_row(id);
 	RehomeSlice *s;
 
 	if (rows->n == 0)
@@ -405,6 +349,34 @@ rehome_table_maps_get(RehomeSlice *slice)
 		maps = lappend(maps, map);
 	}
 	return maps;
+}
+
+/*
+ * rehome_map_ids returns the ids of table maps as the text of an int[].
+ */
+char *
+rehome_map_ids(List *maps)
+{
+	List	   *ids = NIL;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+		ids = lappend(ids, psprintf("%d", ((RehomeTableMap *) lfirst(lc))->id));
+	return rehome_name_array(ids);
+}
+
+/*
+ * rehome_map_targets returns the targets of table maps as the text of an oid[].
+ */
+char *
+rehome_map_targets(List *maps)
+{
+	List	   *oids = NIL;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+		oids = lappend(oids, psprintf("%u", ((RehomeTableMap *) lfirst(lc))->target));
+	return rehome_name_array(oids);
 }
 
 /*
@@ -629,7 +601,7 @@ rehome_slice_try_work_lock(int slice_id)
 void
 rehome_slice_reread(RehomeSlice *slice)
 {
-	RehomeRows *rows = rehome_spi(SLICE_COLUMNS "WHERE s.id = $1", "i", slice->id);
+	RehomeRows *rows = slice_row(slice->id);
 
 	if (rows->n == 0)
 		ereport(ERROR,

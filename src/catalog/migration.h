@@ -11,6 +11,7 @@
 #include "catalog/state.h"
 #include "nodes/pg_list.h"
 #include "util/call.h"
+#include "util/name.h"
 #include "utils/timestamp.h"
 
 /*
@@ -123,9 +124,8 @@ extern List *rehome_table_maps_require(RehomeSlice *slice);
 extern bool rehome_table_map_exists(RehomeTableMap *map);
 extern RehomeTableMap *rehome_table_map_by_id(int id);
 extern RehomeTableMap *rehome_table_map_of(RehomeMigration *migration, Oid target);
-extern List *rehome_name_list(const char *array);
-extern bool rehome_name_listed(List *names, const char *name);
-extern char *rehome_name_array(List *names);
+extern char *rehome_map_ids(List *maps);
+extern char *rehome_map_targets(List *maps);
 
 extern RehomeDriftPolicy rehome_drift_policy_parse(const char *name);
 extern const char *rehome_drift_policy_name(RehomeDriftPolicy policy);

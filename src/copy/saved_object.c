@@ -168,17 +168,6 @@ save(RehomeTableMap *map, char **v)
 	rehome_spi(drop, "");
 }
 
-static char *
-target_array(List *maps)
-{
-	List	   *oids = NIL;
-	ListCell   *lc;
-
-	foreach(lc, maps)
-		oids = lappend(oids, psprintf("%u", ((RehomeTableMap *) lfirst(lc))->target));
-	return rehome_name_array(oids);
-}
-
 /*
  * rehome_saved_take drops and stores what can be of all targets of a slice,
  * but of the small ones only foreign keys.  These go first, since the keys
@@ -187,7 +176,7 @@ target_array(List *maps)
 void
 rehome_saved_take(List *maps, List *small)
 {
-	RehomeRows *rows = rehome_spi(candidates, "tt", target_array(maps), target_array(small));
+	RehomeRows *rows = rehome_spi(candidates, "tt", rehome_map_targets(maps), rehome_map_targets(small));
 
 	for (int pass = 0; pass < 2; pass++)
 		for (int i = 0; i < rows->n; i++)

@@ -113,8 +113,8 @@ check_published(List *findings, const char *published, const char *side)
 {
 	return published == NULL ? findings :
 		rehome_finding(findings, side, "warning", published,
-				psprintf("publishes all tables of the %s, those that pg_rehome makes there as well: a subscriber that lacks them stops", side),
-				"Publish by schema or by table; or make tables of those names at the subscribers.");
+					   psprintf("publishes all tables of the %s, those that pg_rehome makes there as well: a subscriber that lacks them stops", side),
+					   "Publish by schema or by table; or make tables of those names at the subscribers.");
 }
 
 static List *
@@ -129,23 +129,23 @@ check_connection(List *findings, RehomeConn *conn, RehomeSlice *slice)
 
 	if (rehome_conn_version(conn) < OLDEST_SOURCE)
 		findings = rehome_finding(findings, "source", "error", v[0],
-						   psprintf("the source is PostgreSQL %d.%d", rehome_conn_version(conn) / 10000,
-									rehome_conn_version(conn) / 100 % 100),
-						   "Version 10 is the oldest that can be a source.");
+								  psprintf("the source is PostgreSQL %d.%d", rehome_conn_version(conn) / 10000,
+										   rehome_conn_version(conn) / 100 % 100),
+								  "Version 10 is the oldest that can be a source.");
 	if (rehome_bool(v[2]))
 		findings = rehome_finding(findings, "source", "error", v[0],
-						   "the source is a standby; triggers cannot be created there",
-						   "Point the server at its primary.");
+								  "the source is a standby; triggers cannot be created there",
+								  "Point the server at its primary.");
 	if (!rehome_bool(v[3]))
 		findings = rehome_finding(findings, "privilege", "error", v[0],
-						   psprintf("role \"%s\" may not create schema rehome_source", v[1]),
-						   psprintf("GRANT CREATE ON DATABASE %s TO %s;", v[5], v[6]));
+								  psprintf("role \"%s\" may not create schema rehome_source", v[1]),
+								  psprintf("GRANT CREATE ON DATABASE %s TO %s;", v[5], v[6]));
 	findings = check_published(findings, rehome_conn_value(conn, PUBLISHED, ""), "source");
 	findings = check_published(findings, rehome_spi_value(PUBLISHED, ""), "target");
 	if (!rehome_inverse_may_bypass(conn))
 		findings = rehome_finding(findings, "reverse", "info", v[0],
-						   "triggers and foreign keys of the source fire when changes are brought back after cutover",
-						   psprintf("On PostgreSQL 15 and later: GRANT SET ON PARAMETER session_replication_role TO %s;", v[6]));
+								  "triggers and foreign keys of the source fire when changes are brought back after cutover",
+								  psprintf("On PostgreSQL 15 and later: GRANT SET ON PARAMETER session_replication_role TO %s;", v[6]));
 	return findings;
 }
 
@@ -158,53 +158,53 @@ check_source_table(List *findings, RehomeTableMap *map, char **fact, const char 
 
 	if (!rehome_bool(fact[FACT_USAGE]))
 		findings = rehome_finding(findings, "privilege", "error", name, psprintf("role %s may not use its schema", role),
-						   psprintf("GRANT USAGE ON SCHEMA %s TO %s;",
-									quote_identifier(rehome_remote_table(map->source)->schema), role));
+								  psprintf("GRANT USAGE ON SCHEMA %s TO %s;",
+										   quote_identifier(rehome_remote_table(map->source)->schema), role));
 	if (fact[FACT_OID] == NULL)
 		return rehome_finding(findings, "source", "error", name, "the source has no such table",
-					   "Check the foreign table's options schema_name and table_name.");
+							  "Check the foreign table's options schema_name and table_name.");
 	kind = fact[FACT_KIND][0];
 	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE)
 		return rehome_finding(findings, "source", "error", name,
-					   "is not a table; changes of views and foreign tables cannot be captured", NULL);
+							  "is not a table; changes of views and foreign tables cannot be captured", NULL);
 	if (kind == RELKIND_PARTITIONED_TABLE && version < 110000)
 		findings = rehome_finding(findings, "source", "error", name,
-						   "PostgreSQL 10 has no row triggers on partitioned tables", "Map each partition.");
+								  "PostgreSQL 10 has no row triggers on partitioned tables", "Map each partition.");
 	if (fact[FACT_PERSISTENCE][0] == 't')
 		findings = rehome_finding(findings, "source", "error", name, "is a temporary table", NULL);
 	if (fact[FACT_PERSISTENCE][0] == 'u')
 		findings = rehome_finding(findings, "source", "warning", name,
-						   "is unlogged: a crash of the source empties it, and no trigger tells",
-						   "ALTER TABLE ... SET LOGGED, or verify after a crash.");
+								  "is unlogged: a crash of the source empties it, and no trigger tells",
+								  "ALTER TABLE ... SET LOGGED, or verify after a crash.");
 	if (rehome_bool(fact[FACT_CHILDREN]))
 		findings = rehome_finding(findings, "source", "error", name, "has inheritance children", "Map each table by itself.");
 	if (fact[FACT_MAPPED_PARENT] != NULL)
 		findings = rehome_finding(findings, "source", "error", name,
-						   psprintf("is a partition of %s, which is mapped too", fact[FACT_MAPPED_PARENT]),
-						   "Map one or the other.");
+								  psprintf("is a partition of %s, which is mapped too", fact[FACT_MAPPED_PARENT]),
+								  "Map one or the other.");
 	if (!rehome_bool(fact[FACT_SELECT]))
 		findings = rehome_finding(findings, "privilege", "error", name, psprintf("role %s may not read it", role),
-						   psprintf("GRANT SELECT ON TABLE %s TO %s;", name, role));
+								  psprintf("GRANT SELECT ON TABLE %s TO %s;", name, role));
 	if (!rehome_bool(fact[FACT_TRIGGER]))
 		findings = rehome_finding(findings, "privilege", "error", name, psprintf("role %s may not create triggers on it", role),
-						   psprintf("GRANT TRIGGER ON TABLE %s TO %s;", name, role));
+								  psprintf("GRANT TRIGGER ON TABLE %s TO %s;", name, role));
 	if (fact[FACT_UNREADABLE_PARTS] != NULL)
 		findings = rehome_finding(findings, "privilege", "error", name,
-						   psprintf("role %s may not read, or create triggers on, the partitions %s", role, fact[FACT_UNREADABLE_PARTS]),
-						   psprintf("GRANT SELECT, TRIGGER, INSERT, UPDATE, DELETE ON TABLE %s TO %s;",
-									fact[FACT_UNREADABLE_PARTS], role));
+								  psprintf("role %s may not read, or create triggers on, the partitions %s", role, fact[FACT_UNREADABLE_PARTS]),
+								  psprintf("GRANT SELECT, TRIGGER, INSERT, UPDATE, DELETE ON TABLE %s TO %s;",
+										   fact[FACT_UNREADABLE_PARTS], role));
 	if (rehome_bool(fact[FACT_ROW_SECURITY]))
 		findings = rehome_finding(findings, "source", "error", name, psprintf("row security hides rows from role %s", role),
-						   psprintf("ALTER ROLE %s BYPASSRLS;", role));
+								  psprintf("ALTER ROLE %s BYPASSRLS;", role));
 	if (!rehome_bool(fact[FACT_KEY_UNIQUE]))
 		findings = rehome_finding(findings, "source", "warning", name,
-						   psprintf("no unique index stands on (%s): rows that share a key cannot be told apart",
-									rehome_quote_list(map->source_key, "")),
-						   "Create a unique index, or choose another key.");
+								  psprintf("no unique index stands on (%s): rows that share a key cannot be told apart",
+										   rehome_quote_list(map->source_key, "")),
+								  "Create a unique index, or choose another key.");
 	if (!rehome_bool(fact[FACT_OWNED]))
 		findings = rehome_finding(findings, "source", "warning", name,
-						   "capture does not see writes of sessions in replica role, since the connecting role does not own the table",
-						   psprintf("Avoid session_replication_role = replica there, or GRANT the owner to %s.", role));
+								  "capture does not see writes of sessions in replica role, since the connecting role does not own the table",
+								  psprintf("Avoid session_replication_role = replica there, or GRANT the owner to %s.", role));
 	return findings;
 }
 
@@ -235,14 +235,14 @@ check_source_columns(List *findings, RehomeTableMap *map, RehomeRows *columns)
 			type = format_type_with_typemod(att->atttypid, att->atttypmod);
 			if (strcmp(type, columns->value[r][COLUMN_TYPE]) != 0)
 				findings = rehome_finding(findings, "mapping", "warning", psprintf("%s.%s", name, table->remote[i]),
-								   psprintf("is of type %s at the source, but the foreign table says %s",
-											columns->value[r][COLUMN_TYPE], type),
-								   "Import the foreign table again.");
+										  psprintf("is of type %s at the source, but the foreign table says %s",
+												   columns->value[r][COLUMN_TYPE], type),
+										  "Import the foreign table again.");
 		}
 		if (!found)
 			findings = rehome_finding(findings, "mapping", "error", psprintf("%s.%s", name, table->remote[i]),
-							   "the foreign table has a column that the source has not",
-							   "Import the foreign table again.");
+									  "the foreign table has a column that the source has not",
+									  "Import the foreign table again.");
 	}
 	table_close(rel, AccessShareLock);
 	return findings;
@@ -266,8 +266,8 @@ check_filter(List *findings, RehomeConn *conn, RehomeTableMap *map)
 	appendStringInfo(&sql, " WHERE (%s) LIMIT 0", map->filter);
 	if (!rehome_conn_try(conn, sql.data, &error))
 		findings = rehome_finding(findings, "mapping", "error", rehome_remote_relation(table),
-						   psprintf("the source cannot evaluate the filter: %s", error.message),
-						   "Use functions, operators and types that the source has.");
+								  psprintf("the source cannot evaluate the filter: %s", error.message),
+								  "Use functions, operators and types that the source has.");
 	return findings;
 }
 
@@ -288,11 +288,11 @@ check_target_since(List *findings, RehomeSlice *slice, RehomeTableMap *map, cons
 		rehome_define_check_key(rel, map->key, &problems);
 	if (problems.n > 0)
 		findings = rehome_finding(findings, "target", "error", name,
-						   psprintf("its key does not identify rows any more: %s", problems.text.data),
-						   unconstify(char *, problems.hint));
+								  psprintf("its key does not identify rows any more: %s", problems.text.data),
+								  unconstify(char *, problems.hint));
 	if (rel->rd_rel->relkind == RELKIND_RELATION && find_inheritance_children(map->target, NoLock) != NIL)
 		findings = rehome_finding(findings, "target", "error", name, "has inheritance children",
-						   "Map each child, or use declarative partitioning.");
+								  "Map each child, or use declarative partitioning.");
 	table_close(rel, AccessShareLock);
 
 	rows = rehome_spi_kept(&plan, "SELECT quote_ident(a.attname) FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0"
@@ -301,9 +301,9 @@ check_target_since(List *findings, RehomeSlice *slice, RehomeTableMap *map, cons
 						   "oi", map->target, map->id);
 	for (int i = 0; i < rows->n; i++)
 		findings = rehome_finding(findings, "mapping", "error", psprintf("%s.%s", name, rows->value[i][0]),
-						   "was added since the table was mapped, may not be null and has no default",
-						   psprintf("ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL; or give it a default, or map it with rehome.map_column().",
-									name, rows->value[i][0]));
+								  "was added since the table was mapped, may not be null and has no default",
+								  psprintf("ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL; or give it a default, or map it with rehome.map_column().",
+										   name, rows->value[i][0]));
 	return findings;
 }
 
@@ -317,8 +317,8 @@ check_logged(List *findings, RehomeTableMap *map)
 
 	return unlogged == NULL ? findings :
 		rehome_finding(findings, "target", "error", unlogged,
-				"is unlogged: a crash of this server would empty it, and nothing would tell",
-				psprintf("ALTER TABLE %s SET LOGGED;", unlogged));
+					   "is unlogged: a crash of this server would empty it, and nothing would tell",
+					   psprintf("ALTER TABLE %s SET LOGGED;", unlogged));
 }
 
 static List *
@@ -336,30 +336,30 @@ check_target(List *findings, RehomeSlice *slice, RehomeTableMap *map)
 						   " FROM pg_class c WHERE c.oid = $1", "oo", map->target, slice->migration->owner);
 	if (rows->n == 0)
 		return rehome_finding(findings, "target", "error", rehome_relation_name(map->source),
-					   psprintf("the target table it feeds, with OID %u, does not exist any more", map->target),
-					   psprintf("SELECT rehome.drop_migration(%s); and define it anew.",
-								quote_literal_cstr(slice->migration->name)));
+							  psprintf("the target table it feeds, with OID %u, does not exist any more", map->target),
+							  psprintf("SELECT rehome.drop_migration(%s); and define it anew.",
+									   quote_literal_cstr(slice->migration->name)));
 	if (rehome_bool(rows->value[0][0]))
 		findings = rehome_finding(findings, "target", "error", name, "row security is forced, even for the owner",
-						   psprintf("ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;", name));
+								  psprintf("ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;", name));
 	if (!rehome_bool(rows->value[0][1]))
 		findings = rehome_finding(findings, "privilege", "error", name,
-						   psprintf("role \"%s\" does not own it", GetUserNameFromId(slice->migration->owner, false)),
-						   psprintf("ALTER TABLE %s OWNER TO %s;", name,
-									quote_identifier(GetUserNameFromId(slice->migration->owner, false))));
+								  psprintf("role \"%s\" does not own it", GetUserNameFromId(slice->migration->owner, false)),
+								  psprintf("ALTER TABLE %s OWNER TO %s;", name,
+										   quote_identifier(GetUserNameFromId(slice->migration->owner, false))));
 	else if (slice->state == REHOME_PLANNED && !rehome_target_is_empty(map->target, slice->migration->owner))
 		findings = rehome_finding(findings, "target", "error", name, "is not empty",
-						   psprintf("TRUNCATE %s;", name));
+								  psprintf("TRUNCATE %s;", name));
 	if (!rehome_bool(rows->value[0][3]))
 		findings = rehome_finding(findings, "privilege", "error", name,
-						   psprintf("role \"%s\" may not rebuild its indexes after the load",
-									GetUserNameFromId(slice->migration->owner, false)),
-						   psprintf("GRANT CREATE ON SCHEMA %s TO %s;",
-									quote_identifier(get_namespace_name(get_rel_namespace(map->target))),
-									quote_identifier(GetUserNameFromId(slice->migration->owner, false))));
+								  psprintf("role \"%s\" may not rebuild its indexes after the load",
+										   GetUserNameFromId(slice->migration->owner, false)),
+								  psprintf("GRANT CREATE ON SCHEMA %s TO %s;",
+										   quote_identifier(get_namespace_name(get_rel_namespace(map->target))),
+										   quote_identifier(GetUserNameFromId(slice->migration->owner, false))));
 	if (rehome_bool(rows->value[0][2]))
 		findings = rehome_finding(findings, "target", "warning", name,
-						   "has triggers that fire for replicated changes too; they will fire for every row brought here", NULL);
+								  "has triggers that fire for replicated changes too; they will fire for every row brought here", NULL);
 	if (slice->migration->live)
 		findings = check_logged(findings, map);
 	findings = check_target_since(findings, slice, map, name);
@@ -374,12 +374,12 @@ check_target(List *findings, RehomeSlice *slice, RehomeTableMap *map)
 								 " AND attnotnull AND NOT atthasdef AND attidentity = ''",
 								 "ot", map->target, column->name)->n > 0)
 			findings = rehome_finding(findings, "mapping", "error",
-							   psprintf("%s.%s", name, quote_identifier(column->name)),
-							   in_key ? "is part of the key but mapped from nothing" :
-							   "may not be null, has no default and is mapped from nothing",
-							   psprintf("SELECT rehome.map_column(%s, %s, %s, '<expression>');",
-										quote_literal_cstr(slice->migration->name),
-										quote_literal_cstr(name), quote_literal_cstr(column->name)));
+									  psprintf("%s.%s", name, quote_identifier(column->name)),
+									  in_key ? "is part of the key but mapped from nothing" :
+									  "may not be null, has no default and is mapped from nothing",
+									  psprintf("SELECT rehome.map_column(%s, %s, %s, '<expression>');",
+											   quote_literal_cstr(slice->migration->name),
+											   quote_literal_cstr(name), quote_literal_cstr(column->name)));
 	}
 	return findings;
 }
@@ -416,8 +416,8 @@ compiles(List **findings, RehomeTableMap *map, Oid owner)
 		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INTERNAL_ERROR)
 		ReThrowError(error);
 	*findings = rehome_finding(*findings, "mapping", "error", rehome_relation_name(map->target),
-						psprintf("its map does not fit any more: %s", error->message),
-						"Take back what was done to the tables, or state the column anew with rehome.map_column().");
+							   psprintf("its map does not fit any more: %s", error->message),
+							   "Take back what was done to the tables, or state the column anew with rehome.map_column().");
 	return false;
 }
 
@@ -450,8 +450,8 @@ rehome_preflight_slice(RehomeSlice *slice, bool try_rows)
 
 	if (maps == NIL)
 		return rehome_finding(NIL, "mapping", "error", slice->name, "the slice has no tables",
-					   psprintf("SELECT rehome.add_table(%s, '<source>', '<target>', slice => %s);",
-								quote_literal_cstr(slice->migration->name), quote_literal_cstr(slice->name)));
+							  psprintf("SELECT rehome.add_table(%s, '<source>', '<target>', slice => %s);",
+									   quote_literal_cstr(slice->migration->name), quote_literal_cstr(slice->name)));
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
@@ -459,9 +459,9 @@ rehome_preflight_slice(RehomeSlice *slice, bool try_rows)
 		findings = check_target(findings, slice, map);
 		if (get_rel_name(map->source) == NULL)
 			findings = rehome_finding(findings, "mapping", "error", rehome_relation_name(map->target),
-							   psprintf("the relation it is fed from, with OID %u, does not exist any more", map->source),
-							   psprintf("SELECT rehome.drop_migration(%s); and define it anew.",
-										quote_literal_cstr(slice->migration->name)));
+									  psprintf("the relation it is fed from, with OID %u, does not exist any more", map->source),
+									  psprintf("SELECT rehome.drop_migration(%s); and define it anew.",
+											   quote_literal_cstr(slice->migration->name)));
 		if (!rehome_table_map_exists(map) || !compiles(&findings, map, slice->migration->owner))
 			maps = foreach_delete_current(maps, lc);
 	}
@@ -484,7 +484,7 @@ rehome_preflight_slice(RehomeSlice *slice, bool try_rows)
 		if (facts->value[foreach_current_index(lc)][FACT_OID] != NULL &&
 			rehome_bool(facts->value[foreach_current_index(lc)][FACT_USAGE]))
 			findings = check_filter(check_source_columns(findings, lfirst(lc), lfirst(its)), conn, lfirst(lc));
-	findings = list_concat(findings, rehome_preflight_switch(conn, slice, maps));
+	findings = list_concat(findings, rehome_check_switch(conn, slice, maps, facts, columns));
 	foreach(lc, maps)
 	{
 		char	  **fact = facts->value[foreach_current_index(lc)];

@@ -29,6 +29,7 @@ extern List *rehome_finding(List *findings, const char *check, const char *sever
 							char *detail, char *hint);
 extern RehomeRows *rehome_source_facts(RehomeConn *conn, List *maps);
 extern List *rehome_source_columns(RehomeConn *conn, RehomeRows *facts);
+extern List *rehome_check_switch(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeRows *facts, List *columns);
 extern bool rehome_key_is_mapped(RehomeTableMap *map);
 extern List *rehome_check_round_trip(List *findings, RehomeSlice *slice, RehomeTableMap *map);
 

@@ -55,23 +55,23 @@ rehome_reverse_losses(RehomeTableMap *map)
 
 		if (column->kind == REHOME_SKIP)
 			findings = rehome_finding(findings, "reverse", "info", object,
-							   "has no counterpart at the source: what is written to it stays at the target", NULL);
+									  "has no counterpart at the source: what is written to it stays at the target", NULL);
 		else if (column->kind == REHOME_EXPRESSION && column->inverse == NULL)
 			findings = rehome_finding(findings, "reverse", "warning", object,
-							   "is computed, and has no inverse: what is written to it after cutover is lost by a rollback",
-							   "Give rehome.map_column() an inverse if that is not enough.");
+									  "is computed, and has no inverse: what is written to it after cutover is lost by a rollback",
+									  "Give rehome.map_column() an inverse if that is not enough.");
 		else if (policy == 'n' || policy == 'd')
 			findings = rehome_finding(findings, "reverse", "warning", object,
-							   psprintf("is %s where the rule refuses a value: when such a row is written after cutover, the source gets that in the place of its own value",
-										policy == 'n' ? "null" : "the default"),
-							   "Correct those rows at the source, or have them quarantined.");
+									  psprintf("is %s where the rule refuses a value: when such a row is written after cutover, the source gets that in the place of its own value",
+											   policy == 'n' ? "null" : "the default"),
+									  "Correct those rows at the source, or have them quarantined.");
 		else if (policy == 'q')
 			findings = rehome_finding(findings, "reverse", "info", object,
-							   "rows whose value the rule refuses are not at the target: the source keeps them as they are", NULL);
+									  "rows whose value the rule refuses are not at the target: the source keeps them as they are", NULL);
 	}
 	if (map->quarantine)
 		findings = rehome_finding(findings, "reverse", "info", rehome_relation_name(map->target),
-						   "rows that are refused are not at the target: the source keeps them as they are", NULL);
+								  "rows that are refused are not at the target: the source keeps them as they are", NULL);
 	return findings;
 }
 
@@ -108,15 +108,15 @@ rehome_check_round_trip(List *findings, RehomeSlice *slice, RehomeTableMap *map)
 			ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES)
 			ReThrowError(error);
 		return rehome_finding(findings, "reverse", "warning", name,
-					   psprintf("its rows could not be tried there and back: %s", error->message), NULL);
+							  psprintf("its rows could not be tried there and back: %s", error->message), NULL);
 	}
 	for (int i = 0; i < try.inverse->ncolumns; i++)
 		if (try.result->lost[i] > 0)
 			findings = rehome_finding(findings, "reverse", "warning",
-							   psprintf("%s.%s", name, quote_identifier(try.inverse->columns[i].remote)),
-							   psprintf(INT64_FORMAT " of " INT64_FORMAT " rows that were tried do not come back as they are: %s",
-										try.result->lost[i], try.result->rows, try.result->example[i]),
-							   "Give the rule an inverse that restores the value, or be sure that such rows may change at the source when they are written after cutover.");
+									  psprintf("%s.%s", name, quote_identifier(try.inverse->columns[i].remote)),
+									  psprintf(INT64_FORMAT " of " INT64_FORMAT " rows that were tried do not come back as they are: %s",
+											   try.result->lost[i], try.result->rows, try.result->example[i]),
+									  "Give the rule an inverse that restores the value, or be sure that such rows may change at the source when they are written after cutover.");
 	return findings;
 }
 
@@ -145,22 +145,22 @@ check_reverse(List *findings, RehomeSlice *slice, RehomeTableMap *map, RehomeRow
 		{
 			if (column->key > 0 && !column->key_only)
 				findings = rehome_finding(findings, "reverse", "error", object,
-								   "is part of the key, but its inverse reads more than the target's key",
-								   "Deleted rows leave nothing but their key: restore it from that.");
+										  "is part of the key, but its inverse reads more than the target's key",
+										  "Deleted rows leave nothing but their key: restore it from that.");
 			continue;
 		}
 		if (column != NULL && column->key > 0)
 			findings = rehome_finding(findings, "reverse", "error", object,
-							   "is part of the key and cannot be restored from the target: no change could be carried back",
-							   "Give rehome.map_column() an inverse, or cut over with one_way => true.");
+									  "is part of the key and cannot be restored from the target: no change could be carried back",
+									  "Give rehome.map_column() an inverse, or cut over with one_way => true.");
 		else if (rehome_bool(columns->value[r][COLUMN_REQUIRED]))
 			findings = rehome_finding(findings, "reverse", "error", object,
-							   "cannot be restored from the target, may not be null and has no default: rows inserted after cutover could not be carried back",
-							   "Give rehome.map_column() an inverse, give the source column a default, or cut over with one_way => true.");
+									  "cannot be restored from the target, may not be null and has no default: rows inserted after cutover could not be carried back",
+									  "Give rehome.map_column() an inverse, give the source column a default, or cut over with one_way => true.");
 		else
 			findings = rehome_finding(findings, "reverse", "warning", object,
-							   "is not carried back after cutover: changed rows keep their value, new rows get the default",
-							   "Give rehome.map_column() an inverse if that is not enough.");
+									  "is not carried back after cutover: changed rows keep their value, new rows get the default",
+									  "Give rehome.map_column() an inverse if that is not enough.");
 	}
 	return findings;
 }
@@ -179,9 +179,9 @@ check_derived(List *findings, RehomeSlice *slice)
 
 		if (derivation->write_back == NULL)
 			findings = rehome_finding(findings, "reverse", "warning", rehome_relation_name(derivation->target),
-							   psprintf("%s: derived (\"%s\"), and derived anew by a rollback: what is written to it after cutover is lost",
-										derivation->whole ? "its rows" : rehome_quote_list(derivation->columns, ""), derivation->name),
-							   "Give rehome.add_derived() a function to write back, if that is not enough.");
+									  psprintf("%s: derived (\"%s\"), and derived anew by a rollback: what is written to it after cutover is lost",
+											   derivation->whole ? "its rows" : rehome_quote_list(derivation->columns, ""), derivation->name),
+									  "Give rehome.add_derived() a function to write back, if that is not enough.");
 	}
 	return findings;
 }
@@ -216,26 +216,24 @@ check_sequences(List *findings, RehomeConn *conn, RehomeRows *facts, const char 
 
 		if (!rehome_bool(rows->value[i][3]))
 			findings = rehome_finding(findings, "sequence", "warning", name,
-							   "feeds no mapped column and is not carried over",
-							   "Set its counterpart by hand in the transaction of the cutover, if there is one.");
+									  "feeds no mapped column and is not carried over",
+									  "Set its counterpart by hand in the transaction of the cutover, if there is one.");
 		else if (!rehome_bool(rows->value[i][1]) || !rehome_bool(rows->value[i][2]))
 			findings = rehome_finding(findings, "privilege", "error", name,
-							   psprintf("role %s may not read and set the sequence", role),
-							   psprintf("GRANT SELECT, UPDATE ON SEQUENCE %s TO %s;", name, role));
+									  psprintf("role %s may not read and set the sequence", role),
+									  psprintf("GRANT SELECT, UPDATE ON SEQUENCE %s TO %s;", name, role));
 	}
 	return findings;
 }
 
 /*
- * rehome_preflight_switch returns what stands in the way of cutover and
- * rollback.
+ * rehome_check_switch returns what stands in the way of cutover and rollback,
+ * given the maps' source facts and columns.
  */
 List *
-rehome_preflight_switch(RehomeConn *conn, RehomeSlice *slice, List *maps)
+rehome_check_switch(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeRows *facts, List *columns)
 {
 	List	   *findings = NIL;
-	RehomeRows *facts = rehome_source_facts(conn, maps);
-	List	   *columns = rehome_source_columns(conn, facts);
 	char	   *role = rehome_conn_value(conn, "SELECT quote_ident(current_user)", "");
 	ListCell   *lc;
 	ListCell   *lc2;
@@ -250,12 +248,12 @@ rehome_preflight_switch(RehomeConn *conn, RehomeSlice *slice, List *maps)
 			continue;
 		if (!rehome_bool(fact[FACT_WRITE]))
 			findings = rehome_finding(findings, "privilege", "error", name,
-							   psprintf("role %s may not lock it for the switch, nor bring changes back", role),
-							   psprintf("GRANT INSERT, UPDATE, DELETE ON TABLE %s TO %s;", name, role));
+									  psprintf("role %s may not lock it for the switch, nor bring changes back", role),
+									  psprintf("GRANT INSERT, UPDATE, DELETE ON TABLE %s TO %s;", name, role));
 		foreach(lc2, rehome_sequences_left(map))
 			findings = rehome_finding(findings, "sequence", "warning", lfirst(lc2),
-							   "feeds a column that a rule fills with other values than the source's, and is not carried over",
-							   "Set it by hand in the transaction of the cutover.");
+									  "feeds a column that a rule fills with other values than the source's, and is not carried over",
+									  "Set it by hand in the transaction of the cutover.");
 		if (rehome_key_is_mapped(map) && rehome_bool(fact[FACT_USAGE]))
 			findings = check_reverse(findings, slice, map, list_nth(columns, foreach_current_index(lc)));
 	}
@@ -264,4 +262,16 @@ rehome_preflight_switch(RehomeConn *conn, RehomeSlice *slice, List *maps)
 	foreach(lc, findings)
 		((RehomeFinding *) lfirst(lc))->at_switch = true;
 	return findings;
+}
+
+/*
+ * rehome_preflight_switch returns what stands in the way of cutover and
+ * rollback.
+ */
+List *
+rehome_preflight_switch(RehomeConn *conn, RehomeSlice *slice, List *maps)
+{
+	RehomeRows *facts = rehome_source_facts(conn, maps);
+
+	return rehome_check_switch(conn, slice, maps, facts, rehome_source_columns(conn, facts));
 }

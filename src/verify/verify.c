@@ -145,15 +145,10 @@ to_compare(List *maps, Oid target)
 static void
 begin_pace(List *maps)
 {
-	List	   *targets = NIL;
-	char	   *rows;
-	ListCell   *lc;
+	char	   *rows = rehome_spi_value("SELECT sum(greatest(c.reltuples, 0))::bigint FROM pg_class c WHERE c.oid = ANY ($1::oid[])",
+										"t", rehome_map_targets(maps));
 
-	foreach(lc, maps)
-		targets = lappend(targets, psprintf("%u", ((RehomeTableMap *) lfirst(lc))->target));
-	rows = rehome_spi_value("SELECT sum(greatest(c.reltuples, 0))::bigint FROM pg_class c WHERE c.oid = ANY ($1::oid[])", "t",
-							rehome_name_array(targets));
-	rehome_pace_begin(list_length(targets), rehome_int64(rows));
+	rehome_pace_begin(list_length(maps), rehome_int64(rows));
 }
 
 /*
