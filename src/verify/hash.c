@@ -155,7 +155,9 @@ type_hash(RehomeMappedColumn *column)
  * add_column returns the hash of a column, which the side calls name, on top
  * of a chain.  It is null only if the column is, and must not be.  type is
  * what the side has for it, if known: integer needs no cast, as equal integers
- * have equal hashes.
+ * have equal hashes.  Null has the hash of what stands for it with all bits
+ * turned over: with but one of them the hashes of two rows that differ so would
+ * differ by one, up and down as often, and their sum not at all.
  */
 static char *
 add_column(RehomeMappedColumn *column, const char *name, Oid type, const char *chain)
@@ -181,7 +183,7 @@ add_column(RehomeMappedColumn *column, const char *name, Oid type, const char *c
 	hash = psprintf("%s(coalesce(%s%s, %s), %s)", function, name, cast, how->null, chain);
 	if (how->function2 != NULL)
 		hash = psprintf("%s(coalesce(%s%s, %s), %s)", how->function2, name, how->cast2, how->null2, hash);
-	return psprintf("(%s # CASE WHEN %s IS NULL THEN 1::int8 ELSE 0::int8 END)", hash, name);
+	return psprintf("(%s # CASE WHEN %s IS NULL THEN (-1)::int8 ELSE 0::int8 END)", hash, name);
 }
 
 /*

@@ -155,7 +155,7 @@ hash_column(Column *column, Datum value, bool isnull, uint64 chain)
 		default:
 			return hash_text(column, value, isnull, chain);
 	}
-	return isnull ? hash ^ 1 : hash;
+	return isnull ? ~hash : hash;
 }
 
 /*

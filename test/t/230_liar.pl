@@ -249,4 +249,36 @@ is(found(), '', 'nothing is open any more');
 is_deeply(stop_pgbench($writer)->{errors}, [], 'the writers have noticed nothing');
 $pair->sql_target(q{CALL rehome.cancel('l')});
 
+# Many rows that differ in the same way: what is summed up must not come out even.
+# Null against the value that has its place in the hash, one way and exchanged.
+my %stand_in = (
+	int       => '0',
+	bigint    => '0',
+	boolean   => 'false',
+	text      => q{''},
+	uuid      => q{'00000000-0000-0000-0000-000000000000'},
+	timestamp => q{'1970-01-01'},
+	date      => q{'2000-01-01'},
+	numeric   => '0');
+my $named = sub { my ($type) = @_; "void_$type" };
+my $every = sub { my ($statement) = @_; join '', map { my $s = $statement; $s =~ s/TABLE_/$named->($_)/ge; $s =~ s/TYPE_/$_/g; $s =~ s/VALUE_/$stand_in{$_}/g; "$s;\n" } sort keys %stand_in };
+my $void = $every->('CREATE TABLE TABLE_ (id int PRIMARY KEY, v TYPE_)');
+$pair->sql_source($void . $every->('INSERT INTO TABLE_ SELECT k, CASE WHEN k % 2 = 0 THEN VALUE_::TYPE_ END FROM generate_series(1, 20000) AS k'));
+$pair->sql_target($void);
+$pair->import_foreign_schema('public', 'src', map { $named->($_) } sort keys %stand_in);
+$pair->sql_target(q{SELECT rehome.create_migration('v', 'src', 'null and nothing');} . $every->(q{SELECT rehome.add_table('v', 'src.TABLE_', 'TABLE_')}) . q{CALL rehome.copy('v')});
+is($pair->sql_target(q{SELECT count(*) FROM rehome.verify('v') WHERE ok}), scalar keys %stand_in, 'null and what stands for it: equal');
+my $lie = sub {
+	my ($set, $where) = @_;
+	$pair->sql_target('BEGIN;' . $every->("ALTER TABLE TABLE_ DISABLE TRIGGER rehome_guard; UPDATE TABLE_ SET v = $set WHERE $where; ALTER TABLE TABLE_ ENABLE ALWAYS TRIGGER rehome_guard") . 'COMMIT');
+	return;
+};
+my $differing = sub { return $pair->sql_target(q{SELECT string_agg(target || ' ' || differing, ', ' ORDER BY target::text COLLATE "C") FROM rehome.verify('v')}) };
+my $all_of = sub { my ($n) = @_; return join ', ', map { $named->($_) . " $n" } sort keys %stand_in };
+$lie->('VALUE_', 'v IS NULL AND id <= 400');
+is($differing->(), $all_of->(200), 'a value for each of two hundred nulls');
+$lie->('CASE WHEN v IS NULL THEN VALUE_::TYPE_ END', 'id BETWEEN 401 AND 800');
+is($differing->(), $all_of->(600), 'and exchanged, in neighbours');
+$pair->sql_target(q{CALL rehome.cancel('v')});
+
 done_testing();
