@@ -101,6 +101,22 @@ add_drift(RehomeProblems *problems, RehomeSlice *slice)
 }
 
 /*
+ * add_quarantined adds the rows in quarantine that nobody has accepted.
+ */
+static void
+add_quarantined(RehomeProblems *problems, RehomeSlice *slice)
+{
+	RehomeRows *rows = rehome_spi("SELECT q.target, count(*) FROM rehome.quarantine q"
+								  " WHERE q.migration = $1::name AND q.slice = $2::name AND NOT q.accepted"
+								  " GROUP BY q.target ORDER BY q.target::text", "tt", slice->migration->name, slice->name);
+
+	for (int i = 0; i < rows->n; i++)
+		rehome_problem(problems, ERRCODE_REHOME_GATE,
+					   "Repair them, or decide to go without: SELECT rehome.accept_quarantine(...);",
+					   "%s rows in quarantine for %s.", rows->value[i][1], rows->value[i][0]);
+}
+
+/*
  * check_gates raises with everything that stands in the way of the cutover.
  */
 static void
@@ -119,13 +135,7 @@ check_gates(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way)
 	for (int i = 0; i < rows->n; i++)
 		rehome_problem(&problems, ERRCODE_REHOME_GATE, NULL, "%s", rows->value[i][0]);
 	rehome_trust_gates(slice, &problems);
-	rows = rehome_spi("SELECT q.target, count(*) FROM rehome.quarantine q"
-					  " WHERE q.migration = $1::name AND q.slice = $2::name AND NOT q.accepted"
-					  " GROUP BY q.target ORDER BY q.target::text", "tt", slice->migration->name, slice->name);
-	for (int i = 0; i < rows->n; i++)
-		rehome_problem(&problems, ERRCODE_REHOME_GATE,
-					   "Repair them, or decide to go without: SELECT rehome.accept_quarantine(...);",
-					   "%s rows in quarantine for %s.", rows->value[i][1], rows->value[i][0]);
+	add_quarantined(&problems, slice);
 	rows = rehome_spi("SELECT t.target FROM rehome.table_map t WHERE t.slice_id = $1 AND t.copied_at IS NOT NULL"
 					  " AND t.rules_hash <> rehome.rules_hash(t.id) ORDER BY t.target::text", "i", slice->id);
 	for (int i = 0; i < rows->n; i++)
@@ -300,7 +310,9 @@ switch_over(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way,
 		elog(ERROR, "the last batch of locked tables was not applied");
 	rehome_derive(slice, true);
 	rehome_problems_init(&problems);
-	add_drift(&problems, slice);	/* since the gates were looked at */
+	/* what has come since the gates were looked at */
+	add_drift(&problems, slice);
+	add_quarantined(&problems, slice);
 	rehome_derive_gates(slice, true, &problems);
 	rehome_problems_raise(&problems, "slice \"%s\" of migration \"%s\" cannot be cut over",
 						  slice->name, migration->name);

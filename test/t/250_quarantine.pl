@@ -384,6 +384,18 @@ is($pair->sql_target($kept), 0, 'it begins with none');
 $pair->sql_target(q{CALL rehome.copy('again')});
 is($pair->sql_target(q{SELECT accepted FROM rehome.quarantine WHERE migration = 'again'}), 'f', 'a row that is refused again has been accepted by nobody');
 is((sqlstate_of($target, q{CALL rehome.cutover('again')}))[0], 'RH003', 'and is in the way of the cutover');
+
+# A row that comes when the gates have been passed, and the source's table is waited for.
+$pair->sql_target(q{SELECT rehome.accept_quarantine('again', 'these may stay behind')});
+my $writer = $pair->source->background_psql($pair->dbname);
+$writer->query_safe(q{BEGIN; INSERT INTO old.again VALUES (4, 'worse')});
+my $cutover = start_psql($target, q{SET rehome.lock_timeout = '10s'; CALL rehome.cutover('again')});
+ok(wait_until($pair->source, q{SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = 'old.again'::regclass}), 'a cutover waits for a writer');
+$writer->query_safe('COMMIT');
+$writer->quit;
+like(finish_psql($cutover)->{stderr}, qr/RH003.*1 rows in quarantine for new\.again/s, 'whose row is refused, and keeps it from going on');
+is($pair->sql_target(q{SELECT state || ' ' || authority FROM rehome.status WHERE migration = 'again'}), 'syncing source', 'nothing has happened');
+is($pair->sql_source(q{INSERT INTO old.again VALUES (5, '5') RETURNING id}), '5', 'and the source goes on');
 $pair->sql_target(q{CALL rehome.cancel('again')});
 
 done_testing();
