@@ -245,6 +245,44 @@ DELETE FROM old.dirty WHERE nr = 1;
 CALL rehome.sync('landing');
 SELECT * FROM new.clean ORDER BY nr;
 SELECT bool_and(ok), count(*) FROM rehome.verify('landing');
+
+-- What does not fit its column is an error, as it is for INSERT, and never cut.
+CREATE DOMAIN new.code AS varchar(4) CHECK (VALUE <> '');
+CREATE TABLE new.label (part text, v varchar(4), c char(4), d new.code, a varchar(4)[], b bit(3), n numeric(6,1), PRIMARY KEY (part));
+SELECT rehome.add_derived('landing', 'label', 'new.label',
+    $$SELECT min(part) AS part, part || '  ' AS v, part AS c, part AS d, ARRAY[part] AS a, B'101'::bit varying AS b, max(nr) + 0.25 AS n
+        FROM new.dirty GROUP BY part$$, affected => '{"new.dirty": "SELECT t.part"}');
+SELECT name, rows, error FROM rehome.refresh_derived('landing', 'label');
+UPDATE old.dirty SET part = 'longer' WHERE nr = 2;
+CALL rehome.sync('landing');
+SELECT name, error FROM rehome.derived WHERE name = 'label';
+SELECT * FROM new.label ORDER BY part;
+SELECT rehome.drop_derived('landing', 'label');
+TRUNCATE new.label;
+SELECT rehome.add_derived('landing', 'label', 'new.label', $$SELECT part, part AS d FROM new.dirty GROUP BY part$$);
+SELECT name, rows, error FROM rehome.refresh_derived('landing', 'label');
+SELECT rehome.drop_derived('landing', 'label');
+TRUNCATE new.label;
+SELECT rehome.add_derived('landing', 'label', 'new.label', $$SELECT part, ARRAY[part] AS a FROM new.dirty GROUP BY part$$);
+SELECT name, rows, error FROM rehome.refresh_derived('landing', 'label');
+SELECT rehome.drop_derived('landing', 'label');
+TRUNCATE new.label;
+SELECT rehome.add_derived('landing', 'label', 'new.label', $$SELECT part, B'1011' AS b FROM new.dirty GROUP BY part$$);
+SELECT name, rows, error FROM rehome.refresh_derived('landing', 'label');
+SELECT rehome.drop_derived('landing', 'label');
+TRUNCATE new.label;
+CREATE TABLE new.short (part varchar(4) PRIMARY KEY, n int);
+SELECT rehome.add_derived('landing', 'short', 'new.short', $$SELECT part, count(*)::int AS n FROM new.dirty GROUP BY part$$,
+                          affected => '{"new.dirty": "SELECT t.part"}');
+SELECT name, rows, error FROM rehome.refresh_derived('landing', 'short');
+UPDATE old.dirty SET part = 'long' WHERE nr = 2;
+CALL rehome.sync('landing');
+SELECT name, rows, error FROM rehome.refresh_derived('landing', 'short');
+SELECT * FROM new.short ORDER BY part;
+UPDATE old.dirty SET part = 'longest' WHERE nr = 2;
+CALL rehome.sync('landing');
+SELECT name, error FROM rehome.derived WHERE name = 'short';
+SELECT * FROM new.short ORDER BY part;
 CALL rehome.cancel('landing');
 SELECT rehome.drop_migration('landing');
 

@@ -37,10 +37,15 @@
 
 #include "access/xact.h"
 #include "apply/apply.h"
+#include "catalog/pg_type.h"
 #include "catalog/redaction.h"
 #include "derive/derive.h"
 #include "errors.h"
+#include "executor/executor.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_coerce.h"
 #include "remote/query.h"
 #include "util/attempt.h"
 #include "util/name.h"
@@ -208,9 +213,34 @@ rehome_derivation_mapping(RehomeDerivation *derivation)
 }
 
 /*
- * rehome_derivation_sql returns the SQL that gives the rows of mapped_desc:
- * all, or those of the keys in relation rehome_keys.  Names of the query are
- * looked up in the path it was stated with.
+ * rehome_derivation_type returns the type, as SQL, of values for a column of
+ * some type: strings have no length yet, since a cast would cut them.
+ */
+char *
+rehome_derivation_type(Oid type, int32 typmod)
+{
+	int32		base_typmod = typmod;
+	Oid			base = getBaseTypeAndTypmod(type, &base_typmod);
+	Oid			element = get_element_type(base);
+
+	if (OidIsValid(element))
+		element = getBaseType(element);
+	switch (OidIsValid(element) ? element : base)
+	{
+		case VARCHAROID:
+		case BPCHAROID:
+		case BITOID:
+		case VARBITOID:
+			return format_type_with_typemod(OidIsValid(element) ? get_array_type(element) : base, -1);
+		default:
+			return format_type_with_typemod(type, typmod);
+	}
+}
+
+/*
+ * rehome_derivation_sql returns the SQL that gives the rows of the target, to
+ * be assigned to mapped_desc: all, or those of the keys in relation rehome_keys.
+ * Names of the query are looked up in the path it was stated with.
  */
 char *
 rehome_derivation_sql(RehomeDerivation *derivation, RehomeMapping *mapping, bool by_key)
@@ -221,7 +251,7 @@ rehome_derivation_sql(RehomeDerivation *derivation, RehomeMapping *mapping, bool
 	appendStringInfoString(&sql, "SELECT ");
 	for (int i = 0; i < mapping->ncolumns; i++)
 		appendStringInfo(&sql, "%sq.%s::%s", i > 0 ? ", " : "", quote_identifier(mapping->columns[i].name),
-						 format_type_with_typemod(mapping->columns[i].type, mapping->columns[i].typmod));
+						 rehome_derivation_type(mapping->columns[i].type, mapping->columns[i].typmod));
 	if (by_key)
 		/* a lateral subquery takes the keys into the query, where indexes serve them */
 		appendStringInfo(&sql, " FROM rehome_keys AS k CROSS JOIN LATERAL (SELECT * FROM (%s\n) AS q WHERE %s OFFSET 0) AS q",
@@ -231,14 +261,62 @@ rehome_derivation_sql(RehomeDerivation *derivation, RehomeMapping *mapping, bool
 	return sql.data;
 }
 
+/* What makes rows of a query rows of a table. */
+typedef struct Assignment
+{
+	EState	   *estate;
+	TupleTableSlot *from;
+	TupleTableSlot *to;
+	ProjectionInfo *projection;
+} Assignment;
+
+/*
+ * begin_assignment prepares for rows of one shape to be assigned to columns of
+ * another, as INSERT would do: what is too long for its column is an error.
+ */
+static void
+begin_assignment(Assignment *assignment, TupleDesc from, TupleDesc to)
+{
+	List	   *targetlist = NIL;
+
+	for (int i = 0; i < to->natts; i++)
+	{
+		Form_pg_attribute source = TupleDescAttr(from, i);
+		Form_pg_attribute target = TupleDescAttr(to, i);
+		Node	   *value = (Node *) makeVar(1, i + 1, source->atttypid, source->atttypmod, source->attcollation, 0);
+
+		value = coerce_to_target_type(NULL, value, source->atttypid, target->atttypid, target->atttypmod,
+									  COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
+		if (value == NULL)
+			elog(ERROR, "column \"%s\" cannot be assigned", NameStr(target->attname));
+		targetlist = lappend(targetlist, makeTargetEntry(expression_planner((Expr *) value), i + 1, NULL, false));
+	}
+	assignment->estate = CreateExecutorState();
+	assignment->from = MakeSingleTupleTableSlot(from, &TTSOpsHeapTuple);
+	assignment->to = MakeSingleTupleTableSlot(to, &TTSOpsVirtual);
+	GetPerTupleExprContext(assignment->estate)->ecxt_scantuple = assignment->from;
+	assignment->projection = ExecBuildProjectionInfo(targetlist, GetPerTupleExprContext(assignment->estate),
+													 assignment->to, NULL, from);
+}
+
+static void
+end_assignment(Assignment *assignment)
+{
+	ExecDropSingleTupleTableSlot(assignment->from);
+	ExecDropSingleTupleTableSlot(assignment->to);
+	FreeExecutorState(assignment->estate);
+}
+
 /*
  * rehome_store_query runs a stated query under the active snapshot and puts
- * its rows into a tuplestore.  Returns how many.
+ * its rows into a tuplestore, assigned to columns as desc has them, or as they
+ * are when that is NULL.  Returns how many.
  */
 int64
-rehome_store_query(const RehomeStated *stated, const char *sql, Tuplestorestate *store)
+rehome_store_query(const RehomeStated *stated, const char *sql, TupleDesc desc, Tuplestorestate *store)
 {
 	int			level = rehome_stated_enter(stated);
+	Assignment	assignment = {NULL};
 	SPITupleTable *table;
 	RehomeAs	as;
 	Portal		cursor;
@@ -248,12 +326,25 @@ rehome_store_query(const RehomeStated *stated, const char *sql, Tuplestorestate 
 	cursor = rehome_cursor_open(sql);
 	while ((table = rehome_cursor_fetch(cursor, FETCH_ROWS)) != NULL)
 	{
+		if (desc != NULL && assignment.estate == NULL)
+			begin_assignment(&assignment, CreateTupleDescCopy(table->tupdesc), desc);
 		for (uint64 i = 0; i < table->numvals; i++)
-			tuplestore_puttuple(store, table->vals[i]);
+		{
+			if (desc == NULL)
+			{
+				tuplestore_puttuple(store, table->vals[i]);
+				continue;
+			}
+			ExecForceStoreHeapTuple(table->vals[i], assignment.from, false);
+			tuplestore_puttupleslot(store, ExecProject(assignment.projection));
+			ResetPerTupleExprContext(assignment.estate);
+		}
 		n += table->numvals;
 		SPI_freetuptable(table);
 		CHECK_FOR_INTERRUPTS();
 	}
+	if (assignment.estate != NULL)
+		end_assignment(&assignment);
 	SPI_cursor_close(cursor);
 	rehome_become_self(&as);
 	rehome_stated_leave(level);
@@ -292,12 +383,12 @@ take_keys(Derive *work, RehomeMapping *mapping, Tuplestorestate *store)
 		RehomeMappedColumn *column = mapping->key[k];
 
 		appendStringInfo(&sql, "%s(k->>%d)::%s", k > 0 ? ", " : "SELECT DISTINCT ", k,
-						 format_type_with_typemod(column->type, column->typmod));
+						 rehome_derivation_type(column->type, column->typmod));
 		if (OidIsValid(column->collation))
 			appendStringInfo(&sql, " COLLATE %s", generate_collation_name(column->collation));
 	}
 	appendStringInfo(&sql, " FROM jsonb_array_elements(%s) AS k", quote_literal_cstr(keys));
-	return rehome_store_query(&stated, sql.data, store);
+	return rehome_store_query(&stated, sql.data, NULL, store);
 }
 
 /*
@@ -364,7 +455,7 @@ derive_one(void *arg)
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetLatestSnapshot());
 	n = rehome_store_query(&work->derivation->stated,
-						   rehome_derivation_sql(work->derivation, mapping, !work->everything), rows);
+						   rehome_derivation_sql(work->derivation, mapping, !work->everything), mapping->mapped_desc, rows);
 	PopActiveSnapshot();
 	rehome_applying_begin(&applying, work->slice->migration->owner);
 	if (work->derivation->whole)

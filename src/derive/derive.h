@@ -35,7 +35,8 @@ typedef struct RehomeDerivation
 extern List *rehome_derivations_get(RehomeSlice *slice);
 extern RehomeMapping *rehome_derivation_mapping(RehomeDerivation *derivation);
 extern char *rehome_derivation_sql(RehomeDerivation *derivation, RehomeMapping *mapping, bool by_key);
-extern int64 rehome_store_query(const RehomeStated *stated, const char *sql, Tuplestorestate *store);
+extern char *rehome_derivation_type(Oid type, int32 typmod);
+extern int64 rehome_store_query(const RehomeStated *stated, const char *sql, TupleDesc desc, Tuplestorestate *store);
 extern void rehome_derive(RehomeSlice *slice, bool all);
 extern void rehome_derive_again(RehomeSlice *slice);
 extern void rehome_derive_gates(RehomeSlice *slice, bool frozen, RehomeProblems *problems);

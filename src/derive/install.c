@@ -313,7 +313,7 @@ note_keys(void *arg)
 
 		get_atttypetypmodcoll(noting->target, attnum, &type, &typmod, &collation);
 		appendStringInfo(&sql, "%sa.key%d::%s::text", foreach_current_index(lc) > 0 ? ", " : "",
-						 foreach_current_index(lc) + 1, format_type_with_typemod(type, typmod));
+						 foreach_current_index(lc) + 1, rehome_derivation_type(type, typmod));
 		appendStringInfo(&names, "%skey%d", foreach_current_index(lc) > 0 ? ", " : "", foreach_current_index(lc) + 1);
 	}
 	appendStringInfo(&sql, "] FROM (%s%s%s) AS t CROSS JOIN LATERAL (%s\n) AS a(%s) WHERE (%s) IS NOT NULL",
@@ -326,7 +326,7 @@ note_keys(void *arg)
 		elog(ERROR, "could not register transition tables");
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	n = rehome_store_query(&noting->stated, sql.data, store);
+	n = rehome_store_query(&noting->stated, sql.data, NULL, store);
 	PopActiveSnapshot();
 	if (n > 0)
 	{
