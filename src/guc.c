@@ -139,7 +139,7 @@ rehome_guc_init(void)
 							&rehome_verify_part_rows, 10000000, 0, INT_MAX,
 							PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("rehome.naptime",
-							"Pause of a sync worker between two batches when there is nothing to do.",
+							"Pause of a sync worker after a batch of few rows, or of none.",
 							NULL,
 							&rehome_naptime, 100, 1, 3600000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);

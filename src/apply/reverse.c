@@ -53,6 +53,9 @@
 /* Rows fetched at once from a local cursor. */
 #define FETCH_ROWS 1000
 
+/* The position that has seen nothing. */
+#define EMPTY_POSITION "0:0:"
+
 /* One table's part of a batch back. */
 typedef struct Return
 {
@@ -680,17 +683,10 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	{
 		RehomeTableMap *map = lfirst(lc);
 		const char *from = map->position ? map->position : since;
-		char	   *unseen = rehome_position_unseen(from);
-		RehomeRows *poll;
 		Return	   *ret;
-		char	   *parts;
+		char	   *parts = rehome_target_partitions(map->target);
 		bool		moved;
 
-		poll = rehome_spi_read(psprintf("SELECT EXISTS (SELECT FROM rehome_change.%s WHERE %s),"
-										" EXISTS (SELECT FROM rehome_change.%s WHERE %s AND op = 't')",
-										rehome_target_change_table(map), unseen,
-										rehome_target_change_table(map), unseen), "");
-		parts = rehome_target_partitions(map->target);
 		moved = map->target_parts != NULL && strcmp(map->target_parts, parts) != 0;
 		if (moved)
 		{
@@ -698,14 +694,16 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 			rehome_touched_mark(slice, list_make1(map));
 			rehome_touched_all(map, "partitions of the target came or went since");
 		}
-		if (!rehome_bool(poll->value[0][0]) && !moved)
+		if (!moved && !rehome_target_changed(map, from))
 			continue;
 		if (moved)
 			map->target_parts = MemoryContextStrdup(GetMemoryChunkContext(map), parts);
 		ret = palloc0(sizeof(Return));
 		ret->since = from;
 		ret->inverse = rehome_inverse_compile(map, slice->migration->owner);
-		ret->everything = moved || rehome_bool(poll->value[0][1]);
+		ret->everything = moved || rehome_spi_read(psprintf("SELECT FROM rehome_change.%s WHERE %s AND op = 't' LIMIT 1",
+															rehome_target_change_table(map),
+															rehome_position_unseen(from)), "")->n > 0;
 		ret->relation = rehome_remote_relation(ret->inverse->table);
 		ret->stage = rehome_stage_table(slice->migration, map);
 		returns = lappend(returns, ret);
@@ -753,13 +751,18 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 void
 rehome_reverse_prune(RehomeSlice *slice, List *maps, const char *position)
 {
+	List	   *logged = NIL;
 	ListCell   *lc;
 
-	maps = list_difference_ptr(rehome_maps_running(maps), rehome_maps_behind(maps));
-	rehome_touched_mark(slice, maps);
-	foreach(lc, maps)
+	PushActiveSnapshot(GetLatestSnapshot());
+	foreach(lc, list_difference_ptr(rehome_maps_running(maps), rehome_maps_behind(maps)))
+		if (rehome_target_changed(lfirst(lc), EMPTY_POSITION))
+			logged = lappend(logged, lfirst(lc));
+	PopActiveSnapshot();
+	rehome_touched_mark(slice, logged);
+	foreach(lc, logged)
 		rehome_touched_captured(lfirst(lc));
-	foreach(lc, maps)
+	foreach(lc, logged)
 		rehome_spi(psprintf("DELETE FROM rehome_change.%s WHERE %s",
 							rehome_target_change_table(lfirst(lc)),
 							rehome_position_seen(position)), "");

@@ -68,6 +68,7 @@ extern void rehome_target_check_capture(List *maps);
 extern void rehome_target_remove(List *maps);
 extern void rehome_target_switch(List *maps, bool guard, bool capture);
 extern void rehome_target_guard_switch(RehomeTableMap *map, bool on);
+extern bool rehome_target_changed(RehomeTableMap *map, const char *position);
 extern char *rehome_target_change_table(RehomeTableMap *map);
 extern char *rehome_target_key_columns(RehomeTableMap *map);
 

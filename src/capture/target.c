@@ -24,6 +24,9 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/stratnum.h"
 #include "access/table.h"
 #include "capture/capture.h"
 #include "catalog/namespace.h"
@@ -32,12 +35,17 @@
 #include "catalog/pg_inherits.h"
 #include "commands/trigger.h"
 #include "errors.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "remote/query.h"
 #include "storage/bufmgr.h"
 #include "util/name.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 /*
  * rehome_target_change_table returns the unqualified name of a map's change
@@ -47,6 +55,37 @@ char *
 rehome_target_change_table(RehomeTableMap *map)
 {
 	return psprintf("change_%d", map->id);
+}
+
+/*
+ * rehome_target_changed tells whether the active snapshot has changes of a
+ * target that a position of this server has not seen.  A statement for each of
+ * thousands of change tables would take longer to plan than to run.
+ */
+bool
+rehome_target_changed(RehomeTableMap *map, const char *position)
+{
+	Relation	rel = table_openrv(makeRangeVar("rehome_change", rehome_target_change_table(map), -1), AccessShareLock);
+	List	   *indexes = RelationGetIndexList(rel);
+	bool		found = false;
+	ScanKeyData since;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	/* what is below was seen by all who could */
+	ScanKeyInit(&since, 1, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(strtoi64(position, NULL, 10)));
+	scan = systable_beginscan(rel, indexes ? linitial_oid(indexes) : InvalidOid, indexes != NIL,
+							  GetActiveSnapshot(), 1, &since);
+	while (!found && (tuple = systable_getnext(scan)) != NULL)
+	{
+		bool		null;
+
+		CHECK_FOR_INTERRUPTS();
+		found = !rehome_position_sees(position, DatumGetInt64(heap_getattr(tuple, 1, RelationGetDescr(rel), &null)));
+	}
+	systable_endscan(scan);
+	table_close(rel, NoLock);
+	return found;
 }
 
 /*

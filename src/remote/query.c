@@ -455,6 +455,28 @@ rehome_position_xmax(const char *position)
 }
 
 /*
+ * rehome_position_sees tells whether a transaction is visible in a position.
+ */
+bool
+rehome_position_sees(const char *position, int64 xid)
+{
+	int64		xmax;
+	const char *xip;
+
+	split_position(position, &xmax, &xip);
+	if (xid >= xmax)
+		return false;
+	for (; *xip != '\0'; xip += strcspn(xip, ",") + 1)
+	{
+		if (strtoi64(xip, NULL, 10) == xid)
+			return false;
+		if (strchr(xip, ',') == NULL)
+			break;
+	}
+	return true;
+}
+
+/*
  * rehome_quote_list returns quoted names separated by commas, each after
  * prefix.
  */

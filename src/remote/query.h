@@ -43,6 +43,7 @@ extern void rehome_join_key(StringInfo sql, RehomeTableMap *map, Bitmapset *spel
 extern char *rehome_position_unseen(const char *position);
 extern char *rehome_position_seen(const char *position);
 extern int64 rehome_position_xmax(const char *position);
+extern bool rehome_position_sees(const char *position, int64 xid);
 extern bool rehome_position_covers(const char *position, const char *other);
 
 /* SQL of either side. */

@@ -26,6 +26,13 @@
 #define PRUNE_INTERVAL 2000
 #define POSITION_INTERVAL 1000
 
+/*
+ * A batch of as many rows is followed by the next at once.  After one of fewer
+ * the worker takes its nap: a row that changes often is then brought but once,
+ * and neither side is asked all the time about all tables for the sake of a few.
+ */
+#define BUSY_ROWS 1000
+
 /* How often the schedule of checks and queries is looked at. */
 #define SCHEDULE_INTERVAL 1000
 
@@ -142,7 +149,7 @@ forward(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 	}
 	if (batch.nrows == 0)
 		see_to_schedule(worker, call, slice);
-	return batch.nrows > 0 ? 0 : rehome_naptime;
+	return batch.nrows >= BUSY_ROWS ? 0 : rehome_naptime;
 }
 
 /*
@@ -215,7 +222,7 @@ reverse(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 	}
 	if (n == 0)
 		see_to_schedule(worker, call, slice);
-	return n > 0 ? 0 : rehome_naptime;
+	return n >= BUSY_ROWS ? 0 : rehome_naptime;
 }
 
 /*

@@ -69,6 +69,33 @@ arrives('started again');
 is($pair->sql_target($workers), $both, 'asking again starts no second one');
 is($pair->sql_target('SELECT array_agg(worker ORDER BY slice) FROM rehome.status'), $before, 'and leaves those that run');
 
+# A few rows at a time wait for each other, and both sides are left alone meanwhile; so after the cutover.
+sub batches { return $pair->sql_target(q{SELECT batches FROM rehome.status WHERE slice = 'second'}) }
+sub trickle
+{
+	my ($node, $name) = @_;
+	my $writer = start_pgbench($node, q{UPDATE app.other SET qty = qty + 1 WHERE id = 2;} . "\n", clients => 1, rate => 100);
+	ok(wait_until($node, q{SELECT qty >= 20 FROM app.other WHERE id = 2}), "$name: rows trickle in");
+	my ($first, $began) = (batches(), time);
+	ok(wait_until($node, q{SELECT qty >= 200 FROM app.other WHERE id = 2}), "$name: more of them");
+	my $most = (time - $began) / 0.4 + 2;
+	my $n = batches() - $first;
+	cmp_ok($n, '>', 0, "$name: they are brought over");
+	cmp_ok($n, '<', $most, "$name: in batches, between which the worker naps");
+	stop_pgbench($writer);
+	return;
+}
+$target->append_conf('postgresql.conf', 'rehome.naptime = 400ms');
+$target->reload;
+trickle($source, 'syncing');
+$pair->sql_target(q{CALL rehome.cutover('m', 'second'); UPDATE app.other SET qty = 0 WHERE id = 2});
+trickle($target, 'cut over');
+$pair->sql_target(q{CALL rehome.rollback('m', 'second')});
+same_content($pair, ['app.other'], 'and nothing is missed');
+$target->append_conf('postgresql.conf', 'rehome.naptime = 50ms');
+$target->reload;
+arrives('after all that');
+
 # Pause and resume.
 $pair->sql_target(q{SELECT rehome.pause('m', 'main', 'a reason')});
 ok(wait_until($target, q{SELECT worker IS NULL FROM rehome.status WHERE slice = 'main'}), 'pause: the worker ends');
