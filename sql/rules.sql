@@ -27,8 +27,17 @@ SELECT rehome.rule_json('not json at all', 'repair');
 SELECT v, rehome.rule_number(v, '.', ',') FROM unnest(ARRAY['$1,234.56', '(12.50)', '-3', '7-', ' +1 ', 'EUR 1,000,000', '.5']) AS v;
 SELECT rehome.rule_number('1.234,56 €', ',', '.'), rehome.rule_number('1 234,5', ',', ' ');
 SELECT rehome.rule_number(v, '.', ',') FROM unnest(ARRAY['999999999999999999', '-1,234,567,890,123,456,789.50', '0.00000000000000000001', '-0', '7.']) AS v;
+SELECT v, rehome.rule_number(v, '.', ',') FROM unnest(ARRAY['−5', '5−', '–5', '12,34,567.5', 'kr 5', '5 Kč', 'Rs. 5', 'US$5', 'R$ 5', '5 CHF', E'5\u00a0€', '1,234']) AS v;
 SELECT rehome.rule_number('12.34.56', '.', ',');
 :code
+-- what is another number than its digits say
+CREATE FUNCTION pg_temp.try_number(v text, OUT value numeric, OUT error text) LANGUAGE plpgsql AS $$
+BEGIN
+    value := rehome.rule_number(v, '.', ',');
+EXCEPTION WHEN SQLSTATE 'RH010' OR data_exception THEN
+    error := SQLSTATE;
+END $$;
+SELECT v, t.* FROM unnest(ARRAY['5k', '5K', '1.5M', '50%', '50 ‰', '5 Mio', '5 MIO', '5 MRD', '50¢', '12,34', '1,5', '1234,567', '1,2345', '1,23,4', '(5', '5)', '(5))', '-(5)', '- -5', '5e3', '5x', '1 2', '1€2', '.', '']) AS v, pg_temp.try_number(v) AS t;
 SELECT rehome.rule_number('1-2', '.', ',');
 :code
 SELECT rehome.rule_number('free', '.', ',');
@@ -42,6 +51,12 @@ SELECT rehome.rule_epoch(1e18, 1);
 SELECT rehome.rule_epoch('NaN', 1);
 :code
 SELECT v, rehome.rule_zero_date(v, 'none') FROM unnest(ARRAY['0000-00-00', '0000-00-00 00:00:00', '2020-00-15', '2020-01-15', '2000-10-20 00:00', 'x', '']) AS v;
+SELECT v, rehome.rule_local_time(v, 'Europe/Berlin') AT TIME ZONE 'UTC' FROM unnest(ARRAY['2024-07-01 12:00', '2024-01-01 12:00', '2024-07-01T12:00:00Z', '2024-07-01T12:00:00+02:00', '2024-07-01 12:00 PST', '2024-07-01 12:00 America/New_York', 'infinity']) AS v;
+SELECT rehome.rule_local_time('2024-07-01', 'Mars/Olympus');
+:code
+SELECT rehome.rule_local_time('no time', 'Europe/Berlin');
+:code
+SELECT '2024-07-01 12:00'::text::timestamptz AS utc_as_ever;
 SELECT rehome.rule_range(5, 1, 3, 'clamp'), rehome.rule_range(0, 1, 3, 'clamp'), rehome.rule_range(9, 1, 3, 'null'), rehome.rule_range(9, 1, NULL, 'refuse');
 SELECT rehome.rule_range('2024-01-01'::date, '1900-01-01', '2000-01-01', 'refuse');
 :code
@@ -91,6 +106,35 @@ SELECT * FROM new.t ORDER BY id;
 \x off
 SELECT target, source_rows, target_rows, missing, extra, differing, ok FROM rehome.verify('m', mode => 'rows');
 SELECT count(*) FROM rehome.table_map WHERE rules_hash = rehome.rules_hash(id);
+
+-- A number or a time is compared as one, whatever its text; a text that names its
+-- zone is taken at its word; and what is less than a unit stays here.
+CREATE TABLE old.m (id int PRIMARY KEY, n numeric(10,2), code numeric(4,1), f float8, d date, ts timestamp, said text, said_local text, at bigint, num text);
+INSERT INTO old.m VALUES (1, 0, 1, 0, '9999-12-31', '9999-12-31', '2024-07-01T12:00:00+02:00', '2024-07-01T12:00:00+02:00', 1000, '+inf'),
+    (2, 0.01, 2, '-0', '2024-01-01', '2024-01-01', '2024-07-01 12:00', '2024-07-01 12:00', 2000, '1');
+CREATE TABLE new.m (id int PRIMARY KEY, n numeric(10,2), code text, f float8, d date, ts timestamp, said timestamptz, said_local timestamptz, at timestamptz, num numeric);
+SELECT rehome.create_migration('alike', NULL, 'numbers and times');
+SELECT rehome.add_table('alike', 'old.m', 'new.m', columns => '{"said": null, "said_local": null, "at": null, "num": null}');
+SELECT rehome.add_rule('alike', 'new.m', 'n', 'null', '{"to_null": 0}');
+SELECT rehome.add_rule('alike', 'new.m', 'code', 'value_map', '{"map": {"1": "one"}, "unlisted": "keep"}');
+SELECT rehome.add_rule('alike', 'new.m', 'f', 'null', '{"to_null": ["NaN", "0"]}');
+SELECT rehome.add_rule('alike', 'new.m', 'd', 'null', '{"to_null": "9999-12-31"}');
+SELECT rehome.add_rule('alike', 'new.m', 'ts', 'timestamp', '{"sentinels": {"9999-12-31": null}}');
+SELECT rehome.add_rule('alike', 'new.m', 'said', 'timestamp', '{"zero": "null"}');
+SELECT rehome.add_rule('alike', 'new.m', 'said_local', 'timestamp', '{"zone": "Europe/Berlin"}');
+SELECT rehome.add_rule('alike', 'new.m', 'at', 'timestamp', '{"unit": "millis"}');
+SELECT rehome.add_rule('alike', 'new.m', 'num', 'number', '{"nan": "null"}');
+SELECT rehome.add_rule('alike', 'new.m', 'n', 'null', '{"to_null": "n/a"}');
+:code
+SELECT rehome.add_rule('alike', 'new.m', 'said', 'timestamp', '{"zone": "Europe/Berlin", "format": "YYYY-MM-DD HH24:MI TZH"}');
+:code
+CALL rehome.copy('alike');
+SET timezone = 'UTC';
+SELECT * FROM new.m ORDER BY id;
+RESET timezone;
+SELECT target, missing, extra, differing, ok FROM rehome.verify('alike', mode => 'rows');
+CALL rehome.cancel('alike');
+SELECT rehome.drop_migration('alike');
 
 -- A lookup compares as the crosswalk's index does, whatever the search_path.
 CREATE SCHEMA loose;

@@ -247,6 +247,7 @@ add_columns(RehomeTableMap *map, RehomeRows *rows, int i)
 		RehomeColumnMap *c = palloc0(sizeof(RehomeColumnMap));
 
 		c->name = v[0];
+		c->rule = v[1];
 		c->kind = v[2] == NULL ? REHOME_SKIP :
 			strcmp(v[1], "copy") == 0 ? REHOME_COPY : REHOME_EXPRESSION;
 		c->expression = v[2];

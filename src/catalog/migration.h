@@ -70,6 +70,7 @@ typedef struct RehomeColumnMap
 {
 	char	   *name;			/* target column */
 	RehomeColumnKind kind;
+	char	   *rule;			/* the kind, as rehome.add_rule() has it */
 	char	   *expression;		/* NULL when skipped */
 	char	   *inverse_column; /* source column the inverse restores, or NULL */
 	char	   *inverse;

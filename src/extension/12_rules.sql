@@ -91,6 +91,10 @@ CREATE FUNCTION rehome.rule_zero_date(value text, instead text) RETURNS text
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'rehome_rule_zero_date';
 COMMENT ON FUNCTION rehome.rule_zero_date(text, text) IS 'another text for a date whose year, month or day is zero';
 
+CREATE FUNCTION rehome.rule_local_time(value text, zone text) RETURNS timestamptz
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'rehome_rule_local_time';
+COMMENT ON FUNCTION rehome.rule_local_time(text, text) IS 'a time of that zone, or of the one that the text names';
+
 CREATE FUNCTION rehome.rule_epoch(value numeric, per_second int) RETURNS timestamptz
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'rehome_rule_epoch';
 COMMENT ON FUNCTION rehome.rule_epoch(numeric, int) IS 'the time so many seconds, or parts of a second, after 1970';

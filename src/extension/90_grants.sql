@@ -41,6 +41,7 @@ GRANT EXECUTE ON FUNCTION
     rehome.rule_entities(text),
     rehome.rule_json(text, text),
     rehome.rule_zero_date(text, text),
+    rehome.rule_local_time(text, text),
     rehome.rule_epoch(numeric, int),
     rehome.rule_unsigned(numeric, int),
     rehome.rule_number(text, text, text),

@@ -29,10 +29,10 @@
 #include "mapping/mapping.h"
 #include "mapping/rule.h"
 #include "mapping/rule_param.h"
+#include "mapping/rule_private.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/parse_type.h"
-#include "pgtime.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -40,47 +40,40 @@
 /* What blanks are, as a SQL literal. */
 #define BLANKS "E' \\t\\n\\r\\f\\x0b'"
 
-/* The value as far as the steps have got. */
-typedef struct Value
-{
-	char	   *sql;			/* NULL: nothing yet */
-	bool		text;			/* of type text, to be cast at the end */
-	bool		column;			/* the bare source column */
-} Value;
+typedef void (*Step) (RehomeRuleCompiler *c, JsonbContainer *params);
 
-typedef struct Compiler
-{
-	RehomeRule *rule;
-	RehomeProblems *problems;
-	Value		value;
-	char	   *source_column;	/* NULL: none */
-	bool		many;			/* there are other steps */
-	bool		back;			/* so far, an inverse may be found */
-	bool		skip;			/* leave the column out */
-} Compiler;
-
-typedef void (*Step) (Compiler *c, JsonbContainer *params);
-
-static void
-bad(Compiler *c, const char *text)
+/*
+ * rehome_rule_bad notes what is wrong with a rule's parameters.
+ */
+void
+rehome_rule_bad(RehomeRuleCompiler *c, const char *text)
 {
 	rehome_problem(c->problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL, "%s", text);
 }
 
-static char *
-literal(const char *text)
+/*
+ * rehome_rule_literal returns a text, or NULL, as a SQL literal.
+ */
+char *
+rehome_rule_literal(const char *text)
 {
 	return text ? psprintf("%s::pg_catalog.text", quote_literal_cstr(text)) : pstrdup("NULL::pg_catalog.text");
 }
 
 /*
- * type_sql returns a column's type as SQL, without its length.
+ * rehome_rule_type returns a column's type as SQL, without its length.
  */
-static char *
-type_sql(Relation rel, AttrNumber attnum)
+char *
+rehome_rule_type(Relation rel, AttrNumber attnum)
 {
 	return format_type_extended(TupleDescAttr(RelationGetDescr(rel), attnum - 1)->atttypid, -1,
 								FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
+}
+
+bool
+rehome_is_integer(Oid type)
+{
+	return type == INT2OID || type == INT4OID || type == INT8OID;
 }
 
 static bool
@@ -90,28 +83,16 @@ is_text_type(Oid type)
 }
 
 /*
- * is_number tells whether a column's values are numbers whose text says all
- * of them.
+ * rehome_rule_as_text makes the value text, and returns its SQL.
  */
-static bool
-is_number(Relation rel, AttrNumber attnum)
-{
-	Oid			type = attnum > 0 ? TupleDescAttr(RelationGetDescr(rel), attnum - 1)->atttypid : InvalidOid;
-
-	return type == INT2OID || type == INT4OID || type == INT8OID || type == NUMERICOID;
-}
-
-/*
- * as_text makes the value text, and returns its SQL.
- */
-static char *
-as_text(Compiler *c)
+char *
+rehome_rule_as_text(RehomeRuleCompiler *c)
 {
 	if (c->value.sql == NULL)
 	{
-		bad(c, psprintf("Column \"%s\" has no namesake at the source: argument source_column names the column to read.",
+		rehome_rule_bad(c, psprintf("Column \"%s\" has no namesake at the source: argument source_column names the column to read.",
 						c->rule->column));
-		c->value.sql = literal(NULL);
+		c->value.sql = rehome_rule_literal(NULL);
 	}
 	else if (!c->value.text)
 		c->value.sql = psprintf("(%s)::pg_catalog.text", c->value.sql);
@@ -120,16 +101,82 @@ as_text(Compiler *c)
 	return c->value.sql;
 }
 
-static void
-set_text(Compiler *c, char *sql)
+/*
+ * rehome_rule_compared returns the SQL of the value if that is the bare source
+ * column, of a type of which one value has many spellings: literals are then
+ * compared as that type, since 0 and 0.00 are one number.  NULL: as text.
+ */
+char *
+rehome_rule_compared(RehomeRuleCompiler *c)
+{
+	AttrNumber	attnum = c->value.column ? get_attnum(RelationGetRelid(c->rule->source), c->source_column) : 0;
+
+	switch (attnum > 0 ? getBaseType(TupleDescAttr(RelationGetDescr(c->rule->source), attnum - 1)->atttypid) : InvalidOid)
+	{
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case NUMERICOID:
+		case FLOAT4OID:
+		case FLOAT8OID:
+		case DATEOID:
+		case TIMEOID:
+		case TIMETZOID:
+		case TIMESTAMPOID:
+		case TIMESTAMPTZOID:
+		case INTERVALOID:
+			return c->value.sql;
+		default:
+			return NULL;
+	}
+}
+
+/*
+ * rehome_rule_cases begins a CASE over a value: column (see above), or if that is
+ * NULL its text.
+ */
+void
+rehome_rule_cases(StringInfo sql, const char *column, const char *value)
+{
+	initStringInfo(sql);
+	appendStringInfo(sql, "CASE%s%s", column ? "" : " ", column ? "" : value);
+}
+
+/*
+ * rehome_rule_case adds what a value becomes.
+ */
+void
+rehome_rule_case(StringInfo sql, const char *column, RehomeRuleCompiler *c, const char *from, const char *to)
+{
+	Oid			type;
+
+	if (column == NULL)
+	{
+		appendStringInfo(sql, " WHEN %s THEN %s", rehome_rule_literal(from), rehome_rule_literal(to));
+		return;
+	}
+	type = get_atttype(RelationGetRelid(c->rule->source), get_attnum(RelationGetRelid(c->rule->source), c->source_column));
+	appendStringInfo(sql, " WHEN %s OPERATOR(pg_catalog.=) %s::%s THEN %s", column, quote_literal_cstr(from),
+					 format_type_extended(getBaseType(type), -1, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY),
+					 rehome_rule_literal(to));
+}
+
+/*
+ * rehome_rule_set_text makes SQL of type text the value.
+ */
+void
+rehome_rule_set_text(RehomeRuleCompiler *c, char *sql)
 {
 	c->value.sql = sql;
 	c->value.text = true;
 	c->value.column = false;
 }
 
-static void
-set_typed(Compiler *c, char *sql)
+/*
+ * rehome_rule_set_typed makes SQL of any other type the value.
+ */
+void
+rehome_rule_set_typed(RehomeRuleCompiler *c, char *sql)
 {
 	c->value.sql = sql;
 	c->value.text = false;
@@ -141,7 +188,7 @@ set_typed(Compiler *c, char *sql)
  * far, and returns it with everything qualified.
  */
 static char *
-own_expression(Compiler *c, const char *text, Oid *type)
+own_expression(RehomeRuleCompiler *c, const char *text, Oid *type)
 {
 	RehomeRule *rule = c->rule;
 	Node	   *value = NULL;
@@ -164,7 +211,7 @@ own_expression(Compiler *c, const char *text, Oid *type)
  * name is fail, quarantine, keep, null, or {"value": ...}.
  */
 static char *
-other_sql(Compiler *c, JsonbContainer *params, const char *name, const char *value, const char *what)
+other_sql(RehomeRuleCompiler *c, JsonbContainer *params, const char *name, const char *value, const char *what)
 {
 	JsonbValue *v = rehome_param(params, name);
 	JsonbValue *given = v && v->type == jbvBinary && JsonContainerIsObject(v->val.binary.data) ?
@@ -174,37 +221,37 @@ other_sql(Compiler *c, JsonbContainer *params, const char *name, const char *val
 	if (given != NULL && rehome_param_is_scalar(given))
 	{
 		c->back = false;
-		return literal(rehome_param_scalar(given));
+		return rehome_rule_literal(rehome_param_scalar(given));
 	}
 	text = v ? rehome_param_choice(c->problems, params, name, "fail, quarantine, keep, null") : pstrdup("fail");
 	if (text == NULL)
-		return literal(NULL);
+		return rehome_rule_literal(NULL);
 	if (strcmp(text, "keep") == 0 || strcmp(text, "null") == 0)
 	{
 		c->back = false;
-		return text[0] == 'k' ? pstrdup(value) : literal(NULL);
+		return text[0] == 'k' ? pstrdup(value) : rehome_rule_literal(NULL);
 	}
 	if (strcmp(text, "quarantine") == 0)
 		c->rule->quarantine = true;
-	return psprintf("rehome.rule_refuse(%s, %s)", value, literal(what));
+	return psprintf("rehome.rule_refuse(%s, %s)", value, rehome_rule_literal(what));
 }
 
 static void
-step_copy(Compiler *c, JsonbContainer *params)
+step_copy(RehomeRuleCompiler *c, JsonbContainer *params)
 {
 	if (c->value.sql == NULL)
-		(void) as_text(c);
+		(void) rehome_rule_as_text(c);
 	rehome_param_known(c->problems, params, "copy", "");
 }
 
 static void
-step_cast(Compiler *c, JsonbContainer *params)
+step_cast(RehomeRuleCompiler *c, JsonbContainer *params)
 {
 	char	   *type = rehome_param_text(c->problems, params, "type");
 
 	rehome_param_known(c->problems, params, "cast", "type");
 	if (c->value.sql == NULL)
-		(void) as_text(c);
+		(void) rehome_rule_as_text(c);
 	if (type != NULL)
 	{
 		Oid			typid;
@@ -217,13 +264,13 @@ step_cast(Compiler *c, JsonbContainer *params)
 		AtEOXact_GUC(true, level);
 		type = format_type_extended(typid, typmod, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
 		c->back = false;
-		set_typed(c, psprintf("(%s)::%s", c->value.sql, type));
+		rehome_rule_set_typed(c, psprintf("(%s)::%s", c->value.sql, type));
 	}
-	set_typed(c, psprintf("(%s)::%s", c->value.sql, type_sql(c->rule->target, c->rule->attnum)));
+	rehome_rule_set_typed(c, psprintf("(%s)::%s", c->value.sql, rehome_rule_type(c->rule->target, c->rule->attnum)));
 }
 
 static void
-step_expression(Compiler *c, JsonbContainer *params)
+step_expression(RehomeRuleCompiler *c, JsonbContainer *params)
 {
 	char	   *text = rehome_param_text(c->problems, params, "expression");
 	Oid			type;
@@ -232,42 +279,43 @@ step_expression(Compiler *c, JsonbContainer *params)
 	c->back = false;
 	if (text == NULL)
 	{
-		bad(c, "Kind \"expression\" needs parameter \"expression\".");
+		rehome_rule_bad(c, "Kind \"expression\" needs parameter \"expression\".");
 		return;
 	}
-	set_typed(c, psprintf("(%s)", own_expression(c, text, &type)));
+	rehome_rule_set_typed(c, psprintf("(%s)", own_expression(c, text, &type)));
 	c->value.text = type == TEXTOID && c->many;
 }
 
 static void
-step_constant(Compiler *c, JsonbContainer *params)
+step_constant(RehomeRuleCompiler *c, JsonbContainer *params)
 {
 	JsonbValue *v = rehome_param(params, "value");
 
 	rehome_param_known(c->problems, params, "constant", "value");
 	c->back = false;
 	if (v == NULL || (!rehome_param_is_scalar(v) && v->type != jbvBinary))
-		bad(c, "Kind \"constant\" needs parameter \"value\".");
+		rehome_rule_bad(c, "Kind \"constant\" needs parameter \"value\".");
 	else if (v->type == jbvBinary)
-		set_text(c, literal(JsonbToCString(NULL, v->val.binary.data, v->val.binary.len)));
+		rehome_rule_set_text(c, rehome_rule_literal(JsonbToCString(NULL, v->val.binary.data, v->val.binary.len)));
 	else
-		set_text(c, literal(rehome_param_scalar(v)));
+		rehome_rule_set_text(c, rehome_rule_literal(rehome_param_scalar(v)));
 }
 
 static void
-step_leave_out(Compiler *c, JsonbContainer *params)
+step_leave_out(RehomeRuleCompiler *c, JsonbContainer *params)
 {
 	rehome_param_known(c->problems, params, c->rule->kind, "");
 	c->skip = true;
 	if (c->many)
-		bad(c, "Kinds \"skip\" and \"default\" cannot be one of several steps.");
+		rehome_rule_bad(c, "Kinds \"skip\" and \"default\" cannot be one of several steps.");
 }
 
 static void
-step_value_map(Compiler *c, JsonbContainer *params)
+step_value_map(RehomeRuleCompiler *c, JsonbContainer *params)
 {
 	JsonbValue *map = rehome_param(params, "map");
-	char	   *value = as_text(c);
+	char	   *column = rehome_rule_compared(c);
+	char	   *value = rehome_rule_as_text(c);
 	StringInfoData sql;
 	StringInfoData inverse;
 	JsonbIterator *it;
@@ -280,12 +328,11 @@ step_value_map(Compiler *c, JsonbContainer *params)
 	if (map == NULL || map->type != jbvBinary || !JsonContainerIsObject(map->val.binary.data) ||
 		JsonContainerSize(map->val.binary.data) == 0)
 	{
-		bad(c, "Kind \"value_map\" needs parameter \"map\", an object of old values and new ones.");
+		rehome_rule_bad(c, "Kind \"value_map\" needs parameter \"map\", an object of old values and new ones.");
 		return;
 	}
-	initStringInfo(&sql);
+	rehome_rule_cases(&sql, column, value);
 	initStringInfo(&inverse);
-	appendStringInfo(&sql, "CASE %s", value);
 	it = JsonbIteratorInit(map->val.binary.data);
 	for (JsonbIteratorToken t = JsonbIteratorNext(&it, &v, true); t != WJB_DONE;
 		 t = JsonbIteratorNext(&it, &v, true))
@@ -299,11 +346,11 @@ step_value_map(Compiler *c, JsonbContainer *params)
 			continue;
 		if (!rehome_param_is_scalar(&v))
 		{
-			bad(c, psprintf("Value \"%s\" is mapped to what is neither text, number, boolean nor null.", from));
+			rehome_rule_bad(c, psprintf("Value \"%s\" is mapped to what is neither text, number, boolean nor null.", from));
 			continue;
 		}
 		to = rehome_param_scalar(&v);
-		appendStringInfo(&sql, " WHEN %s THEN %s", literal(from), literal(to));
+		rehome_rule_case(&sql, column, c, from, to);
 		if (to == NULL)
 			c->back = false;
 		foreach(lc, seen)
@@ -312,165 +359,93 @@ step_value_map(Compiler *c, JsonbContainer *params)
 		if (to != NULL)
 		{
 			seen = lappend(seen, to);
-			appendStringInfo(&inverse, " WHEN %s THEN %s", literal(to), literal(from));
+			appendStringInfo(&inverse, " WHEN %s THEN %s", rehome_rule_literal(to), rehome_rule_literal(from));
 		}
 	}
 	appendStringInfo(&sql, " ELSE %s END", other_sql(c, params, "unlisted", value, "is not in the value map"));
-	set_text(c, sql.data);
+	rehome_rule_set_text(c, sql.data);
 	attnum = c->source_column ? get_attnum(RelationGetRelid(c->rule->source), c->source_column) : 0;
 	if (c->back && !c->many && attnum > 0)
 	{
 		char	   *back = psprintf("(target.%s)::pg_catalog.text", quote_identifier(c->rule->column));
 
 		c->rule->inverse = psprintf("(CASE %s%s ELSE rehome.rule_refuse(%s, %s) END)::%s", back, inverse.data, back,
-									literal("is not in the value map"), type_sql(c->rule->source, attnum));
+									rehome_rule_literal("is not in the value map"), rehome_rule_type(c->rule->source, attnum));
 	}
 }
 
+/*
+ * null_for makes the SQL of a value null where that is what is given; if column
+ * is, it stands in a CASE over it, which is to be ended.
+ */
 static void
-step_null(Compiler *c, JsonbContainer *params)
+null_for(RehomeRuleCompiler *c, const char *column, StringInfo cases, char **value, JsonbValue *given)
+{
+	if (column != NULL)
+		rehome_rule_case(cases, column, c, rehome_param_scalar(given), NULL);
+	else
+		*value = psprintf("NULLIF(%s, %s)", *value, rehome_rule_literal(rehome_param_scalar(given)));
+}
+
+static void
+step_null(RehomeRuleCompiler *c, JsonbContainer *params)
 {
 	JsonbValue *to_null = rehome_param(params, "to_null");
 	JsonbValue *null_to = rehome_param(params, "null_to");
-	char	   *sql = as_text(c);
+	char	   *column = rehome_rule_compared(c);
+	char	   *sql = rehome_rule_as_text(c);
+	StringInfoData cases;
+	int			none;
 
 	rehome_param_known(c->problems, params, "null", "blank_to_null, to_null, null_to");
 	c->back = false;
 	if (rehome_param_flag(c->problems, params, "blank_to_null"))
 		sql = psprintf("rehome.rule_blank_to_null(%s)", sql);
+	rehome_rule_cases(&cases, column, sql);
+	none = cases.len;
 	if (to_null != NULL && rehome_param_is_scalar(to_null) && to_null->type != jbvNull)
-		sql = psprintf("NULLIF(%s, %s)", sql, literal(rehome_param_scalar(to_null)));
+		null_for(c, column, &cases, &sql, to_null);
 	else if (to_null != NULL && to_null->type == jbvBinary && JsonContainerIsArray(to_null->val.binary.data))
 		for (uint32 i = 0; i < JsonContainerSize(to_null->val.binary.data); i++)
 		{
 			JsonbValue *v = getIthJsonbValueFromContainer(to_null->val.binary.data, i);
 
 			if (!rehome_param_is_scalar(v) || v->type == jbvNull)
-				bad(c, "Parameter \"to_null\" lists what is neither text, number nor boolean.");
+				rehome_rule_bad(c, "Parameter \"to_null\" lists what is neither text, number nor boolean.");
 			else
-				sql = psprintf("NULLIF(%s, %s)", sql, literal(rehome_param_scalar(v)));
+				null_for(c, column, &cases, &sql, v);
 		}
 	else if (to_null != NULL)
-		bad(c, "Parameter \"to_null\" is neither a value nor a list of values.");
+		rehome_rule_bad(c, "Parameter \"to_null\" is neither a value nor a list of values.");
+	if (cases.len > none)
+		sql = psprintf("%s ELSE %s END", cases.data, sql);
 	if (null_to != NULL && rehome_param_is_scalar(null_to) && null_to->type != jbvNull)
-		sql = psprintf("COALESCE(%s, %s)", sql, literal(rehome_param_scalar(null_to)));
+		sql = psprintf("COALESCE(%s, %s)", sql, rehome_rule_literal(rehome_param_scalar(null_to)));
 	else if (null_to != NULL)
-		bad(c, "Parameter \"null_to\" is not a text, number or boolean.");
-	set_text(c, sql);
-}
-
-/*
- * append_range bounds a typed value by parameters min and max.
- */
-static void
-append_range(Compiler *c, JsonbContainer *params, const char *type)
-{
-	char	   *lo = rehome_param_text(c->problems, params, "min");
-	char	   *hi = rehome_param_text(c->problems, params, "max");
-	char	   *action = rehome_param_choice(c->problems, params, "out_of_range", "refuse, null, clamp");
-
-	if (lo == NULL && hi == NULL)
-	{
-		if (action != NULL)
-			bad(c, "Parameter \"out_of_range\" needs \"min\" or \"max\".");
-		return;
-	}
-	c->back = false;
-	set_typed(c, psprintf("rehome.rule_range(%s, %s::%s, %s::%s, %s)", c->value.sql,
-						  lo ? quote_literal_cstr(lo) : "NULL", type, hi ? quote_literal_cstr(hi) : "NULL", type,
-						  literal(action ? action : "refuse")));
+		rehome_rule_bad(c, "Parameter \"null_to\" is not a text, number or boolean.");
+	rehome_rule_set_text(c, sql);
 }
 
 static void
-step_timestamp(Compiler *c, JsonbContainer *params)
-{
-	char	   *unit = rehome_param_choice(c->problems, params, "unit", "seconds, millis, micros");
-	char	   *zone = rehome_param_text(c->problems, params, "zone");
-	char	   *format = rehome_param_text(c->problems, params, "format");
-	JsonbValue *zero = rehome_param(params, "zero");
-	JsonbValue *sentinels = rehome_param(params, "sentinels");
-	AttrNumber	attnum = c->source_column ? get_attnum(RelationGetRelid(c->rule->source), c->source_column) : 0;
-	char	   *sql;
-	const char *type = "pg_catalog.timestamptz";
-	int			per_second = unit == NULL ? 0 : unit[1] == 'e' ? 1 : unit[2] == 'l' ? 1000 : 1000000;
-
-	rehome_param_known(c->problems, params, "timestamp", "unit, zone, format, zero, sentinels, min, max, out_of_range");
-	if (unit != NULL && (zone != NULL || format != NULL))
-		bad(c, "Parameter \"unit\" counts from the epoch; \"zone\" and \"format\" are for text and local times.");
-	if (zone != NULL && pg_tzset(zone) == NULL)
-		bad(c, psprintf("Time zone \"%s\" is not known.", zone));
-	if (unit == NULL || zero != NULL || sentinels != NULL || rehome_param(params, "min") || rehome_param(params, "max"))
-		c->back = false;
-	if (unit != NULL && c->value.column && zero == NULL && sentinels == NULL && is_number(c->rule->source, attnum))
-		sql = c->value.sql;		/* not by way of text */
-	else
-		sql = as_text(c);
-	if (zero != NULL)
-	{
-		char	   *text = rehome_param_is_scalar(zero) ? rehome_param_scalar(zero) : NULL;
-
-		if (text == NULL || strcmp(text, "refuse") != 0)
-			sql = psprintf("rehome.rule_zero_date(%s, %s)", sql,
-						   literal(text && strcmp(text, "null") == 0 ? NULL : text));
-	}
-	if (sentinels != NULL && sentinels->type == jbvBinary && JsonContainerIsObject(sentinels->val.binary.data))
-	{
-		JsonbIterator *it = JsonbIteratorInit(sentinels->val.binary.data);
-		JsonbValue	v;
-		StringInfoData when;
-		char	   *from = NULL;
-
-		initStringInfo(&when);
-		for (JsonbIteratorToken t = JsonbIteratorNext(&it, &v, true); t != WJB_DONE;
-			 t = JsonbIteratorNext(&it, &v, true))
-			if (t == WJB_KEY)
-				from = pnstrdup(v.val.string.val, v.val.string.len);
-			else if (t == WJB_VALUE)
-				appendStringInfo(&when, " WHEN %s THEN %s", literal(from), literal(rehome_param_is_scalar(&v) ? rehome_param_scalar(&v) : NULL));
-		if (when.len > 0)
-			sql = psprintf("CASE %s%s ELSE %s END", sql, when.data, sql);
-	}
-	else if (sentinels != NULL)
-		bad(c, "Parameter \"sentinels\" is not an object of values and what they stand for.");
-	if (unit != NULL)
-		sql = psprintf("rehome.rule_epoch((%s)::pg_catalog.numeric, %d)", sql, per_second);
-	else
-	{
-		sql = format ? psprintf("pg_catalog.timezone('UTC', pg_catalog.to_timestamp(%s, %s))", sql, literal(format)) :
-			psprintf("(%s)::pg_catalog.timestamp", sql);
-		if (zone != NULL)
-			sql = psprintf("pg_catalog.timezone(%s, %s)", literal(zone), sql);
-		else
-			type = "pg_catalog.timestamp";
-	}
-	set_typed(c, sql);
-	append_range(c, params, type);
-	if (c->back && !c->many && attnum > 0)
-		c->rule->inverse = psprintf("(pg_catalog.trim_scale(EXTRACT(epoch FROM target.%s) * %d))::pg_catalog.text::%s",
-									quote_identifier(c->rule->column), per_second, type_sql(c->rule->source, attnum));
-	set_typed(c, psprintf("(%s)::%s", c->value.sql, type_sql(c->rule->target, c->rule->attnum)));
-}
-
-static void
-step_text(Compiler *c, JsonbContainer *params)
+step_text(RehomeRuleCompiler *c, JsonbContainer *params)
 {
 	char	   *control = rehome_param_choice(c->problems, params, "control", "strip, space, refuse");
 	char	   *form = rehome_param_choice(c->problems, params, "normalize", "nfc, nfd, nfkc, nfkd");
 	char	   *letters = rehome_param_choice(c->problems, params, "case", "lower, upper");
 	char	   *json = rehome_param_choice(c->problems, params, "json", "repair, refuse");
 	char	   *trim = rehome_param_choice(c->problems, params, "trim", "both, left, right");
-	char	   *sql = as_text(c);
+	char	   *sql = rehome_rule_as_text(c);
 
 	rehome_param_known(c->problems, params, "text", "control, html, entities, normalize, collapse, trim, case, json");
 	c->back = false;
 	if (control)
-		sql = psprintf("rehome.rule_control(%s, %s)", sql, literal(control));
+		sql = psprintf("rehome.rule_control(%s, %s)", sql, rehome_rule_literal(control));
 	if (rehome_param_flag(c->problems, params, "html"))
 		sql = psprintf("rehome.rule_html(%s)", sql);
 	if (rehome_param_flag(c->problems, params, "entities"))
 		sql = psprintf("rehome.rule_entities(%s)", sql);
 	if (form)
-		sql = psprintf("pg_catalog.normalize(%s, %s)", sql, literal(form));
+		sql = psprintf("pg_catalog.normalize(%s, %s)", sql, rehome_rule_literal(form));
 	if (rehome_param_flag(c->problems, params, "collapse"))
 		sql = psprintf("pg_catalog.regexp_replace(%s, '[[:space:]]+', ' ', 'g')", sql);
 	if (trim)
@@ -479,57 +454,8 @@ step_text(Compiler *c, JsonbContainer *params)
 	if (letters)
 		sql = psprintf("pg_catalog.%s(%s)", letters, sql);
 	if (json)
-		sql = psprintf("rehome.rule_json(%s, %s)", sql, literal(json));
-	set_text(c, sql);
-}
-
-/*
- * boolean_sql reads the spellings of a boolean.
- */
-static char *
-boolean_sql(const char *value)
-{
-	return psprintf("CASE WHEN pg_catalog.lower(pg_catalog.btrim(%s)) IN ('t', 'true', 'y', 'yes', 'on', '1', '-1', 'j', 'ja', 'o', 'oui', 's', 'si', 'x', 'wahr', 'vrai') THEN 'true'::pg_catalog.text"
-					" WHEN pg_catalog.lower(pg_catalog.btrim(%s)) IN ('f', 'false', 'n', 'no', 'off', '0', 'nein', 'non', 'falsch', 'faux', '') THEN 'false'::pg_catalog.text"
-					" ELSE rehome.rule_refuse(%s, 'is no spelling of a boolean'::pg_catalog.text) END",
-					value, value, value);
-}
-
-static void
-step_number(Compiler *c, JsonbContainer *params)
-{
-	char	   *decimal = rehome_param_text(c->problems, params, "decimal");
-	char	   *grouping = rehome_param_text(c->problems, params, "grouping");
-	char	   *bits = rehome_param_choice(c->problems, params, "unsigned", "\"8\", \"16\", \"32\", \"64\"");
-	char	   *nan = rehome_param_choice(c->problems, params, "nan", "null, refuse, keep");
-	bool		money = rehome_param_flag(c->problems, params, "money");
-	char	   *sql = as_text(c);
-
-	rehome_param_known(c->problems, params, "number", "money, decimal, grouping, unsigned, boolean, nan, min, max, out_of_range");
-	c->back = false;
-	if (rehome_param_flag(c->problems, params, "boolean"))
-	{
-		set_text(c, boolean_sql(sql));
-		return;
-	}
-	if (decimal && grouping && strcmp(decimal, grouping) == 0)
-		bad(c, "Parameters \"decimal\" and \"grouping\" are the same.");
-	if (nan != NULL && strcmp(nan, "keep") != 0)
-		sql = psprintf("CASE WHEN pg_catalog.lower(pg_catalog.btrim(%s)) IN ('nan', 'inf', '-inf', 'infinity', '-infinity') THEN %s ELSE %s END",
-					   sql, nan[0] == 'n' ? literal(NULL) :
-					   psprintf("rehome.rule_refuse(%s, %s)", sql, literal("is not a number")), sql);
-	if (money || decimal || grouping)
-		sql = psprintf("rehome.rule_number(%s, %s, %s)", sql, literal(decimal ? decimal : "."),
-					   literal(grouping ? grouping : decimal && decimal[0] == ',' ? "." : ","));
-	else
-		sql = psprintf("(%s)::pg_catalog.numeric", sql);
-	if (bits != NULL)
-		sql = psprintf("rehome.rule_unsigned(%s, %s)", sql, bits);
-	set_typed(c, sql);
-	append_range(c, params, "pg_catalog.numeric");
-
-	/* by way of text: a fraction must not be rounded away on its way to an integer */
-	set_text(c, psprintf("(pg_catalog.trim_scale(%s))::pg_catalog.text", c->value.sql));
+		sql = psprintf("rehome.rule_json(%s, %s)", sql, rehome_rule_literal(json));
+	rehome_rule_set_text(c, sql);
 }
 
 /*
@@ -556,12 +482,12 @@ is_unique(Oid relid, AttrNumber attnum)
 }
 
 static void
-step_lookup(Compiler *c, JsonbContainer *params)
+step_lookup(RehomeRuleCompiler *c, JsonbContainer *params)
 {
 	char	   *table = rehome_param_text(c->problems, params, "table");
 	char	   *from = rehome_param_text(c->problems, params, "from");
 	char	   *to = rehome_param_text(c->problems, params, "to");
-	char	   *value = as_text(c);
+	char	   *value = rehome_rule_as_text(c);
 	AttrNumber	attnum = c->source_column ? get_attnum(RelationGetRelid(c->rule->source), c->source_column) : 0;
 	int			level;
 	Oid			relid;
@@ -570,7 +496,7 @@ step_lookup(Compiler *c, JsonbContainer *params)
 	rehome_param_known(c->problems, params, "lookup", "table, from, to, unlisted");
 	if (table == NULL || from == NULL || to == NULL)
 	{
-		bad(c, "Kind \"lookup\" needs parameters \"table\", \"from\" and \"to\".");
+		rehome_rule_bad(c, "Kind \"lookup\" needs parameters \"table\", \"from\" and \"to\".");
 		return;
 	}
 	level = NewGUCNestLevel();
@@ -580,20 +506,20 @@ step_lookup(Compiler *c, JsonbContainer *params)
 	AtEOXact_GUC(true, level);
 	if (!OidIsValid(relid))
 	{
-		bad(c, psprintf("Crosswalk \"%s\" does not exist.", table));
+		rehome_rule_bad(c, psprintf("Crosswalk \"%s\" does not exist.", table));
 		return;
 	}
 	if (get_attnum(relid, from) <= 0 || get_attnum(relid, to) <= 0)
 	{
-		bad(c, psprintf("Crosswalk \"%s\" has no column \"%s\".", table, get_attnum(relid, from) <= 0 ? from : to));
+		rehome_rule_bad(c, psprintf("Crosswalk \"%s\" has no column \"%s\".", table, get_attnum(relid, from) <= 0 ? from : to));
 		return;
 	}
 	if (!is_unique(relid, get_attnum(relid, from)))
-		bad(c, psprintf("No unique index stands on column \"%s\" of crosswalk \"%s\".", from, table));
+		rehome_rule_bad(c, psprintf("No unique index stands on column \"%s\" of crosswalk \"%s\".", from, table));
 	crosswalk = psprintf("%s::pg_catalog.regclass",
 						 quote_literal_cstr(quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
 																	   get_rel_name(relid))));
-	set_text(c, psprintf("COALESCE(rehome.rule_lookup(%s, %s, %s::pg_catalog.name, %s::pg_catalog.name), %s)",
+	rehome_rule_set_text(c, psprintf("COALESCE(rehome.rule_lookup(%s, %s, %s::pg_catalog.name, %s::pg_catalog.name), %s)",
 						 value, crosswalk, quote_literal_cstr(from), quote_literal_cstr(to),
 						 other_sql(c, params, "unlisted", value, psprintf("is not in crosswalk %s", table))));
 	if (c->back && !c->many && attnum > 0 && is_unique(relid, get_attnum(relid, to)))
@@ -603,7 +529,7 @@ step_lookup(Compiler *c, JsonbContainer *params)
 		c->rule->inverse = psprintf("(COALESCE(rehome.rule_lookup(%s, %s, %s::pg_catalog.name, %s::pg_catalog.name),"
 									" rehome.rule_refuse(%s, %s)))::%s",
 									back, crosswalk, quote_literal_cstr(to), quote_literal_cstr(from), back,
-									literal(psprintf("is not in crosswalk %s", table)), type_sql(c->rule->source, attnum));
+									rehome_rule_literal(psprintf("is not in crosswalk %s", table)), rehome_rule_type(c->rule->source, attnum));
 	}
 }
 
@@ -614,12 +540,12 @@ static const struct
 }			kinds[] = {
 	{"copy", step_copy}, {"cast", step_cast}, {"expression", step_expression},
 	{"constant", step_constant}, {"default", step_leave_out}, {"skip", step_leave_out},
-	{"value_map", step_value_map}, {"null", step_null}, {"timestamp", step_timestamp},
-	{"text", step_text}, {"number", step_number}, {"lookup", step_lookup},
+	{"value_map", step_value_map}, {"null", step_null}, {"timestamp", rehome_rule_timestamp},
+	{"text", step_text}, {"number", rehome_rule_numeric}, {"lookup", step_lookup},
 };
 
 static void
-one_step(Compiler *c, const char *kind, JsonbContainer *params)
+one_step(RehomeRuleCompiler *c, const char *kind, JsonbContainer *params)
 {
 	StringInfoData known;
 
@@ -632,18 +558,18 @@ one_step(Compiler *c, const char *kind, JsonbContainer *params)
 	initStringInfo(&known);
 	for (int i = 0; i < lengthof(kinds); i++)
 		appendStringInfo(&known, "%s, ", kinds[i].kind);
-	bad(c, psprintf("There is no kind \"%s\"; there are: %ssteps.", kind, known.data));
+	rehome_rule_bad(c, psprintf("There is no kind \"%s\"; there are: %ssteps.", kind, known.data));
 }
 
 static void
-all_steps(Compiler *c, JsonbContainer *steps)
+all_steps(RehomeRuleCompiler *c, JsonbContainer *steps)
 {
 	c->many = true;
 	c->back = false;
 	if (steps == NULL || !JsonContainerIsArray(steps) || JsonContainerIsScalar(steps) ||
 		JsonContainerSize(steps) == 0)
 	{
-		bad(c, "Kind \"steps\" needs a list of steps, each an object with its kind and parameters.");
+		rehome_rule_bad(c, "Kind \"steps\" needs a list of steps, each an object with its kind and parameters.");
 		return;
 	}
 	for (uint32 i = 0; i < JsonContainerSize(steps); i++)
@@ -654,7 +580,7 @@ all_steps(Compiler *c, JsonbContainer *steps)
 		JsonbValue *kind = rehome_param(params, "kind");
 
 		if (kind == NULL || kind->type != jbvString)
-			bad(c, psprintf("Step %u is not an object with a kind.", i + 1));
+			rehome_rule_bad(c, psprintf("Step %u is not an object with a kind.", i + 1));
 		else
 			one_step(c, rehome_param_scalar(kind), params);
 	}
@@ -667,12 +593,12 @@ all_steps(Compiler *c, JsonbContainer *steps)
 static bool
 is_lossless(Oid from, Oid to)
 {
-	bool		from_int = from == INT2OID || from == INT4OID || from == INT8OID;
+	bool		from_int = rehome_is_integer(from);
 	bool		to_text = to == TEXTOID || to == VARCHAROID;
 
 	if (from == to)
 		return true;
-	if (from_int && (to == INT2OID || to == INT4OID || to == INT8OID || to == NUMERICOID || to_text))
+	if (from_int && (rehome_is_integer(to) || to == NUMERICOID || to_text))
 		return true;
 	if ((from == TEXTOID || from == VARCHAROID || from == BPCHAROID) && to_text)
 		return true;
@@ -691,7 +617,7 @@ is_lossless(Oid from, Oid to)
 void
 rehome_rule_compile(RehomeRule *rule, RehomeProblems *problems)
 {
-	Compiler	c = {.rule = rule,.problems = problems,.back = true};
+	RehomeRuleCompiler	c = {.rule = rule,.problems = problems,.back = true};
 	JsonbContainer *params = rule->params ? &rule->params->root : NULL;
 	bool		steps = strcmp(rule->kind, "steps") == 0;
 	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rule->target), rule->attnum - 1);
@@ -699,7 +625,7 @@ rehome_rule_compile(RehomeRule *rule, RehomeProblems *problems)
 
 	if (params != NULL && !steps && (!JsonContainerIsObject(params)))
 	{
-		bad(&c, "The parameters are not an object.");
+		rehome_rule_bad(&c, "The parameters are not an object.");
 		return;
 	}
 	c.source_column = rule->source_column ? pstrdup(rule->source_column) :
@@ -723,25 +649,25 @@ rehome_rule_compile(RehomeRule *rule, RehomeProblems *problems)
 	if (c.skip || problems->n > 0)
 	{
 		if (c.skip && rule->validation != NULL)
-			bad(&c, "A column that is left out has nothing to validate.");
+			rehome_rule_bad(&c, "A column that is left out has nothing to validate.");
 		return;
 	}
 	if (c.value.text && !is_text_type(att->atttypid))
-		set_typed(&c, psprintf("(%s)::%s", c.value.sql, type_sql(rule->target, rule->attnum)));
+		rehome_rule_set_typed(&c, psprintf("(%s)::%s", c.value.sql, rehome_rule_type(rule->target, rule->attnum)));
 	if (rule->validation != NULL)
 	{
 		Oid			type;
 		char	   *valid = own_expression(&c, rule->validation, &type);
 
 		if (type != BOOLOID)
-			bad(&c, psprintf("Validation \"%s\" is of type %s, not boolean.", rule->validation, format_type_be(type)));
-		set_typed(&c, psprintf("rehome.rule_valid(%s, %s, %s)", c.value.sql, valid, literal(rule->validation)));
+			rehome_rule_bad(&c, psprintf("Validation \"%s\" is of type %s, not boolean.", rule->validation, format_type_be(type)));
+		rehome_rule_set_typed(&c, psprintf("rehome.rule_valid(%s, %s, %s)", c.value.sql, valid, rehome_rule_literal(rule->validation)));
 	}
 	if (strcmp(rule->kind, "cast") == 0 && c.back && from > 0 &&
 		is_lossless(TupleDescAttr(RelationGetDescr(rule->source), from - 1)->atttypid, att->atttypid))
-		rule->inverse = psprintf("(target.%s)::%s", quote_identifier(rule->column), type_sql(rule->source, from));
+		rule->inverse = psprintf("(target.%s)::%s", quote_identifier(rule->column), rehome_rule_type(rule->source, from));
 	if (strcmp(rule->kind, "copy") == 0 && rule->validation != NULL && from > 0 &&
 		is_lossless(TupleDescAttr(RelationGetDescr(rule->source), from - 1)->atttypid, att->atttypid))
-		rule->inverse = psprintf("(target.%s)::%s", quote_identifier(rule->column), type_sql(rule->source, from));
+		rule->inverse = psprintf("(target.%s)::%s", quote_identifier(rule->column), rehome_rule_type(rule->source, from));
 	rule->expression = c.value.sql;
 }

@@ -18,6 +18,7 @@
 #include "fmgr.h"
 #include "mapping/rule.h"
 #include "mb/pg_wchar.h"
+#include "pgtime.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
@@ -149,6 +150,38 @@ rehome_rule_zero_date(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(PG_GETARG_DATUM(1));
 }
 
+PG_FUNCTION_INFO_V1(rehome_rule_local_time);
+
+/*
+ * rehome_rule_local_time(value text, zone text) reads a time: in that zone, or
+ * in the one that the text names itself.
+ */
+Datum
+rehome_rule_local_time(PG_FUNCTION_ARGS)
+{
+	char	   *value = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	pg_tz	   *zone = pg_tzset(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	pg_tz	   *saved = session_timezone;
+	Datum		result;
+
+	if (zone == NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("time zone \"%s\" is not known", text_to_cstring(PG_GETARG_TEXT_PP(1))));
+	PG_TRY();
+	{
+		session_timezone = zone;
+		result = DirectFunctionCall3(timestamptz_in, CStringGetDatum(value),
+									 ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+	}
+	PG_FINALLY();
+	{
+		session_timezone = saved;
+	}
+	PG_END_TRY();
+	PG_RETURN_DATUM(result);
+}
+
 PG_FUNCTION_INFO_V1(rehome_rule_epoch);
 
 /*
@@ -200,12 +233,88 @@ rehome_rule_unsigned(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(value);
 }
 
+/*
+ * character returns the Unicode character at p, of the database's encoding if
+ * that is no Unicode.
+ */
+static pg_wchar
+character(const char *p)
+{
+	return GetDatabaseEncoding() == PG_UTF8 ? utf8_to_unicode((const unsigned char *) p) : (unsigned char) *p;
+}
+
+/*
+ * blank_length returns how many bytes at p are one blank, also one that keeps
+ * a line together; 0: none.
+ */
+static int
+blank_length(const char *p)
+{
+	pg_wchar	c = character(p);
+
+	if (isspace((unsigned char) *p) || c == 0xA0 || (GetDatabaseEncoding() == PG_UTF8 && (c == 0x2009 || c == 0x202F)))
+		return pg_mblen(p);
+	return 0;
+}
+
+/*
+ * minus_length returns how many bytes at p are a minus sign, or the dash that
+ * is set in its place; 0: none.
+ */
+static int
+minus_length(const char *p)
+{
+	pg_wchar	c = character(p);
+
+	return *p == '-' || (GetDatabaseEncoding() == PG_UTF8 && (c == 0x2212 || c == 0x2013)) ? pg_mblen(p) : 0;
+}
+
+/*
+ * currency_length returns how many bytes at p are a currency: a sign, a code
+ * of three letters (ISO 4217), or an abbreviation that is in use; 0: none.
+ * What makes another number of it is none: per cent, thousands, cents.
+ */
+static int
+currency_length(const char *p)
+{
+	static const char *const words[] = {"kr", "K\xc4\x8d", "z\xc5\x82", "Ft", "Fr", "SFr", "Rs", "R", "RM", "lei", "din",
+	"eur", "usd", "gbp", "chf", "Euro", "euro", "euros"};
+	static const char *const factors[] = {"MIO", "MRD", "MLN", "MLD", "BIO", "BLN", "TSD", "PCT"};
+	pg_wchar	c = character(p);
+	bool		code = true;
+	int			len = 0;
+
+	if (*p == '$' || (IS_HIGHBIT_SET(*p) && (GetDatabaseEncoding() != PG_UTF8 || c == 0xA3 || c == 0xA5 || c == 0xE3F ||
+											  (c >= 0x20A0 && c <= 0x20CF) || c == 0xFDFC)))
+		return pg_mblen(p);
+	while (isalpha((unsigned char) p[len]) || IS_HIGHBIT_SET(p[len]))
+	{
+		if (blank_length(p + len) > 0 || minus_length(p + len) > 0)
+			break;
+		code = code && p[len] >= 'A' && p[len] <= 'Z';
+		len += pg_mblen(p + len);
+	}
+	if (code && len > 0 && (p[len] == '$' || len == 3))
+	{
+		for (int i = 0; i < lengthof(factors); i++)
+			if (strncmp(p, factors[i], 3) == 0)
+				return 0;
+		return len;
+	}
+	for (int i = 0; i < lengthof(words); i++)
+		if (len == strlen(words[i]) && strncmp(p, words[i], len) == 0)
+			return len + (p[len] == '.' ? 1 : 0);
+	return 0;
+}
+
 PG_FUNCTION_INFO_V1(rehome_rule_number);
 
 /*
  * rehome_rule_number(value text, decimal text, grouping text) reads a number
  * as people write it: currency before or after it, groups of digits, a sign on
- * either side, parentheses for negative.
+ * either side, parentheses for negative.  The last group before the point has
+ * three digits, so that a point where groups are expected is not overlooked;
+ * those before it two or three, as in India.
  */
 Datum
 rehome_rule_number(PG_FUNCTION_ARGS)
@@ -217,48 +326,73 @@ rehome_rule_number(PG_FUNCTION_ARGS)
 	int			len = 1;		/* room for a sign */
 	int			scale = 0;		/* digits after the point */
 	int64		number = 0;		/* of the first MAX_DIGITS */
+	int			group = 0;		/* digits since the last sign between groups */
+	int			groups = 0;		/* such signs */
+	int			parentheses = 0;	/* that are open */
 	bool		negative = false;
 	bool		point = false;
 	bool		ended = false;	/* something came after the digits */
-	int			signs = 0;
+	bool		signs = false;
+	bool		good = true;
+	int			n;
 
-	for (const char *p = value; *p != '\0'; p += IS_HIGHBIT_SET(*p) ? pg_mblen(p) : 1)
+	for (const char *p = value; *p != '\0' && good; p += n)
 	{
 		bool		begun = len > 1;
 
+		n = 1;
 		if (isdigit((unsigned char) *p) && !ended)
 		{
 			digits[len++] = *p;
-			scale += point ? 1 : 0;
+			if (point)
+				scale++;
+			else
+				group++;
 			if (len - 1 <= MAX_DIGITS)
 				number = number * 10 + (*p - '0');
 		}
 		else if (strncmp(p, decimal, strlen(decimal)) == 0 && !point && !ended &&
 				 (begun || isdigit((unsigned char) p[strlen(decimal)])))
 		{
+			n = strlen(decimal);
 			digits[len++] = '.';
 			point = true;
 		}
 		else if (begun && !point && !ended && grouping[0] != '\0' &&
 				 strncmp(p, grouping, strlen(grouping)) == 0 &&
 				 isdigit((unsigned char) p[strlen(grouping)]))
-			continue;
-		else if (*p == '(' || *p == '-' || *p == '+')
 		{
-			if (signs++ > 0 || (begun && *p == '('))
-				rehome_rule_refuse_value("is not a number", value);
-			negative = *p != '+';
+			n = strlen(grouping);
+			good = group <= 3 && (groups == 0 || group >= 2);
+			groups++;
+			group = 0;
+		}
+		else if (blank_length(p) > 0)
+		{
+			n = blank_length(p);
 			ended = begun;
 		}
-		else if (*p == ')' && signs == 1 && negative)
+		else if ((minus_length(p) > 0 || *p == '+' || (*p == '(' && !begun)) && !signs)
+		{
+			n = *p == '(' || *p == '+' ? 1 : minus_length(p);
+			signs = true;
+			negative = *p != '+';
+			parentheses = *p == '(' ? 1 : 0;
+			ended = begun;
+		}
+		else if (*p == ')' && parentheses == 1 && begun)
+		{
+			parentheses = 0;
 			ended = true;
-		else if ((isalnum((unsigned char) *p) && !isalpha((unsigned char) *p)) ||
-				 *p == ',' || *p == '.' || *p == '/' || *p == ':')
-			rehome_rule_refuse_value("is not a number", value);
+		}
 		else
-			ended = begun;		/* blanks, currency */
+		{
+			n = currency_length(p);
+			good = n > 0;
+			ended = begun;
+		}
 	}
-	if (len == 1)
+	if (!good || len == 1 || parentheses != 0 || (groups > 0 && group != 3))
 		rehome_rule_refuse_value("is not a number", value);
 	if (len - 1 <= MAX_DIGITS)
 		PG_RETURN_NUMERIC(int64_div_fast_to_numeric(negative ? -number : number, scale));

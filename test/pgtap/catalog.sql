@@ -35,7 +35,7 @@ SELECT functions_are('rehome', ARRAY[
     'guard', 'capture', 'record_drift', 'database_identity', 'state_transitions',
     'add_rule', 'set_table_rule', 'recopy', 'retry', 'accept_quarantine', 'rules_hash', 'blanked', 'redact', 'unredact',
     'rule_refuse', 'rule_valid', 'rule_range', 'rule_blank_to_null', 'rule_control', 'rule_html', 'rule_entities',
-    'rule_json', 'rule_zero_date', 'rule_epoch', 'rule_unsigned', 'rule_number', 'rule_lookup',
+    'rule_json', 'rule_zero_date', 'rule_local_time', 'rule_epoch', 'rule_unsigned', 'rule_number', 'rule_lookup',
     'land_table', 'add_derived', 'drop_derived', 'refresh_derived', 'note_input', 'write_back', 'survivor', 'rule_first',
     'add_identity', 'add_identity_reference',
     'classify', 'resolve', 'accept', 'revoke_acceptance', 'add_check', 'drop_check', 'run_checks', 'report_check',
