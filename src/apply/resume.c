@@ -197,15 +197,17 @@ mend_target(RehomeSlice *slice, RehomeTableMap *map)
 }
 
 /*
- * retyped tells whether a column of one look is gone in the other, or of
- * another type: values may be others that no trigger has seen.
+ * retyped tells whether a column of one look is gone in the other, of another
+ * type, or not the one that has its name: values may be others that no trigger
+ * has seen.
  */
 static bool
 retyped(const char *before, const char *after)
 {
 	return before == NULL ||
 		rehome_spi("SELECT FROM jsonb_each($1::jsonb -> 'columns') AS o LEFT JOIN jsonb_each($2::jsonb -> 'columns') AS n USING (key)"
-				   " WHERE n.value ->> 'type' IS DISTINCT FROM o.value ->> 'type'", "tt", before, after)->n > 0;
+				   " WHERE n.value ->> 'type' IS DISTINCT FROM o.value ->> 'type' OR EXISTS (SELECT FROM jsonb_each($2::jsonb -> 'columns') AS r"
+				   "  WHERE r.key <> o.key AND r.value ->> 'name' = o.value ->> 'name')", "tt", before, after)->n > 0;
 }
 
 /*

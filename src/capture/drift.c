@@ -416,6 +416,7 @@ settle(FunctionCallInfo fcinfo, const char *set, const char *which)
 
 	rehome_call_begin(&call, fcinfo);
 	migration = rehome_migration_argument(fcinfo);
+	rehome_require_owner(&call, migration);
 	if (OidIsValid(target))
 		(void) rehome_table_map_of(migration, target);
 	n = (int64) rehome_spi(psprintf("UPDATE rehome.drift SET %s WHERE migration = $1::name"

@@ -38,11 +38,13 @@ typedef struct Difference
 	bool		was_not_null;
 	bool		is_not_null;
 	bool		is_default;		/* has a default */
+	bool		reused;			/* what it was called, another column is now */
 } Difference;
 
 static const char *const difference_query =
 	"SELECT o.value ->> 'name', n.value ->> 'name', o.value ->> 'type', n.value ->> 'type',"
-	" o.value ->> 'not_null', n.value ->> 'not_null', n.value ->> 'default'"
+	" o.value ->> 'not_null', n.value ->> 'not_null', n.value ->> 'default',"
+	" EXISTS (SELECT FROM jsonb_each($2::jsonb -> 'columns') AS r WHERE r.value ->> 'name' = o.value ->> 'name')"
 	" FROM jsonb_each($1::jsonb -> 'columns') AS o FULL JOIN jsonb_each($2::jsonb -> 'columns') AS n USING (key)"
 	" WHERE o.value IS DISTINCT FROM n.value ORDER BY key::int";
 
@@ -225,6 +227,8 @@ judge(Difference *d, bool source, bool back, List *used, const char **kind, char
 	{
 		*kind = "column renamed";
 		*what = psprintf("column %s was renamed to %s", quote_identifier(d->was), quote_identifier(d->is));
+		/* until that was noticed, the other one's values have come in its place */
+		*lossy = d->reused;
 		if (d->was_type != NULL && strcmp(d->was_type, d->is_type) != 0)
 		{
 			*what = psprintf("%s and is of type %s instead of %s", *what, d->is_type, d->was_type);
@@ -284,7 +288,8 @@ rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map, bool source, c
 		for (int i = 0; i < rows->n; i++)
 		{
 			char	  **v = rows->value[i];
-			Difference	d = {v[0], v[1], v[2], v[3], rehome_bool(v[4]), rehome_bool(v[5]), rehome_bool(v[6])};
+			Difference	d = {v[0], v[1], v[2], v[3], rehome_bool(v[4]), rehome_bool(v[5]), rehome_bool(v[6]),
+			rehome_bool(v[7])};
 			const char *kind;
 			char	   *what;
 			const char *hint;
@@ -331,8 +336,9 @@ rehome_triggers_lost(List *maps, bool back)
 					  "  AND g.tgname IN ('rehome_capture', 'rehome_capture_truncate'))" :
 					  "SELECT t.id FROM rehome.table_map t WHERE t.id = ANY ($1::int[])"
 					  " AND 2 > (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = t.target AND g.tgenabled = 'A'"
-					  /* a guard for each statement does not see what is written by way of a parent */
-					  "  AND (g.tgname <> 'rehome_guard' OR g.tgtype & 1 = 1 OR NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = t.target))"
+					  /* a guard for each statement does not see what is written by way of a parent, or by a subscription */
+					  "  AND (g.tgname <> 'rehome_guard' OR g.tgtype & 1 = 1 OR NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = t.target)"
+					  "   AND NOT EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = t.target))"
 					  "  AND g.tgname IN (CASE t.drift_policy WHEN 'reject' THEN 'rehome_guard' ELSE 'rehome_drift' END,"
 					  "  CASE t.drift_policy WHEN 'reject' THEN 'rehome_guard_truncate' ELSE 'rehome_drift_truncate' END))",
 					  "t", rehome_map_ids(maps));
@@ -363,6 +369,7 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 							 " (SELECT string_agg(g.oid || g.tgenabled::text, ',' ORDER BY g.oid)"
 							 "  FROM pg_trigger g WHERE g.tgrelid = ANY ($1::oid[]) AND g.tgname LIKE 'rehome\\_%'),"
 							 " (SELECT string_agg(i.inhrelid::text, ',' ORDER BY i.inhrelid) FROM pg_inherits i WHERE i.inhrelid = ANY ($1::oid[])),"
+							 " (SELECT string_agg(s.srrelid::text, ',' ORDER BY s.srrelid) FROM pg_subscription_rel s WHERE s.srrelid = ANY ($1::oid[])),"
 							 " (WITH RECURSIVE part AS (SELECT unnest($1::oid[]) AS oid"
 							 "   UNION ALL SELECT i.inhrelid FROM pg_inherits i JOIN part ON i.inhparent = part.oid)"
 							 "  SELECT string_agg('unlogged ' || c.oid, ',' ORDER BY c.oid) FROM part JOIN pg_class c USING (oid)"
@@ -392,7 +399,7 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 			rehome_map_lost(slice, map, "target", "capture lost", "capture is missing or disabled",
 							"What was written since cannot be known: resuming it puts capture back and brings the table to the source as a whole.");
 		else
-			rehome_map_lost(slice, map, "target", "guard lost", "the guard is missing or disabled, or does not see what is written by way of a parent",
+			rehome_map_lost(slice, map, "target", "guard lost", "the guard is missing or disabled, or does not see what is written by way of a parent or by a subscription",
 							"What was written since cannot be known: resuming it puts the guard back and reads the table as a whole.");
 	}
 	rehome_spi("UPDATE rehome.slice SET target_print = $2, maps_version = maps_version + 1 WHERE id = $1",

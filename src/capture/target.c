@@ -279,13 +279,16 @@ make_counter(RehomeTableMap *map)
 }
 
 /*
- * needs_row_guard tells whether rows of a target can be written by way of
- * another table, which fires none of its triggers for each statement.
+ * needs_row_guard tells whether rows of a target can be written without firing
+ * its triggers for each statement: by way of another table, or by a subscription.
  */
 static bool
 needs_row_guard(Oid target)
 {
-	return get_rel_relkind(target) == RELKIND_PARTITIONED_TABLE || has_superclass(target);
+	static SPIPlanPtr plan = NULL;
+
+	return get_rel_relkind(target) == RELKIND_PARTITIONED_TABLE || has_superclass(target) ||
+		rehome_spi_kept(&plan, "SELECT FROM pg_subscription_rel WHERE srrelid = $1", "o", target)->n > 0;
 }
 
 /*

@@ -193,6 +193,10 @@ check_source_table(List *findings, RehomeTableMap *map, char **fact, const char 
 								  psprintf("role %s may not read, or create triggers on, the partitions %s", role, fact[FACT_UNREADABLE_PARTS]),
 								  psprintf("GRANT SELECT, TRIGGER, INSERT, UPDATE, DELETE ON TABLE %s TO %s;",
 										   fact[FACT_UNREADABLE_PARTS], role));
+	if (fact[FACT_FOREIGN_PARTS] != NULL)
+		findings = rehome_finding(findings, "source", "error", name,
+								  psprintf("has partitions whose rows are on another server: %s", fact[FACT_FOREIGN_PARTS]),
+								  "Detach them, and move them from where they are.");
 	if (rehome_bool(fact[FACT_ROW_SECURITY]))
 		findings = rehome_finding(findings, "source", "error", name, psprintf("row security hides rows from role %s", role),
 								  psprintf("ALTER ROLE %s BYPASSRLS;", role));

@@ -60,6 +60,9 @@ rehome_reverse_losses(RehomeTableMap *map)
 			findings = rehome_finding(findings, "reverse", "warning", object,
 									  "is computed, and has no inverse: what is written to it after cutover is lost by a rollback",
 									  "Give rehome.map_column() an inverse if that is not enough.");
+		else if (strcmp(column->rule, "timestamp") == 0 && strstr(column->inverse, "floor(") != NULL)
+			findings = rehome_finding(findings, "reverse", "info", object,
+									  "is a number of units at the source: what is left of a unit is not carried back", NULL);
 		else if (policy == 'n' || policy == 'd')
 			findings = rehome_finding(findings, "reverse", "warning", object,
 									  psprintf("is %s where the rule refuses a value: when such a row is written after cutover, the source gets that in the place of its own value",
@@ -139,7 +142,7 @@ check_reverse(List *findings, RehomeSlice *slice, RehomeTableMap *map, RehomeRow
 		for (int i = 0; i < inverse->ncolumns; i++)
 			if (strcmp(inverse->columns[i].remote, columns->value[r][COLUMN_NAME]) == 0)
 				column = &inverse->columns[i];
-		if (rehome_bool(columns->value[r][COLUMN_GENERATED]))
+		if (rehome_bool(columns->value[r][COLUMN_GENERATED]) && (column == NULL || column->key == 0))
 			continue;
 		if (column != NULL && column->carried)
 		{

@@ -18,6 +18,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "catalog/redaction.h"
 #include "copy/sieve.h"
 #include "document/lint.h"
 #include "mb/pg_wchar.h"
@@ -70,6 +71,7 @@ typedef struct Trip
 	ExprState **instead;		/* its default, if that is its policy */
 	Back	   *back;			/* of each column of the inverse */
 	int			at;				/* column being evaluated */
+	bool		redacted;		/* no values of the rows are to be shown */
 } Trip;
 
 /*
@@ -227,7 +229,7 @@ note_lost(Trip *trip, int i, ErrorData *error)
 		return;
 	getTypeOutputInfo(back->att->atttypid, &output, &varlena);
 	old = MemoryContextSwitchTo(GetMemoryChunkContext(trip->result));
-	trip->result->example[i] =
+	trip->result->example[i] = trip->redacted ? pstrdup(REHOME_REDACTED_MESSAGE) :
 		psprintf("the row with key %s has %s, and %s", rehome_lint_source_key(trip->mapping->map, trip->there),
 				 shown(was_null ? NULL : OidOutputFunctionCall(output, had)),
 				 error ? psprintf("the way back raises: %s", error->message) :
@@ -304,6 +306,7 @@ rehome_round_trip(RehomeSlice *slice, RehomeInverse *inverse)
 	trip.result = palloc0(sizeof(RehomeRoundTrip));
 	trip.result->lost = palloc0(sizeof(int64) * Max(inverse->ncolumns, 1));
 	trip.result->example = palloc0(sizeof(char *) * Max(inverse->ncolumns, 1));
+	trip.redacted = rehome_redacted_columns(map->target) != NIL;
 	rehome_become(&as, slice->migration->owner);
 	trip.source = table_open(map->source, AccessShareLock);
 	trip.target = table_open(map->target, AccessShareLock);

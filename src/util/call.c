@@ -50,7 +50,9 @@ static const struct
 	{"row_security", "off"},
 	{"xmloption", "content"},
 	{"array_nulls", "on"},
+	{"lc_monetary", "C"},
 	/* expressions are kept, and compared, as text */
+	{"standard_conforming_strings", "on"},
 	{"quote_all_identifiers", "off"},
 	/* an index is built anew where it was */
 	{"default_tablespace", ""},

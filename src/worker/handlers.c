@@ -22,7 +22,10 @@
 #include "utils/timestamp.h"
 #include "worker/sync.h"
 
-/* How often change tables are pruned, and an unchanged position is stored. */
+/*
+ * How often change tables are pruned; and how often an unchanged position is
+ * stored, and both sides are looked over, however busy they are.
+ */
 #define PRUNE_INTERVAL 2000
 #define POSITION_INTERVAL 1000
 
@@ -134,7 +137,7 @@ forward(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 	if (worker->idle_snapshot != NULL)
 		pfree(worker->idle_snapshot);
 	worker->idle_snapshot = batch.ntables > 0 ? NULL : MemoryContextStrdup(worker->context, batch.position);
-	if (batch.ntables > 0 || !slice->lazy_position)
+	if (!slice->lazy_position)
 		worker->positioned_at = GetCurrentTimestamp();
 	rehome_commit_lazily();
 	rehome_call_commit(call);
@@ -205,8 +208,9 @@ reverse(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 		rehome_spi("UPDATE rehome.slice SET position_at = clock_timestamp(), error = NULL, error_since = NULL,"
 				   " rows_applied = rows_applied + $2, batches = batches + 1 WHERE id = $1",
 				   "il", slice->id, n);
-		worker->positioned_at = GetCurrentTimestamp();
 	}
+	if (!slice->lazy_position)
+		worker->positioned_at = GetCurrentTimestamp();
 	if (older_than(worker->pruned_at, PRUNE_INTERVAL))
 	{
 		char	   *reached;

@@ -199,18 +199,20 @@ record_error(int slice_id, const ErrorData *error, MemoryContext context)
 void
 rehome_worker_report(int slice_id, MemoryContext context)
 {
-	ErrorData  *error = log_error(context);
+	MemoryContext report = AllocSetContextCreate(context, "pg_rehome error", ALLOCSET_SMALL_SIZES);
+	ErrorData  *error = log_error(report);
 
 	PG_TRY();
 	{
-		record_error(slice_id, error, context);
+		record_error(slice_id, error, report);
 	}
 	PG_CATCH();
 	{
-		FreeErrorData(log_error(context));
+		(void) log_error(report);
 	}
 	PG_END_TRY();
-	FreeErrorData(error);
+	MemoryContextSwitchTo(context);
+	MemoryContextDelete(report);
 }
 
 /*

@@ -58,6 +58,24 @@ is((sqlstate_of($source, sprintf($write, 400)))[0], '00000', 'the source is writ
 call(q{CALL rehome.sync('m')}, 'in sync again');
 call(q{SELECT * FROM rehome.verify('m')}, 'verified');
 same_content($pair, \@content, 'the same content once more');
+
+# A subscription fires no trigger for each statement: a target that is fed by one
+# needs the guard for each row.
+sub guards { return $pair->sql_target(q{SELECT string_agg(CASE WHEN tgtype & 1 = 1 THEN 'row' ELSE 'statement' END, ' ' ORDER BY tgrelid::regclass::text) FROM pg_trigger WHERE tgname = 'rehome_guard'}) }
+$pair->sql_source(q{CREATE TABLE app.outside (id int PRIMARY KEY, v text); CREATE PUBLICATION items FOR TABLE app.item});
+is(guards(), 'statement statement', 'guards for each statement');
+my $connect = $source->connstr('postgres') =~ s/'/''/gr;
+$pair->sql_target(qq{CREATE SUBSCRIPTION feed CONNECTION '$connect' PUBLICATION items WITH (copy_data = false)});
+is((sqlstate_of($target, q{CALL rehome.sync('m')}))[0], 'RH009', 'a target that a subscription feeds is not guarded by that');
+is($pair->sql_target(q{SELECT string_agg(target::text, ' ') FROM rehome.table_map WHERE paused}), 'app.item', 'it is paused');
+call(q{SELECT rehome.resume_table('m', 'app.item')}, 'and resumed');
+is(guards(), 'row statement', 'with a guard for each row');
+$pair->sql_source(q{INSERT INTO app.item VALUES (7000, 'by both ways')});
+ok(wait_until($target, q{SELECT apply_error_count > 0 FROM pg_stat_subscription_stats}), 'which keeps the subscription out');
+$pair->sql_target(q{ALTER SUBSCRIPTION feed DISABLE; ALTER SUBSCRIPTION feed SET (slot_name = NONE); DROP SUBSCRIPTION feed});
+$pair->sql_source(q{SELECT pg_drop_replication_slot('feed') FROM pg_replication_slots WHERE NOT active});
+call(q{CALL rehome.sync('m')}, 'in sync');
+same_content($pair, \@content, 'the same content, by one way');
 call(q{CALL rehome.cancel('m')}, 'cancelled');
 call(q{SELECT rehome.drop_migration('m')}, 'dropped');
 

@@ -26,13 +26,8 @@ SELECT t.n - 1 AS n,
                         WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey)) <@ (t.key::text[])) AS key_unique,
        EXISTS (SELECT FROM pg_trigger g
                 WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgname NOT LIKE 'rehome\_%') AS has_triggers,
-       (SELECT string_agg(p.oid::regclass::text, ', ') FROM pg_class p
-         WHERE c.relkind = 'p' AND p.oid <> c.oid
-           AND p.oid IN (WITH RECURSIVE tree(relid) AS (
-                             SELECT c.oid UNION ALL
-                             SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.relid)
-                         SELECT relid FROM tree)
-           AND NOT (has_table_privilege(p.oid, 'SELECT') AND has_table_privilege(p.oid, 'TRIGGER'))) AS unreadable_parts,
+       parts.unreadable AS unreadable_parts,
+       parts.elsewhere AS foreign_parts,
        (WITH RECURSIVE up(relid) AS (
             SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = c.oid
             UNION ALL
@@ -41,4 +36,13 @@ SELECT t.n - 1 AS n,
          WHERE up.relid IN (SELECT rel FROM t) LIMIT 1) AS mapped_parent
   FROM t
   LEFT JOIN pg_class c ON c.oid = t.rel
+  LEFT JOIN LATERAL (
+        WITH RECURSIVE tree(relid) AS (
+            SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = c.oid
+            UNION ALL
+            SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.relid)
+        SELECT string_agg(p.oid::regclass::text, ', ')
+                   FILTER (WHERE NOT (has_table_privilege(p.oid, 'SELECT') AND has_table_privilege(p.oid, 'TRIGGER'))) AS unreadable,
+               string_agg(p.oid::regclass::text, ', ') FILTER (WHERE p.relkind = 'f') AS elsewhere
+          FROM tree JOIN pg_class p ON p.oid = tree.relid) AS parts ON c.relkind = 'p'
  ORDER BY t.n

@@ -149,7 +149,7 @@ BEGIN
             xmax := txid_snapshot_xmax(at::txid_snapshot);
             xip := ARRAY(SELECT txid_snapshot_xip(at::txid_snapshot));
         END IF;
-        IF parts[i] <> '' AND rehome_source.partitions(to_regclass(relations[i])) <> parts[i] THEN
+        IF parts[i] <> '' AND rehome_source.partitions(to_regclass(relations[i])) IS DISTINCT FROM parts[i] THEN
             flag := 't';
         ELSE
             change := format('change_%s_%s', token, maps[i]);
@@ -446,10 +446,10 @@ BEGIN
      WHERE r.token = write_capture.token AND r.map = write_capture.map;
     SELECT string_agg(format('NEW.%I', k.name), ', ' ORDER BY k.ord),
            string_agg(format('OLD.%I', k.name), ', ' ORDER BY k.ord),
-           string_agg(format('%I', k.name), ', ' ORDER BY k.ord),
+           string_agg(format('rows.%I', k.name), ', ' ORDER BY k.ord),
            string_agg(format('key%s', k.ord), ', ' ORDER BY k.ord),
            string_agg(format('NEW.%I IS NULL', k.name), ' OR ' ORDER BY k.ord),
-           string_agg(format('%I IS NULL', k.name), ' OR ' ORDER BY k.ord)
+           string_agg(format('rows.%I IS NULL', k.name), ' OR ' ORDER BY k.ord)
       INTO new_key, old_key, plain_key, change_key, new_null, plain_null
       FROM unnest(c.names) WITH ORDINALITY AS k(name, ord);
 
@@ -472,12 +472,12 @@ BEGIN
         IF TG_NARGS = 1 THEN
             INSERT INTO %1$s (op, %2$s) VALUES ('d', %4$s);
         ELSE
-            INSERT INTO %1$s (op, %2$s) SELECT CASE WHEN %5$s THEN 't' ELSE 'u' END, %3$s FROM new_rows;
+            INSERT INTO %1$s (op, %2$s) SELECT CASE WHEN %5$s THEN 't' ELSE 'u' END, %3$s FROM new_rows AS rows;
         END IF;
     ELSIF TG_OP = 'INSERT' THEN
-        INSERT INTO %1$s (op, %2$s) SELECT CASE WHEN %5$s THEN 't' ELSE 'i' END, %3$s FROM new_rows;
+        INSERT INTO %1$s (op, %2$s) SELECT CASE WHEN %5$s THEN 't' ELSE 'i' END, %3$s FROM new_rows AS rows;
     ELSIF TG_OP = 'DELETE' THEN
-        INSERT INTO %1$s (op, %2$s) SELECT 'd', %3$s FROM old_rows;
+        INSERT INTO %1$s (op, %2$s) SELECT 'd', %3$s FROM old_rows AS rows;
     ELSE
         INSERT INTO %1$s (op) VALUES ('t');
     END IF;$body$, change, change_key, plain_key, old_key, plain_null);

@@ -1,0 +1,148 @@
+# A slice in which something is written all the time, and tables, names and
+# settings that are not what one expects: changes are noticed, nothing is lost,
+# and what only one side has stays there.
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use RehomeTest;
+
+my $pair = new_pair(
+	dbname      => 'odd',
+	role        => 1,
+	source_conf => "standard_conforming_strings = off\nescape_string_warning = off\nbackslash_quote = on\n"
+	  . "default_transaction_isolation = 'repeatable read'\nlc_monetary = 'C'",
+	target_conf => 'rehome.naptime = 20ms');
+my ($source, $target) = ($pair->source, $pair->target);
+my $schema = q{
+	CREATE TABLE item (id int PRIMARY KEY, v text, status text, left_over text);
+	CREATE TABLE redirect (old text, new text, found int, tg_op text, rows text, PRIMARY KEY (old, new, found, tg_op));
+	CREATE TABLE code (id int PRIMARY KEY, code text);
+	CREATE TABLE part (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+	CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (1000);
+	CREATE TABLE busy (id int PRIMARY KEY, n int);
+	CREATE TABLE made (id int PRIMARY KEY, v text);};
+$pair->sql_source($schema . q{
+	INSERT INTO item SELECT i, 'i' || i, 's' || i FROM generate_series(1, 50) AS i;
+	INSERT INTO redirect SELECT '/a' || i, '/b' || i, i, 'x' FROM generate_series(1, 10) AS i;
+	INSERT INTO code VALUES (1, '123'), (2, 'd'), (3, 'A_1'), (4, 'AB1');
+	INSERT INTO part SELECT i, 'p' || i FROM generate_series(1, 50) AS i;
+	INSERT INTO made SELECT i, 'm' || i FROM generate_series(1, 50) AS i;
+	INSERT INTO busy VALUES (1, 0);});
+$pair->sql_target($schema . q{
+	ALTER TABLE made ADD bucket int NOT NULL, DROP CONSTRAINT made_pkey, ADD PRIMARY KEY (id, bucket);
+	ALTER TABLE item ADD note text, ADD seen timestamptz DEFAULT '2020-01-01';});
+$pair->grant_source('public');
+my @tables = qw(item redirect code part busy made);
+$pair->import_foreign_schema('public', 'src', @tables);
+$pair->sql_target(q{
+	SELECT rehome.create_migration('o', 'src', 'odd things');
+	SELECT rehome.add_table('o', format('src.%I', t)::regclass, t::regclass, columns => '{"note": null, "seen": null}') FROM unnest(ARRAY['item']) AS t;
+	SELECT rehome.add_table('o', format('src.%I', t)::regclass, t::regclass) FROM unnest(ARRAY['redirect', 'part', 'busy']) AS t;
+	SELECT rehome.add_table('o', 'src.code', 'code', filter => $$code ~ '^\d+$' OR code LIKE 'A\_%'$$);
+	SELECT rehome.add_table('o', 'src.made', 'made', columns => '{"bucket": "id % 16"}');
+	CALL rehome.start('o')});
+ok($pair->wait_for_state('o', 'syncing'), 'in sync');
+is($pair->sql_target('SELECT string_agg(id::text, $$,$$ ORDER BY id) FROM code'), '1,3', 'a filter means the same, whatever the settings of the source');
+
+sub paused { my ($table) = @_; return "SELECT bool_or(paused) FROM rehome.table_map WHERE target = '$table'::regclass" }
+
+# Names that trigger functions have for something else.
+is((sqlstate_of($source, q{INSERT INTO redirect VALUES ('/c', '/d', 1, 'y', 'z'); UPDATE redirect SET new = '/e' WHERE found = 2; DELETE FROM redirect WHERE found = 3}, 'odd'))[0],
+	'00000', 'columns of the key called old, new, found and tg_op: writes go on');
+
+# From here on something is written all the time.
+my $writer = start_pgbench($source, "UPDATE busy SET n = n + 1 WHERE id = 1;\n", clients => 1, rate => 100, dbname => 'odd');
+ok(wait_until($source, 'SELECT n > 20 FROM busy', undef, 'odd'), 'the slice is busy');
+ok(wait_until($target, 'SELECT count(*) = 10 AND bool_or(new = $$/e$$) FROM redirect', undef, 'odd'), 'and they arrive');
+
+# A key that is renamed meanwhile.
+$pair->sql_source('ALTER TABLE redirect RENAME "found" TO lost');
+ok(wait_until($source, q{SELECT pg_get_functiondef(t.tgfoid) LIKE '%lost%' FROM pg_trigger t WHERE t.tgrelid = 'redirect'::regclass AND t.tgname LIKE 'rehome_capture%insert'}, undef, 'odd'),
+	'a key that is renamed is noticed, however busy the slice is');
+is((sqlstate_of($source, q{INSERT INTO redirect VALUES ('/f', '/g', 1, 'y', 'z')}, 'odd'))[0], '00000', 'and writes go on');
+ok(wait_until($target, paused('redirect'), undef, 'odd'), 'its table waits');
+$pair->sql_source('ALTER TABLE redirect RENAME lost TO "found"');
+$pair->sql_target(q{SELECT rehome.resume_table('o', 'redirect')});
+ok(wait_until($target, 'SELECT count(*) = 11 FROM redirect', undef, 'odd'), 'and goes on');
+
+# A guard that is taken off.
+$pair->sql_target('ALTER TABLE code DISABLE TRIGGER rehome_guard');
+ok(wait_until($target, paused('code'), undef, 'odd'), 'so is a guard that is taken off');
+$pair->sql_target(q{SELECT rehome.resume_table('o', 'code')});
+
+# Another column takes the name; until that is noticed, its values are read.
+$pair->sql_source(q{BEGIN; ALTER TABLE item RENAME status TO status_old; ALTER TABLE item RENAME left_over TO status; COMMIT;
+	UPDATE item SET v = v || '!' WHERE id = 7});
+ok(wait_until($target, paused('item'), undef, 'odd'), 'a column takes the name of another one: its table waits');
+$pair->sql_target(q{
+	ALTER FOREIGN TABLE src.item ALTER status OPTIONS (SET column_name 'status_old'), ALTER left_over OPTIONS (SET column_name 'status');
+	SELECT rehome.resume_table('o', 'item')});
+ok(wait_until($target, q{SELECT v = 'i7!' AND status = 's7' FROM item WHERE id = 7}, undef, 'odd'), 'when it goes on, no value of the wrong column stays')
+  or diag($pair->sql_target('SELECT * FROM item WHERE id = 7'));
+
+# What only the target has of a row stays, also when the table is read as a whole.
+$pair->sql_target(q{SELECT rehome.set_drift_policy('o', 'record', 'item'); UPDATE item SET note = 'n' || id, seen = '2024-01-01' WHERE id <= 20; SELECT rehome.accept_drift('o')});
+$pair->sql_source(q{BEGIN; CREATE TEMP TABLE kept AS TABLE item; TRUNCATE item; INSERT INTO item SELECT * FROM kept WHERE id <> 3; COMMIT});
+ok(wait_until($target, 'SELECT count(*) = 49 FROM item', undef, 'odd'), 'a table that was truncated is read as a whole');
+is($pair->sql_target('SELECT count(*) FROM item WHERE note IS NOT NULL AND seen = $$2024-01-01$$'), '19', 'and what only the target has of its rows stays');
+$pair->sql_target(q{SELECT rehome.set_drift_policy('o', 'reject', 'item')});
+
+# A partitioned table is replaced by one that is none.
+$pair->sql_source(q{CREATE TABLE part_plain (LIKE part INCLUDING ALL); GRANT ALL ON part_plain TO rehome_src; INSERT INTO part_plain SELECT * FROM part});
+$pair->sql_source(q{BEGIN; TRUNCATE part; ALTER TABLE part RENAME TO part_old; ALTER TABLE part_plain RENAME TO part; COMMIT});
+ok(wait_until($target, paused('part'), undef, 'odd'), 'a table in the place of another one waits');
+is($pair->sql_target('SELECT count(*) FROM part'), '50', 'and nothing of it is gone');
+$pair->sql_source(q{BEGIN; ALTER TABLE part RENAME TO part_plain; ALTER TABLE part_old RENAME TO part; INSERT INTO part SELECT * FROM part_plain; COMMIT});
+$pair->sql_target(q{SELECT rehome.resume_table('o', 'part')});
+stop_pgbench($writer);
+$pair->sql_target(q{CALL rehome.sync('o')});
+is($pair->sql_target(q{SELECT count(*) FROM part}), '50', 'it goes on when it is back');
+
+# After the cutover a key that is computed and not restored is no obstacle to a comparison.
+$pair->sql_target(q{CALL rehome.cutover('o', one_way => false)});
+for my $mode (qw(hash rows))
+{
+	is((sqlstate_of($target, "SELECT bool_and(ok) FROM rehome.verify('o', mode => '$mode')", 'odd'))[0], '00000', "cut over: verified, $mode");
+}
+$pair->sql_target(q{UPDATE item SET note = 'after', v = 'after' WHERE id = 1; INSERT INTO item (id, v, note) VALUES (100, 'new', 'only here')});
+$pair->sql_target(q{CALL rehome.rollback('o'); CALL rehome.sync('o')});
+is($pair->sql_target(q{SELECT string_agg(v || ' ' || note, ', ' ORDER BY id) FROM item WHERE id IN (1, 100)}), 'after after, new only here', 'rolled back: what only the target has of its rows stays');
+$pair->sql_target(q{CALL rehome.cancel('o')});
+
+# Triggers of the source that the role cannot keep from firing write what no batch brings.
+my $audit = q{CREATE TABLE doc (id int PRIMARY KEY, v text); CREATE TABLE audit (id int GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY, doc int);};
+$pair->sql_source($audit . q{
+	CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$BEGIN INSERT INTO public.audit (doc) VALUES (new.id); RETURN NULL; END$$;
+	CREATE TRIGGER note AFTER INSERT ON doc FOR EACH ROW EXECUTE FUNCTION note(); INSERT INTO doc VALUES (1, 'a')});
+$pair->sql_target($audit);
+$pair->grant_source('public');
+$pair->import_foreign_schema('public', 'src', qw(doc audit));
+$pair->sql_target(q{
+	SELECT rehome.create_migration('t', 'src', 'triggers at the source');
+	SELECT rehome.add_table('t', 'src.doc', 'doc'); SELECT rehome.add_table('t', 'src.audit', 'audit');
+	CALL rehome.start('t')});
+ok($pair->wait_for_state('t', 'syncing'), 'in sync');
+$pair->sql_target(q{CALL rehome.cutover('t'); INSERT INTO doc VALUES (2, 'b')});
+$pair->sql_target(q{CALL rehome.rollback('t'); CALL rehome.sync('t')});
+is($pair->sql_source('SELECT count(*) FROM audit WHERE doc = 2'), '1', 'a trigger of the source has fired for what was brought back');
+same_content($pair, [qw(doc audit)], 'and what it wrote is at the target too');
+$pair->sql_target(q{CALL rehome.cancel('t')});
+
+# Partitions that are elsewhere.
+$pair->sql_source(q{
+	CREATE EXTENSION postgres_fdw; CREATE SERVER cold FOREIGN DATA WRAPPER postgres_fdw;
+	CREATE TABLE tide (id int NOT NULL, v text) PARTITION BY RANGE (id);
+	CREATE TABLE tide_1 PARTITION OF tide FOR VALUES FROM (0) TO (10);
+	CREATE FOREIGN TABLE tide_2 PARTITION OF tide FOR VALUES FROM (10) TO (20) SERVER cold;
+	GRANT ALL ON tide, tide_1, tide_2 TO rehome_src});
+$pair->sql_target('CREATE TABLE tide (id int PRIMARY KEY, v text)');
+$pair->import_foreign_schema('public', 'src', 'tide');
+$pair->sql_target(q{SELECT rehome.create_migration('p', 'src', 'cold data'); SELECT rehome.add_table('p', 'src.tide', 'tide')});
+like($pair->sql_target(q{SELECT string_agg(detail, ', ') FROM rehome.preflight('p') WHERE severity = 'error'}), qr/has partitions whose rows are on another server: (?:public\.)?tide_2/,
+	'partitions on another server are told before');
+
+done_testing();
