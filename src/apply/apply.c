@@ -387,6 +387,16 @@ kept_columns(RehomeMapping *mapping)
 }
 
 /*
+ * rehome_apply_keeps tells whether a target row has something that the source
+ * does not say.
+ */
+bool
+rehome_apply_keeps(RehomeMapping *mapping)
+{
+	return kept_columns(mapping) != NIL;
+}
+
+/*
  * replace_fragile is step 2.  All rows are deleted before the first comes
  * back (the sort sees to that), with what their unmapped columns held.
  */

@@ -37,6 +37,7 @@ extern int64 rehome_apply_gone_treated(RehomeMapping *mapping, Tuplestorestate *
 									   bool absent);
 extern char *rehome_marked(RehomeMapping *mapping, const char *prefix);
 extern bool rehome_apply_is_fragile(RehomeMapping *mapping);
+extern bool rehome_apply_keeps(RehomeMapping *mapping);
 extern int64 rehome_apply_rows(RehomeMapping *mapping, Tuplestorestate *rows, int64 n);
 extern bool rehome_sees_stored(Relation rel, Oid role, AclMode privileges);
 extern int64 rehome_apply_direct(RehomeMapping *mapping, Tuplestorestate *rows, int64 n,

@@ -178,8 +178,10 @@ begin(Direct *direct)
 		return false;
 	direct->whole = is_whole(direct);
 	direct->estate = CreateExecutorState();
+	/* a key is updated if it can be spelled differently */
 	for (int c = 0; c < direct->mapping->ncolumns; c++)
-		if (direct->mapping->columns[c].key == 0)
+		if (direct->mapping->columns[c].key == 0 ||
+			bms_is_member(direct->mapping->columns[c].key - 1, rehome_mapping_target_spelled(direct->mapping)))
 			updated = bms_add_member(updated, direct->mapping->columns[c].attnum - FirstLowInvalidHeapAttributeNumber);
 	direct->rri = rehome_result_relation(direct->estate, direct->rel, updated);
 	direct->found = table_slot_create(direct->rel, NULL);

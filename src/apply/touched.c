@@ -335,6 +335,10 @@ unfit(RehomeMapping *mapping)
 		if (may_run_code(getBaseType(mapping->key[k]->type)))
 			return psprintf("the type of key column %s may have constraints of its own",
 							quote_identifier(mapping->key[k]->name));
+	for (int k = 0; k < mapping->nkey; k++)
+		if (OidIsValid(mapping->key[k]->collation) && !get_collation_isdeterministic(mapping->key[k]->collation))
+			return psprintf("the collation of key column %s takes several keys for one",
+							quote_identifier(mapping->key[k]->name));
 	for (int c = 0; c < mapping->ncolumns; c++)
 		if (contain_mutable_functions((Node *) mapping->columns[c].expr) ||
 			contain_mutable_functions((Node *) mapping->columns[c].instead))

@@ -341,6 +341,7 @@ move_quarantined(RehomeTurn *turn, const char *condition, const char *rule)
 							   " AND q.source_key IS NOT NULL AND ($5 IS NULL OR q.rule = $5) AND %s ORDER BY q.id", condition),
 					  "ttott", slice->migration->name, slice->name, map->target,
 					  rehome_name_array(map->source_key), rule);
+	turn->sieve->again = true;
 	rehome_become(&as, slice->migration->owner);
 	projector = rehome_projector_mapped(turn->mapping);
 	for (int from = 0; from < rows->n; from += RETRY_KEYS)
@@ -357,9 +358,9 @@ move_quarantined(RehomeTurn *turn, const char *condition, const char *rule)
 
 			appendStringInfoString(&sql, i > from ? " OR (" : "(");
 			foreach(lc, rehome_name_list(rows->value[i][1]))
-				appendStringInfo(&sql, "%ssource.%s = %s", foreach_current_index(lc) > 0 ? " AND " : "",
+				appendStringInfo(&sql, "%ssource.%s %s", foreach_current_index(lc) > 0 ? " AND " : "",
 								 quote_identifier(list_nth(map->source_key, foreach_current_index(lc))),
-								 quote_literal_cstr(lfirst(lc) ? lfirst(lc) : ""));
+								 lfirst(lc) ? psprintf("= %s", quote_literal_cstr(lfirst(lc))) : "IS NULL");
 			appendStringInfoChar(&sql, ')');
 		}
 		appendStringInfoChar(&sql, ')');
@@ -371,6 +372,7 @@ move_quarantined(RehomeTurn *turn, const char *condition, const char *rule)
 	rehome_projector_end(projector);
 	rehome_become_self(&as);
 	apply_rows(turn);
+	turn->sieve->again = false;
 	return rows->n;
 }
 
@@ -443,7 +445,8 @@ record_parts(RehomeConn *conn, RehomeTableMap *map)
 		return;
 	parts = rehome_conn_value(conn, "SELECT rehome_source.partitions($1::regclass)", "t",
 							  rehome_remote_relation(rehome_remote_table(map->source)));
-	if (strcmp(parts, map->source_parts) == 0)
+	/* one that has none is another table, which the next look at the source finds */
+	if (parts == NULL || strcmp(parts, map->source_parts) == 0)
 		return;
 	rehome_spi("UPDATE rehome.table_map SET source_parts = $2 WHERE id = $1", "it", map->id, parts);
 	map->source_parts = MemoryContextStrdup(GetMemoryChunkContext(map), parts);
@@ -492,8 +495,11 @@ rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag, RehomeSess
 	turn->conn = sessions->conn;
 	turn->mapping = rehome_mapping_compile(map, slice->migration->owner);
 	turn->everything = flag == 't';
+	/* what only the target has of its rows is not to be lost */
+	if (turn->everything && (map->on_delete != 'd' || rehome_apply_keeps(turn->mapping)))
+		turn->present = tuplestore_begin_heap(false, false, work_mem);
 	/* with quarantine, what meets another row half way is tried again in the end */
-	turn->by_parts = map->quarantine || (turn->everything && map->on_delete == 'd') ||
+	turn->by_parts = map->quarantine || (turn->everything && turn->present == NULL) ||
 		!rehome_apply_is_fragile(turn->mapping);
 	turn->gone = tuplestore_begin_heap(false, false, work_mem);
 	turn->rows = tuplestore_begin_heap(false, false, work_mem);
@@ -501,8 +507,6 @@ rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag, RehomeSess
 		rehome_touched_all(map, "all of it was read again since");
 	else
 		rehome_touched_check(turn->mapping);
-	if (turn->everything && map->on_delete != 'd')
-		turn->present = tuplestore_begin_heap(false, false, work_mem);
 	MemoryContextSwitchTo(old);
 	return turn;
 }

@@ -155,8 +155,10 @@ key_hash(List *texts, char *key)
 
 	initStringInfo(&buf);
 	foreach(lc, texts)
-		appendStringInfo(&buf, "%zu:%s", lfirst(lc) ? strlen(lfirst(lc)) : (size_t) 0,
-						 lfirst(lc) ? (char *) lfirst(lc) : "");
+		if (lfirst(lc) == NULL)
+			appendStringInfoChar(&buf, '-');
+		else
+			appendStringInfo(&buf, "%zu:%s", strlen(lfirst(lc)), (char *) lfirst(lc));
 	md5 = text_to_cstring(DatumGetTextPP(DirectFunctionCall1(md5_text, CStringGetTextDatum(buf.data))));
 	memcpy(key, md5, 32);
 }
@@ -409,9 +411,10 @@ store_refused(Batch *batch)
 			   " ON CONFLICT (target, source_key, migration) DO UPDATE SET slice = excluded.slice, key = excluded.key,"
 			   " source_row = excluded.source_row, rule = excluded.rule, sqlstate = excluded.sqlstate,"
 			   " message = excluded.message, last_seen = clock_timestamp(),"
-			   " accepted = quarantine.accepted AND quarantine.source_row = excluded.source_row",
-			   "ttott", sieve->slice->migration->name, sieve->slice->name, sieve->mapping->map->target,
-			   batch->refused.data, sieve->redacted);
+			   /* of a row whose values are not on record nobody can say that it is the one that was accepted */
+			   " accepted = quarantine.accepted AND quarantine.source_row = excluded.source_row AND ($5 IS NULL OR $6)",
+			   "ttottb", sieve->slice->migration->name, sieve->slice->name, sieve->mapping->map->target,
+			   batch->refused.data, sieve->redacted, sieve->again);
 	rehome_become_self(&as);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(sieve->scratch);

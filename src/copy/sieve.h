@@ -33,6 +33,7 @@ typedef struct RehomeSieve
 	MemoryContext scratch;		/* for one row's bookkeeping */
 	char	   *redacted;		/* source columns that are not to be on record, or NULL */
 	bool		look_only;		/* verification: nothing is written */
+	bool		again;			/* rows are read again, though nothing has changed */
 	int64		explained;		/* rows left out that are in quarantine */
 	int64		refused;		/* rows left out that are not */
 } RehomeSieve;

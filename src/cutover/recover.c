@@ -19,6 +19,7 @@
 #include "postgres.h"
 
 #include "apply/apply.h"
+#include "apply/inverse.h"
 #include "capture/capture.h"
 #include "cutover/cutover.h"
 #include "errors.h"
@@ -29,19 +30,35 @@
 #include "utils/builtins.h"
 
 /*
+ * has_own_triggers tells whether something else happened at the source when
+ * changes were brought back: triggers that our role may not keep from firing.
+ * They write what nobody has captured.
+ */
+static bool
+has_own_triggers(RehomeConn *conn, List *maps)
+{
+	return !rehome_inverse_may_bypass(conn) &&
+		rehome_bool(rehome_conn_value(conn, "SELECT EXISTS (SELECT FROM unnest($1::text[]) AS u(name), rehome_source.partition_tree(to_regclass(u.name)) AS p(oid)"
+									  " JOIN pg_trigger g ON g.tgrelid = p.oid WHERE NOT g.tgisinternal AND g.tgenabled <> 'D' AND g.tgname NOT LIKE 'rehome\\_%')",
+									  "t", rehome_remote_names(maps)));
+}
+
+/*
  * reread_lossy has the next batch read those tables as a whole whose target
  * rows may be other now than the map makes them from the source: a filter, or
- * a computed column without inverse.
+ * a computed column without inverse, or with one that restores only a part; or
+ * all of them.
  */
 static void
-reread_lossy(RehomeSlice *slice)
+reread_lossy(RehomeSlice *slice, bool all)
 {
 	uint64		n;
 
 	n = rehome_spi("UPDATE rehome.table_map t SET source_print = 'lossy' WHERE t.slice_id = $1"
-				   " AND (t.filter IS NOT NULL OR EXISTS (SELECT FROM rehome.column_map c"
-				   "  WHERE c.table_map_id = t.id AND c.kind <> 'copy' AND c.expression IS NOT NULL AND c.inverse IS NULL))",
-				   "i", slice->id)->processed;
+				   " AND ($2 OR t.filter IS NOT NULL OR EXISTS (SELECT FROM rehome.column_map c"
+				   "  WHERE c.table_map_id = t.id AND c.kind <> 'copy' AND c.expression IS NOT NULL"
+				   "  AND (c.inverse IS NULL OR c.kind = 'timestamp')))",
+				   "ib", slice->id, all)->processed;
 	if (n > 0)
 		rehome_spi("UPDATE rehome.slice SET source_print = 'lossy' WHERE id = $1", "i", slice->id);
 }
@@ -67,7 +84,7 @@ rehome_give_back(RehomeConn *conn, RehomeSlice *slice, List *maps, char **tail)
 	rehome_conn_query(conn, "SELECT rehome_source.set_fence($1, $2::int, false, ''),"
 					  " set_config('idle_in_transaction_session_timeout', $3, true)", "tii",
 					  slice->migration->token, slice->id, rehome_freeze_timeout);
-	reread_lossy(slice);
+	reread_lossy(slice, has_own_triggers(conn, maps));
 	rehome_commit_durably();
 	return true;
 }

@@ -20,6 +20,7 @@
 #include "access/relation.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "catalog/redaction.h"
 #include "document/lint.h"
 #include "document/sql/lint_rules.sql.h"
 #include "guc.h"
@@ -87,14 +88,14 @@ rehome_lint_put(RehomeLint *lint, const char *severity, const char *column, cons
 
 /*
  * rehome_lint_row puts a finding about a row, if there have not been too many
- * of its kind, and counts it in *n.
+ * of its kind, and counts it in *n.  The detail may quote the row.
  */
 void
 rehome_lint_row(RehomeLint *lint, int64 *n, const char *column, const char *name,
 				const char *key, const char *detail, const char *hint)
 {
 	if ((*n)++ < rehome_max_discrepancies)
-		rehome_lint_put(lint, "error", column, name, key, detail, hint);
+		rehome_lint_put(lint, "error", column, name, key, lint->redacted ? REHOME_REDACTED_MESSAGE : detail, hint);
 }
 
 /*
@@ -561,6 +562,7 @@ rehome_lint_mapping(PG_FUNCTION_ARGS)
 	foreach(lc, lint.maps)
 	{
 		lint.map = lfirst(lc);
+		lint.redacted = rehome_redacted_columns(lint.map->target) != NIL;
 		for (int i = 0; i < rows->n; i++)
 			if ((Oid) rehome_int64(rows->value[i][1]) == lint.map->target)
 				rehome_lint_put(&lint, rows->value[i][0], rows->value[i][2], rows->value[i][3], NULL,

@@ -25,6 +25,7 @@ typedef struct RehomeLint
 	int64		sample;			/* rows to read of a table; -1: all */
 
 	RehomeTableMap *map;
+	bool		redacted;		/* no values of its rows are to be shown */
 	RehomeMapping *mapping;
 	TupleDesc	desc;			/* of rows: mapped columns, then those two */
 	Tuplestorestate *rows;		/* with null for a value that a rule refused */

@@ -46,7 +46,7 @@
 
 /*
  * compared lists the columns to compare: all that are mapped, but once the
- * target has authority only those whose changes can be carried back.
+ * target has authority only the key and those whose changes can be carried back.
  */
 static List *
 compared(RehomeSlice *slice, RehomeMapping *mapping)
@@ -58,7 +58,7 @@ compared(RehomeSlice *slice, RehomeMapping *mapping)
 		RehomeMappedColumn *column = &mapping->columns[c];
 
 		if (slice->state != REHOME_CUT_OVER || column->map->kind == REHOME_COPY ||
-			column->map->inverse != NULL)
+			column->map->inverse != NULL || column->key > 0)
 			columns = lappend(columns, column);
 	}
 	return columns;

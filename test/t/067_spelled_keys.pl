@@ -24,6 +24,7 @@ for my $role (0, 1)
 		CREATE TABLE app.part (k text COLLATE public.any_case PRIMARY KEY, v int, own text DEFAULT 'none') PARTITION BY HASH (k);
 		CREATE TABLE app.part_0 PARTITION OF app.part FOR VALUES WITH (MODULUS 1, REMAINDER 0);
 		CREATE TABLE app.strict (k text PRIMARY KEY, v int, own text DEFAULT 'none');
+		CREATE TABLE app.loose (k text PRIMARY KEY, v int, own text DEFAULT 'none');
 	});
 	$pair->sql_target(q{
 		CREATE EXTENSION citext;
@@ -36,8 +37,9 @@ for my $role (0, 1)
 		CREATE TABLE app.coll (k text PRIMARY KEY, v int);
 		CREATE TABLE app.part (k varchar(100) PRIMARY KEY, v int);
 		CREATE TABLE app.strict (k citext PRIMARY KEY, v int);
+		CREATE TABLE app.loose (k text COLLATE public.any_case PRIMARY KEY, v int, head text GENERATED ALWAYS AS (left(k, 3)) STORED);
 	});
-	my @tables = qw(ci num float span coll part strict);
+	my @tables = qw(ci num float span coll part strict loose);
 	$pair->sql_source(q{
 		INSERT INTO app.ci SELECT 'Key ' || i, i, 'own ' || i FROM generate_series(1, 20) i;
 		INSERT INTO app.num SELECT (i || '.0')::numeric, i, 'own ' || i FROM generate_series(1, 20) i;
@@ -46,6 +48,7 @@ for my $role (0, 1)
 		INSERT INTO app.coll SELECT 'Key ' || i, i, 'own ' || i FROM generate_series(1, 20) i;
 		INSERT INTO app.part SELECT 'Key ' || i, i, 'own ' || i FROM generate_series(1, 20) i;
 		INSERT INTO app.strict SELECT 'Key ' || i, i, 'own ' || i FROM generate_series(1, 20) i;
+		INSERT INTO app.loose SELECT 'Key ' || i, i, 'own ' || i FROM generate_series(1, 20) i;
 	});
 	$pair->grant_source('app') if $role;
 	$pair->import_foreign_schema('app', 'far');
@@ -62,7 +65,8 @@ for my $role (0, 1)
 		span   => q{UPDATE app.span SET k = '24:00' WHERE v IN (1, 2); UPDATE app.span SET k = '12:00' WHERE v = 3; UPDATE app.span SET n = 30, k = '24:00' WHERE v = 4},
 		coll   => q{UPDATE app.coll SET k = 'KEY 1' WHERE v = 1; UPDATE app.coll SET k = 'kEY 2' WHERE v = 2; UPDATE app.coll SET k = 'keY 2' WHERE v = 2},
 		part   => q{UPDATE app.part SET k = 'KEY 1' WHERE v = 1; UPDATE app.part_0 SET k = 'kEY 2' WHERE v = 2; UPDATE app.part SET k = 'keY 2' WHERE v = 2},
-		strict => q{UPDATE app.strict SET k = 'KEY 1' WHERE v = 1; UPDATE app.strict SET k = 'kEY 2' WHERE v = 2; UPDATE app.strict SET k = 'keY 2' WHERE v = 2});
+		strict => q{UPDATE app.strict SET k = 'KEY 1' WHERE v = 1; UPDATE app.strict SET k = 'kEY 2' WHERE v = 2; UPDATE app.strict SET k = 'keY 2' WHERE v = 2},
+		loose  => q{UPDATE app.loose SET k = 'KEY 1' WHERE v = 1; UPDATE app.loose SET k = 'kEY 2' WHERE v = 2; UPDATE app.loose SET k = 'keY 2' WHERE v = 2});
 	my $change = sub
 	{
 		my ($node, $sql, $name) = @_;
@@ -77,6 +81,7 @@ for my $role (0, 1)
 		same_content($pair, \@content, "$who: $name: the same keys, spelled the same");
 		my $found = $pair->sql_target(q{SELECT count(*) FROM rehome.verify('m', incremental => true) WHERE NOT ok});
 		is($found, 0, "$who: $name: a verification of what was touched finds nothing");
+		is($pair->sql_target(q{SELECT count(*) FROM app.loose WHERE head COLLATE "C" <> left(k, 3) COLLATE "C"}), 0, "$who: $name: what is generated of the key follows it");
 	};
 
 	$pair->sql_target(q{CALL rehome.copy('m')});
@@ -87,13 +92,13 @@ for my $role (0, 1)
 
 	$pair->sql_target(q{CALL rehome.cutover('m')});
 	my %back = (
-		(map { $_ => "UPDATE app.$_ SET k = 'Back ' || v WHERE v = 5; UPDATE app.$_ SET k = upper(k) WHERE v = 6; UPDATE app.$_ SET k = lower(k) WHERE v = 7; UPDATE app.$_ SET k = upper(k) WHERE v = 7; DELETE FROM app.$_ WHERE v = 8" } qw(ci coll part strict)),
+		(map { $_ => "UPDATE app.$_ SET k = 'Back ' || v WHERE v = 5; UPDATE app.$_ SET k = upper(k) WHERE v = 6; UPDATE app.$_ SET k = lower(k) WHERE v = 7; UPDATE app.$_ SET k = upper(k) WHERE v = 7; DELETE FROM app.$_ WHERE v = 8" } qw(ci coll part strict loose)),
 		num   => q{UPDATE app.num SET k = k || '0' WHERE v = 5; UPDATE app.num SET k = k || '0' WHERE v = 6; UPDATE app.num SET k = k || '0' WHERE v = 6; DELETE FROM app.num WHERE v = 7},
 		float => q{UPDATE app.float SET k = '0' WHERE v = 2},
 		span  => q{UPDATE app.span SET k = '24:00:00' WHERE v = 5; UPDATE app.span SET k = '1 day' WHERE v IN (1, 5)});
 	$change->($target, \%back, 'the target spells keys anew');
 	$sync->('back');
-	my $own = join ' UNION ALL ', map { "SELECT '$_' AS t, v, own FROM app.$_" } grep { $_ ne 'strict' } @tables;
+	my $own = join ' UNION ALL ', map { "SELECT '$_' AS t, v, own FROM app.$_" } grep { $_ ne 'strict' && $_ ne 'loose' } @tables;
 	is($pair->sql_source("SELECT string_agg(t || ' ' || v, ', ' ORDER BY t, v) FROM ($own) AS o WHERE own = 'none'"), 'ci 5, coll 5, part 5',
 		"$who: what a row has at the source alone stays, unless it has another key there");
 	$pair->sql_target(q{CALL rehome.rollback('m')});

@@ -363,6 +363,32 @@ $pair->sql_target(q{CALL rehome.cancel('c')});
 
 
 # ---------------------------------------------------------------------------
+# A key that is null is another one than the empty text; and what is not on
+# record cannot be found to be what was accepted.
+
+$pair->sql_source(q{CREATE TABLE old.blind (k text UNIQUE, v text, secret text);
+	INSERT INTO old.blind VALUES (NULL, '1', 's'), ('', 'bad', 's'), ('b', 'bad', 's'), ('c', '3', 's')});
+$pair->sql_target(q{CREATE TABLE new.blind (k text PRIMARY KEY, v integer, secret text)});
+$pair->import_foreign_schema('old', 'blind', 'blind');
+$pair->sql_target(q{
+	SELECT rehome.create_migration('blind', 'src', 'keys that are null');
+	SELECT rehome.add_table('blind', 'blind.blind', 'new.blind', columns => '{"v": "v::int"}');
+	SELECT rehome.set_table_rule('blind', 'new.blind', on_error => 'quarantine');
+	SELECT rehome.redact('blind', 'new.blind', '{secret}');
+	CALL rehome.copy('blind')});
+my $refused = q{SELECT coalesce(string_agg(coalesce(source_key ->> 'k', 'null') || CASE WHEN accepted THEN ' accepted' ELSE '' END, ', ' ORDER BY source_key ->> 'k'), 'none') FROM rehome.quarantine WHERE migration = 'blind'};
+is($pair->sql_target($refused), ', b, null', 'refused: two values, and a key that is null');
+$pair->sql_source(q{UPDATE old.blind SET v = '2' WHERE k = ''});
+$pair->sql_target(q{CALL rehome.sync('blind')});
+is($pair->sql_target($refused), 'b, null', 'a row that is good now, whose key is empty, leaves the one whose key is null');
+$pair->sql_target(q{SELECT rehome.accept_quarantine('blind', 'known'); SELECT rehome.retry('blind', 'new.blind')});
+is($pair->sql_target($refused), 'b accepted, null accepted', 'read again, they are what was accepted');
+$pair->sql_source(q{UPDATE old.blind SET secret = 't' WHERE k = 'b'});
+$pair->sql_target(q{CALL rehome.sync('blind')});
+is($pair->sql_target($refused), 'b, null accepted', 'one that has changed in what is not on record is not');
+$pair->sql_target(q{CALL rehome.cancel('blind')});
+
+# ---------------------------------------------------------------------------
 # What was decided in a migration is not decided in the next one of its name.
 
 $pair->sql_source(q{CREATE TABLE old.again (id integer PRIMARY KEY, v text); INSERT INTO old.again VALUES (1, '1'), (3, 'bad')});
