@@ -39,14 +39,21 @@ typedef struct Difference
 	bool		is_not_null;
 	bool		is_default;		/* has a default */
 	bool		reused;			/* what it was called, another column is now */
+	bool		rewritten;		/* its values are computed, or spelled, differently */
 } Difference;
+
+#define REWRITTEN "(o.value ->> 'expression' IS DISTINCT FROM n.value ->> 'expression'" \
+	" OR EXISTS (SELECT FROM jsonb_each_text(nullif(o.value -> 'labels', 'null')) AS a" \
+	"  JOIN jsonb_each_text(nullif(n.value -> 'labels', 'null')) AS b ON b.key = a.key AND b.value <> a.value))"
 
 static const char *const difference_query =
 	"SELECT o.value ->> 'name', n.value ->> 'name', o.value ->> 'type', n.value ->> 'type',"
 	" o.value ->> 'not_null', n.value ->> 'not_null', n.value ->> 'default',"
-	" EXISTS (SELECT FROM jsonb_each($2::jsonb -> 'columns') AS r WHERE r.value ->> 'name' = o.value ->> 'name')"
+	" EXISTS (SELECT FROM jsonb_each($2::jsonb -> 'columns') AS r WHERE r.value ->> 'name' = o.value ->> 'name'),"
+	" o.value IS NOT NULL AND n.value IS NOT NULL AND " REWRITTEN
 	" FROM jsonb_each($1::jsonb -> 'columns') AS o FULL JOIN jsonb_each($2::jsonb -> 'columns') AS n USING (key)"
-	" WHERE o.value IS DISTINCT FROM n.value ORDER BY key::int";
+	/* new labels of an enum change no value */
+	" WHERE o.value - 'labels' IS DISTINCT FROM n.value - 'labels' OR " REWRITTEN " ORDER BY key::int";
 
 /*
  * rehome_structures returns what the maps' sources look like, or, without a
@@ -247,6 +254,13 @@ judge(Difference *d, bool source, bool back, List *used, const char **kind, char
 			"Make sure that it holds what the rule gives.";
 		*lossy = true;
 	}
+	else if (d->rewritten)
+	{
+		*kind = "column rewritten";
+		*what = psprintf("the values of column %s are computed, or its labels called, differently", quote_identifier(d->is));
+		*lossy = matters;
+		return false;
+	}
 	else
 	{
 		*kind = "column changed";
@@ -261,7 +275,9 @@ judge(Difference *d, bool source, bool back, List *used, const char **kind, char
 /*
  * rehome_structure_changed compares what a side of a map looks like now with
  * what it did, notes the differences, and remembers the new look.  If the map
- * cannot go on it is paused, and the old look kept; then true.
+ * cannot go on it is paused, and the old look kept; then true.  If it can, but
+ * the source's values are others now, it has a fingerprint that is none, and so
+ * is read as a whole.
  */
 bool
 rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map, bool source, const char *now)
@@ -289,7 +305,7 @@ rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map, bool source, c
 		{
 			char	  **v = rows->value[i];
 			Difference	d = {v[0], v[1], v[2], v[3], rehome_bool(v[4]), rehome_bool(v[5]), rehome_bool(v[6]),
-			rehome_bool(v[7])};
+			rehome_bool(v[7]), rehome_bool(v[8])};
 			const char *kind;
 			char	   *what;
 			const char *hint;
@@ -300,10 +316,9 @@ rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map, bool source, c
 				   stops ? psprintf("%s Then %s", hint, resume_hint(slice, map)) : hint, stops ? NULL : "compatible");
 			/* it will matter after a rollback, and is to be found then */
 			later = later || (back && !source && d.was == NULL && is_required(&d));
-			if (!stops)
-				continue;
-			appendStringInfo(&reasons, "%s%s", reasons.len ? "; " : psprintf("at the %s ", side), what);
 			any_lossy = any_lossy || lossy;
+			if (stops)
+				appendStringInfo(&reasons, "%s%s", reasons.len ? "; " : psprintf("at the %s ", side), what);
 		}
 	}
 	if (reasons.len > 0)
@@ -316,6 +331,8 @@ rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map, bool source, c
 	rehome_spi(source ? "UPDATE rehome.table_map SET source_columns = $2::jsonb WHERE id = $1" :
 			   "UPDATE rehome.table_map SET target_columns = $2::jsonb WHERE id = $1", "it", map->id, now);
 	*known = keep(map, now);
+	if (any_lossy && source && !back)
+		map->source_print = keep(map, "lossy");
 	return false;
 }
 

@@ -15,7 +15,7 @@ my $pair = new_pair(
 	role        => 1,
 	source_conf => "standard_conforming_strings = off\nescape_string_warning = off\nbackslash_quote = on\n"
 	  . "default_transaction_isolation = 'repeatable read'\nlc_monetary = 'C'",
-	target_conf => 'rehome.naptime = 20ms');
+	target_conf => "rehome.naptime = 20ms\nrehome.retry_max = 300ms");
 my ($source, $target) = ($pair->source, $pair->target);
 my $schema = q{
 	CREATE TABLE item (id int PRIMARY KEY, v text, status text, left_over text);
@@ -23,25 +23,28 @@ my $schema = q{
 	CREATE TABLE code (id int PRIMARY KEY, code text);
 	CREATE TABLE part (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
 	CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (1000);
+	CREATE TYPE mood AS ENUM ('ok', 'sad');
+	CREATE TABLE felt (id int PRIMARY KEY, mood %s);
 	CREATE TABLE busy (id int PRIMARY KEY, n int);
 	CREATE TABLE made (id int PRIMARY KEY, v text);};
-$pair->sql_source($schema . q{
+$pair->sql_source(sprintf($schema, 'mood') . q{
+	INSERT INTO felt SELECT i, CASE WHEN i % 2 = 0 THEN 'ok' ELSE 'sad' END::mood FROM generate_series(1, 50) AS i;
 	INSERT INTO item SELECT i, 'i' || i, 's' || i FROM generate_series(1, 50) AS i;
 	INSERT INTO redirect SELECT '/a' || i, '/b' || i, i, 'x' FROM generate_series(1, 10) AS i;
 	INSERT INTO code VALUES (1, '123'), (2, 'd'), (3, 'A_1'), (4, 'AB1');
 	INSERT INTO part SELECT i, 'p' || i FROM generate_series(1, 50) AS i;
 	INSERT INTO made SELECT i, 'm' || i FROM generate_series(1, 50) AS i;
 	INSERT INTO busy VALUES (1, 0);});
-$pair->sql_target($schema . q{
+$pair->sql_target(sprintf($schema, 'text') . q{
 	ALTER TABLE made ADD bucket int NOT NULL, DROP CONSTRAINT made_pkey, ADD PRIMARY KEY (id, bucket);
 	ALTER TABLE item ADD note text, ADD seen timestamptz DEFAULT '2020-01-01';});
 $pair->grant_source('public');
-my @tables = qw(item redirect code part busy made);
+my @tables = qw(item redirect code part busy made felt);
 $pair->import_foreign_schema('public', 'src', @tables);
 $pair->sql_target(q{
 	SELECT rehome.create_migration('o', 'src', 'odd things');
 	SELECT rehome.add_table('o', format('src.%I', t)::regclass, t::regclass, columns => '{"note": null, "seen": null}') FROM unnest(ARRAY['item']) AS t;
-	SELECT rehome.add_table('o', format('src.%I', t)::regclass, t::regclass) FROM unnest(ARRAY['redirect', 'part', 'busy']) AS t;
+	SELECT rehome.add_table('o', format('src.%I', t)::regclass, t::regclass) FROM unnest(ARRAY['redirect', 'part', 'busy', 'felt']) AS t;
 	SELECT rehome.add_table('o', 'src.code', 'code', filter => $$code ~ '^\d+$' OR code LIKE 'A\_%'$$);
 	SELECT rehome.add_table('o', 'src.made', 'made', columns => '{"bucket": "id % 16"}');
 	CALL rehome.start('o')});
@@ -68,6 +71,14 @@ ok(wait_until($target, paused('redirect'), undef, 'odd'), 'its table waits');
 $pair->sql_source('ALTER TABLE redirect RENAME lost TO "found"');
 $pair->sql_target(q{SELECT rehome.resume_table('o', 'redirect')});
 ok(wait_until($target, 'SELECT count(*) = 11 FROM redirect', undef, 'odd'), 'and goes on');
+
+# A label that is called differently, which no trigger tells.
+$pair->sql_source(q{ALTER TYPE mood ADD VALUE 'glad'});
+$pair->sql_source(q{ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'});
+ok(wait_until($target, q{SELECT error LIKE 'invalid input value for enum%"fine"%' FROM rehome.status}, undef, 'odd'), 'a label that is called differently is noticed');
+$pair->sql_target(q{ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'});
+ok(wait_until($target, q{SELECT count(*) = 25 FROM felt WHERE mood = 'fine'}, undef, 'odd'), 'and arrives in all rows when this side has it');
+is($pair->sql_target(q{SELECT detail ->> 'what' FROM rehome.drift WHERE kind = 'column rewritten'}), 'the values of column mood are computed, or its labels called, differently', 'and on record');
 
 # A guard that is taken off.
 $pair->sql_target('ALTER TABLE code DISABLE TRIGGER rehome_guard');

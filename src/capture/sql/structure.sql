@@ -10,7 +10,12 @@ SELECT CASE WHEN t.oid IS NOT NULL THEN jsonb_build_object('oid', t.oid::oid::bi
                                        ELSE '' END,
                        'not_null', a.attnotnull,
                        -- PostgreSQL 10 and 11 have no generated columns, and all have a default
-                       'default', a.atthasdef OR a.attidentity <> '')), '{}')
+                       'default', a.atthasdef OR a.attidentity <> '',
+                       -- what values change by, without a trigger that tells
+                       'expression', (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d
+                                       WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum AND to_jsonb(a) ->> 'attgenerated' <> ''),
+                       'labels', (SELECT jsonb_object_agg(e.oid::oid::bigint, e.enumlabel) FROM pg_enum e
+                                   WHERE e.enumtypid IN (y.oid, y.typelem, y.typbasetype)))), '{}')
               FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
              WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped)) END
   FROM (SELECT to_regclass(u.name) AS oid, u.n FROM unnest($1::text[]) WITH ORDINALITY AS u(name, n)) AS t

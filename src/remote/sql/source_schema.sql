@@ -302,7 +302,8 @@ END
 $needs_row_triggers$;
 
 -- Everything that has to stay as it is for capture and fence to work: which
--- relations these are, their columns, every trigger of ours with the
+-- relations these are, their columns, how their defaults are computed, the
+-- labels of enums, every trigger of ours with the
 -- transaction that last touched it, which of them need triggers per row, and
 -- the keys of all tables that are captured, paused ones too.  $3: qualified
 -- names of the slice's tables.
@@ -321,6 +322,9 @@ RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $finge
                                                         a.attnotnull, a.attisdropped), ',' ORDER BY a.attrelid, a.attnum)
                               FROM pg_attribute a
                              WHERE a.attrelid IN (SELECT to_regclass(r) FROM unnest(relations) AS r) AND a.attnum > 0), '')
+               || coalesce((SELECT string_agg(d.oid::text, ',' ORDER BY d.oid) FROM pg_attrdef d
+                             WHERE d.adrelid IN (SELECT to_regclass(r) FROM unnest(relations) AS r)), '')
+               || coalesce((SELECT string_agg(e.oid || e.enumlabel, ',' ORDER BY e.oid) FROM pg_enum e), '')
                || coalesce((SELECT string_agg(concat_ws(' ', c.map, a.attname, a.atttypid, a.atttypmod, c.broken), ',' ORDER BY c.map, k.ord)
                               FROM rehome_source.captured c CROSS JOIN unnest(c.key) WITH ORDINALITY AS k(attnum, ord)
                               LEFT JOIN pg_attribute a ON a.attrelid = c.relation AND a.attnum = k.attnum AND NOT a.attisdropped
