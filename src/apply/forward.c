@@ -43,7 +43,8 @@
  * A partition that is attached brings rows, one that is detached takes rows
  * away, and no trigger tells.  So the position includes which partitions
  * there were (rehome.table_map.source_parts), and when they are others, the
- * table is read as a whole, as after a TRUNCATE.
+ * table is read as a whole, as after a TRUNCATE; in a batch that looks the
+ * tables over, so that it is read but once.
  *
  * What S1 sees need not be on the source's disk: with synchronous_commit off
  * a transaction is visible before it is durable.  If the source then crashed,
@@ -253,6 +254,8 @@ tables_due(List *maps, List *whole, const char *flags, int *n)
 		RehomeTableMap *map = lfirst(lc);
 		char		flag = list_member_ptr(whole, map) ? 't' : flags[foreach_current_index(lc)];
 
+		if (flag == 'p')
+			flag = 't';
 		/* it may have been paused just now */
 		if (flag != '-' && !map->paused)
 			due[(*n)++] = (Due) {map, flag, pages_of(map->target)};
@@ -359,6 +362,12 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked
 	check_source(slice, poll);
 	if (!held_source(poll->value[0][7], batch))
 		return false;
+	if (!locked && slice->lazy_position && strchr(poll->value[0][5], 'p') != NULL)
+	{
+		/* the table's new look is to be taken down with it, or it would be read once more for that */
+		slice->lazy_position = false;
+		return false;
+	}
 	if (poll->value[0][4] != NULL)
 		inspected = rehome_source_inspect(conn, slice, maps, poll->value[0][4], &touched);
 	batch->position = poll->value[0][0];

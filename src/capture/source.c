@@ -549,7 +549,7 @@ rehome_source_inspect_back(RehomeConn *conn, RehomeSlice *slice, List *maps)
 
 /*
  * rehome_source_cover gives partitions that have been added the triggers
- * that do not come by themselves.
+ * that do not come by themselves, and notes what the table looks like with them.
  */
 void
 rehome_source_cover(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
@@ -557,9 +557,19 @@ rehome_source_cover(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
 	char	   *args = psprintf("%s, %d, %d, %s", quote_literal_cstr(slice->migration->token),
 								slice->id, map->id,
 								quote_literal_cstr(rehome_remote_relation(rehome_remote_table(map->source))));
+	char	   *before;
+	char	   *after;
 
-	if (!rehome_bool(rehome_conn_value(conn, psprintf("SELECT rehome_source.is_covered(%s)", args), "")))
-		run_with_locks(conn, psprintf("SELECT rehome_source.cover_partitions(%s)", args), list_make1(map));
+	if (rehome_bool(rehome_conn_value(conn, psprintf("SELECT rehome_source.is_covered(%s)", args), "")))
+		return;
+	before = inspect_tables(conn, slice, list_make1(map))->value[0][0];
+	run_with_locks(conn, psprintf("SELECT rehome_source.cover_partitions(%s)", args), list_make1(map));
+	if (slice->state != REHOME_SYNCING || map->source_print == NULL || strcmp(map->source_print, before) != 0)
+		return;
+	/* it is as it was, but for what was done here: that is no reason to read it as a whole */
+	after = inspect_tables(conn, slice, list_make1(map))->value[0][0];
+	rehome_spi("UPDATE rehome.table_map SET source_print = $2 WHERE id = $1", "it", map->id, after);
+	map->source_print = MemoryContextStrdup(GetMemoryChunkContext(map), after);
 }
 
 /*

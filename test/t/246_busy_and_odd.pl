@@ -113,6 +113,22 @@ stop_pgbench($writer);
 $pair->sql_target(q{CALL rehome.sync('o')});
 is($pair->sql_target(q{SELECT count(*) FROM part}), '50', 'it goes on when it is back');
 
+# A new partition has its table read as a whole, and once: its rows go, and come.
+my $applied = q{SELECT rows_applied FROM rehome.status WHERE migration = 'o'};
+my $before = $pair->sql_target($applied);
+$pair->sql_target(q{CREATE TABLE part_2 PARTITION OF part FOR VALUES FROM (1000) TO (2000)});
+$pair->sql_source(q{CREATE TABLE part_2 PARTITION OF part FOR VALUES FROM (1000) TO (2000); GRANT ALL ON part_2 TO rehome_src; INSERT INTO part VALUES (1500, 'later')});
+ok(wait_until($target, 'SELECT count(*) = 51 FROM part', undef, 'odd'), 'a row of a new partition arrives');
+$pair->sql_source(q{INSERT INTO part VALUES (1501, 'later still')});
+ok(wait_until($source, q{SELECT count(*) = 2 FROM pg_trigger WHERE tgrelid = 'part_2'::regclass AND tgname LIKE 'rehome%truncate'}, undef, 'odd'), 'which gets all its triggers');
+$pair->sql_target(q{CALL rehome.sync('o')}) for 1 .. 2;
+is($pair->sql_target('SELECT count(*) FROM part'), '52', 'what comes later arrives as well');
+cmp_ok($pair->sql_target($applied) - $before, '<', 150, 'and the table was read but once');
+$pair->sql_source(q{DROP TABLE part_2});
+$pair->sql_target(q{CALL rehome.sync('o')}) for 1 .. 2;
+is($pair->sql_target('SELECT count(*) FROM part'), '50', 'and goes with it');
+cmp_ok($pair->sql_target($applied) - $before, '<', 250, 'read once more');
+
 # After the cutover a key that is computed and not restored is no obstacle to a comparison.
 $pair->sql_target(q{CALL rehome.cutover('o', one_way => false)});
 for my $mode (qw(hash rows))

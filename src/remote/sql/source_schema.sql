@@ -122,8 +122,8 @@ $partitions$;
 
 -- What has become of tables since a position each (txid_snapshot as text): a
 -- character a table map, '-' unchanged, 'u' changed, 'd' changed and some rows
--- may be gone, 't' to be read as a whole.  parts are the partitions there were,
--- '' of a table that had none.
+-- may be gone, 't' to be read as a whole, 'p' as well, since its partitions are
+-- others than parts, which is '' of a table that had none.
 -- A statement a table, prepared for the session: one query of all tables
 -- together would take a gigabyte, and time in the square of their number, for
 -- 2,000 of them; one that is planned each time, ten times as long.  Volatile,
@@ -150,7 +150,7 @@ BEGIN
             xip := ARRAY(SELECT txid_snapshot_xip(at::txid_snapshot));
         END IF;
         IF parts[i] <> '' AND rehome_source.partitions(to_regclass(relations[i])) IS DISTINCT FROM parts[i] THEN
-            flag := 't';
+            flag := 'p';
         ELSE
             change := format('change_%s_%s', token, maps[i]);
             look := format('EXECUTE %I (%s, %s, %L)', change, xmin, xmax, xip);
