@@ -197,20 +197,6 @@ mend_target(RehomeSlice *slice, RehomeTableMap *map)
 }
 
 /*
- * retyped tells whether a column of one look is gone in the other, of another
- * type, or not the one that has its name: values may be others that no trigger
- * has seen.
- */
-static bool
-retyped(const char *before, const char *after)
-{
-	return before == NULL ||
-		rehome_spi("SELECT FROM jsonb_each($1::jsonb -> 'columns') AS o LEFT JOIN jsonb_each($2::jsonb -> 'columns') AS n USING (key)"
-				   " WHERE n.value ->> 'type' IS DISTINCT FROM o.value ->> 'type' OR EXISTS (SELECT FROM jsonb_each($2::jsonb -> 'columns') AS r"
-				   "  WHERE r.key <> o.key AND r.value ->> 'name' = o.value ->> 'name')", "tt", before, after)->n > 0;
-}
-
-/*
  * mend sees to it that a map's changes are captured, and its target guarded.
  * Nobody has looked at the tables while it was paused: where their values may
  * be others, it is read as a whole.
@@ -224,7 +210,8 @@ mend(RehomeSlice *slice, RehomeTableMap *map)
 	mend_source(slice, map);
 	lossy = mend_target(slice, map);
 	now = rehome_spi("SELECT source_columns, target_columns FROM rehome.table_map WHERE id = $1", "i", map->id);
-	if (lossy || retyped(map->source_columns, now->value[0][0]) || retyped(map->target_columns, now->value[0][1]))
+	if (lossy || rehome_structure_lossy(map->source_columns, now->value[0][0]) ||
+		rehome_structure_lossy(map->target_columns, now->value[0][1]))
 		rehome_spi("UPDATE rehome.table_map SET source_print = 'lossy' WHERE id = $1", "i", map->id);
 	rehome_spi("UPDATE rehome.slice SET source_print = '' WHERE id = $1", "i", slice->id);
 }

@@ -35,6 +35,7 @@ extern bool rehome_source_locked(RehomeConn *conn, RehomeSlice *slice, List *map
 /* Tables that are not what they were, and what becomes of them. */
 extern List *rehome_structures(RehomeConn *conn, List *maps);
 extern void rehome_map_pause(RehomeSlice *slice, RehomeTableMap *map, const char *reason, bool lossy);
+extern bool rehome_structure_lossy(const char *before, const char *after);
 extern bool rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map,
 									 bool source, const char *now);
 extern void rehome_map_lost(RehomeSlice *slice, RehomeTableMap *map, const char *side,

@@ -42,6 +42,11 @@ typedef struct Difference
 	bool		rewritten;		/* its values are computed, or spelled, differently */
 } Difference;
 
+/* Of a column o that is n now, and key its number: its name is another one's. */
+#define REUSED "EXISTS (SELECT FROM jsonb_each($2::jsonb -> 'columns') AS r(k, v)" \
+	" WHERE r.k <> key AND r.v ->> 'name' = o.value ->> 'name')"
+
+/* It is computed, or labels of its type are called, differently. */
 #define REWRITTEN "(o.value ->> 'expression' IS DISTINCT FROM n.value ->> 'expression'" \
 	" OR EXISTS (SELECT FROM jsonb_each_text(nullif(o.value -> 'labels', 'null')) AS a" \
 	"  JOIN jsonb_each_text(nullif(n.value -> 'labels', 'null')) AS b ON b.key = a.key AND b.value <> a.value))"
@@ -49,11 +54,24 @@ typedef struct Difference
 static const char *const difference_query =
 	"SELECT o.value ->> 'name', n.value ->> 'name', o.value ->> 'type', n.value ->> 'type',"
 	" o.value ->> 'not_null', n.value ->> 'not_null', n.value ->> 'default',"
-	" EXISTS (SELECT FROM jsonb_each($2::jsonb -> 'columns') AS r WHERE r.value ->> 'name' = o.value ->> 'name'),"
+	" " REUSED ","
 	" o.value IS NOT NULL AND n.value IS NOT NULL AND " REWRITTEN
 	" FROM jsonb_each($1::jsonb -> 'columns') AS o FULL JOIN jsonb_each($2::jsonb -> 'columns') AS n USING (key)"
 	/* new labels of an enum change no value */
 	" WHERE o.value - 'labels' IS DISTINCT FROM n.value - 'labels' OR " REWRITTEN " ORDER BY key::int";
+
+/*
+ * rehome_structure_lossy tells whether a column of one look is gone in the
+ * other, of another type, computed or spelled differently, or not the one that
+ * has its name: values may be others that no trigger has seen.
+ */
+bool
+rehome_structure_lossy(const char *before, const char *after)
+{
+	return before == NULL ||
+		rehome_spi("SELECT FROM jsonb_each($1::jsonb -> 'columns') AS o LEFT JOIN jsonb_each($2::jsonb -> 'columns') AS n USING (key)"
+				   " WHERE n.value ->> 'type' IS DISTINCT FROM o.value ->> 'type' OR " REUSED " OR " REWRITTEN, "tt", before, after)->n > 0;
+}
 
 /*
  * rehome_structures returns what the maps' sources look like, or, without a

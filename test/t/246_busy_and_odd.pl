@@ -80,6 +80,11 @@ $pair->sql_target(q{ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'});
 ok(wait_until($target, q{SELECT count(*) = 25 FROM felt WHERE mood = 'fine'}, undef, 'odd'), 'and arrives in all rows when this side has it');
 is($pair->sql_target(q{SELECT detail ->> 'what' FROM rehome.drift WHERE kind = 'column rewritten'}), 'the values of column mood are computed, or its labels called, differently', 'and on record');
 
+$pair->sql_target(q{SELECT rehome.pause_table('o', 'felt')});
+$pair->sql_source(q{ALTER TYPE mood RENAME VALUE 'sad' TO 'low'});
+$pair->sql_target(q{ALTER TYPE mood RENAME VALUE 'sad' TO 'low'; SELECT rehome.resume_table('o', 'felt')});
+ok(wait_until($target, q{SELECT count(*) = 25 FROM felt WHERE mood = 'low'}, undef, 'odd'), 'so is one that was while the table was paused');
+
 # A guard that is taken off.
 $pair->sql_target('ALTER TABLE code DISABLE TRIGGER rehome_guard');
 ok(wait_until($target, paused('code'), undef, 'odd'), 'so is a guard that is taken off');
