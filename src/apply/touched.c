@@ -447,7 +447,7 @@ rehome_touched_divisible(RehomeMapping *mapping)
 	Oid			type = getBaseType(mapping->key[0]->type);
 
 	return rehome_max_touched_keys > 0 && mapping->nkey == 1 && mapping->key[0]->plain != 0 &&
-		(type == INT2OID || type == INT4OID || type == INT8OID) && unfit(mapping) == NULL;
+		rehome_is_integer(type) && unfit(mapping) == NULL;
 }
 
 /*

@@ -105,7 +105,7 @@ compare(RehomeSlice *slice, RehomeDerivation *derivation, const char *snapshot, 
 
 	memset(verdict, 0, sizeof(*verdict));
 	verdict->source_rows = rehome_store_query(&derivation->stated, rehome_derivation_sql(derivation, mapping, false),
-													mapping->mapped_desc, rows);
+											   mapping->mapped_desc, rows);
 	rehome_become(&as, derivation->stated.owner);
 	verdict->target_rows = rehome_int64(rehome_spi_read(psprintf("SELECT count(*) FROM %s", rehome_target_name(mapping)), "")->value[0][0]);
 	rehome_become_self(&as);

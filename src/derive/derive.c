@@ -44,8 +44,6 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
-#include "optimizer/optimizer.h"
-#include "parser/parse_coerce.h"
 #include "remote/query.h"
 #include "util/attempt.h"
 #include "util/name.h"
@@ -285,11 +283,10 @@ begin_assignment(Assignment *assignment, TupleDesc from, TupleDesc to)
 		Form_pg_attribute target = TupleDescAttr(to, i);
 		Node	   *value = (Node *) makeVar(1, i + 1, source->atttypid, source->atttypmod, source->attcollation, 0);
 
-		value = coerce_to_target_type(NULL, value, source->atttypid, target->atttypid, target->atttypmod,
-									  COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
+		value = rehome_expression_assign(value, target->atttypid, target->atttypmod);
 		if (value == NULL)
 			elog(ERROR, "column \"%s\" cannot be assigned", NameStr(target->attname));
-		targetlist = lappend(targetlist, makeTargetEntry(expression_planner((Expr *) value), i + 1, NULL, false));
+		targetlist = lappend(targetlist, makeTargetEntry((Expr *) value, i + 1, NULL, false));
 	}
 	assignment->estate = CreateExecutorState();
 	assignment->from = MakeSingleTupleTableSlot(from, &TTSOpsHeapTuple);

@@ -127,7 +127,7 @@ append_json(StringInfo json, Oid type, Datum value, bool isnull)
 	}
 	getTypeOutputInfo(type, &output, &varlena);
 	text = OidOutputFunctionCall(output, value);
-	if (type == INT2OID || type == INT4OID || type == INT8OID)
+	if (rehome_is_integer(type))
 		appendStringInfoString(json, text);
 	else if (type == BOOLOID)
 		appendStringInfoString(json, DatumGetBool(value) ? "true" : "false");

@@ -167,30 +167,50 @@ rehome_expression_deparse(Node *expr, Relation rel, const char *alias)
 }
 
 /*
- * rehome_expression_coerce makes an expression fit a column, as an
- * assignment would, and plans it; raises when there is no such cast.
+ * rehome_is_integer tells whether a type is one of the three integers.
+ */
+bool
+rehome_is_integer(Oid type)
+{
+	return type == INT2OID || type == INT4OID || type == INT8OID;
+}
+
+/*
+ * rehome_expression_assign makes an expression fit a type, as an assignment
+ * would, and plans it; NULL when there is no such cast.
+ */
+Node *
+rehome_expression_assign(Node *expr, Oid type, int32 typmod)
+{
+	ParseState *pstate = make_parsestate(NULL);
+	Node	   *result = coerce_to_target_type(pstate, expr, exprType(expr), type, typmod,
+											   COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
+
+	if (result != NULL)
+		assign_expr_collations(pstate, result);
+	free_parsestate(pstate);
+	return result ? (Node *) expression_planner((Expr *) result) : NULL;
+}
+
+/*
+ * rehome_expression_coerce does the same for a column, and raises when there is
+ * no such cast.
  */
 Node *
 rehome_expression_coerce(Node *expr, Relation target, AttrNumber attnum)
 {
 	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(target), attnum - 1);
-	ParseState *pstate = make_parsestate(NULL);
-	Oid			type = exprType(expr);
-	Node	   *result;
+	Node	   *result = rehome_expression_assign(expr, att->atttypid, att->atttypmod);
 
-	result = coerce_to_target_type(pstate, expr, type, att->atttypid, att->atttypmod,
-								   COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
 	if (result == NULL)
 		ereport(ERROR,
 				errcode(ERRCODE_DATATYPE_MISMATCH),
 				errmsg("column \"%s\" of \"%s\" is of type %s but its map gives %s",
 					   NameStr(att->attname), RelationGetRelationName(target),
 					   format_type_with_typemod(att->atttypid, att->atttypmod),
-					   format_type_be(type)),
+					   format_type_be(exprType(expr))),
 				errhint("Map the column with an explicit cast in the expression."));
-	assign_expr_collations(pstate, result);
-	free_parsestate(pstate);
-	return (Node *) expression_planner((Expr *) result);
+	return result;
 }
 
 /*

@@ -81,6 +81,8 @@ extern Node *rehome_expression_parse(const char *text, Relation rel, const char 
 extern Node *rehome_expression_parse_value(const char *text, Relation rel, const char *alias,
 										   Node *value);
 extern char *rehome_expression_deparse(Node *expr, Relation rel, const char *alias);
+extern bool rehome_is_integer(Oid type);
+extern Node *rehome_expression_assign(Node *expr, Oid type, int32 typmod);
 extern Node *rehome_expression_coerce(Node *expr, Relation target, AttrNumber attnum);
 extern List *rehome_expression_columns(Node *expr, Relation rel);
 extern char *rehome_operator_name(Oid operator);

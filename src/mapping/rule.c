@@ -70,12 +70,6 @@ rehome_rule_type(Relation rel, AttrNumber attnum)
 								FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
 }
 
-bool
-rehome_is_integer(Oid type)
-{
-	return type == INT2OID || type == INT4OID || type == INT8OID;
-}
-
 static bool
 is_text_type(Oid type)
 {

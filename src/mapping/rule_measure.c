@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "mapping/mapping.h"
 #include "mapping/rule_param.h"
 #include "mapping/rule_private.h"
 #include "pgtime.h"

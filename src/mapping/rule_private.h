@@ -35,7 +35,6 @@ typedef struct RehomeRuleCompiler
 extern void rehome_rule_bad(RehomeRuleCompiler *c, const char *text);
 extern char *rehome_rule_literal(const char *text);
 extern char *rehome_rule_type(Relation rel, AttrNumber attnum);
-extern bool rehome_is_integer(Oid type);
 extern char *rehome_rule_as_text(RehomeRuleCompiler *c);
 extern void rehome_rule_set_text(RehomeRuleCompiler *c, char *sql);
 extern void rehome_rule_set_typed(RehomeRuleCompiler *c, char *sql);

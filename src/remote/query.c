@@ -392,7 +392,7 @@ split_position(const char *position, int64 *xmax, const char **xip)
 
 	if (second == NULL || strspn(position, "0123456789:,") != strlen(position))
 		elog(ERROR, "malformed snapshot position \"%s\"", position);
-	*xmax = pg_strtoint64(pnstrdup(first + 1, second - first - 1));
+	*xmax = strtoi64(first + 1, NULL, 10);
 	*xip = second + 1;
 }
 
@@ -466,12 +466,13 @@ rehome_position_sees(const char *position, int64 xid)
 	split_position(position, &xmax, &xip);
 	if (xid >= xmax)
 		return false;
-	for (; *xip != '\0'; xip += strcspn(xip, ",") + 1)
+	while (*xip != '\0')
 	{
-		if (strtoi64(xip, NULL, 10) == xid)
+		char	   *end;
+
+		if (strtoi64(xip, &end, 10) == xid)
 			return false;
-		if (strchr(xip, ',') == NULL)
-			break;
+		xip = end + (*end != '\0');
 	}
 	return true;
 }

@@ -241,12 +241,6 @@ rehome_hash_chains(RehomeMapping *mapping, List *columns)
 	return Max((others + REHOME_CHAIN_COLUMNS - 1) / REHOME_CHAIN_COLUMNS, 1);
 }
 
-static bool
-is_integer(Oid type)
-{
-	return type == INT2OID || type == INT4OID || type == INT8OID;
-}
-
 /*
  * source_types returns the types that the source itself has for the columns
  * that are copied as they are, whatever the foreign table says; by attnum - 1.
@@ -327,8 +321,8 @@ rehome_buckets_choose(RehomeConn *conn, Oid owner, RehomeMapping *mapping)
 	if (rows >= 0 && rows < RANGE_ROWS)
 		return buckets;			/* to ask for its types takes longer than casts do */
 	buckets->source_types = source_types(conn, mapping);
-	if (mapping->nkey != 1 || !is_integer(getBaseType(key->type)) ||
-		!is_integer(buckets->source_types[key->plain - 1]))
+	if (mapping->nkey != 1 || !rehome_is_integer(getBaseType(key->type)) ||
+		!rehome_is_integer(buckets->source_types[key->plain - 1]))
 		return buckets;
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "SELECT min(%s), max(%s) FROM ", there, there);
