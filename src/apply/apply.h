@@ -60,6 +60,7 @@ typedef struct RehomeBatch
 	int64		touched;		/* rows changed at the target */
 	char	   *blockers;		/* who kept us from locking a target, or NULL */
 	bool		busy;			/* the source's tables could not be locked in time */
+	List	   *uncovered;		/* whose new partitions want triggers before they are read */
 } RehomeBatch;
 
 /* Forward: source to target. */

@@ -42,9 +42,12 @@
  *
  * A partition that is attached brings rows, one that is detached takes rows
  * away, and no trigger tells.  So the position includes which partitions
- * there were (rehome.table_map.source_parts), and when they are others, the
- * table is read as a whole, as after a TRUNCATE; in a batch that looks the
- * tables over, so that it is read but once.
+ * there were (rehome.table_map.source_parts).  When there are more, K has all
+ * keys of those, too; when some are gone, the table is read as a whole, as after
+ * a TRUNCATE.  Either is done in a batch that looks the tables over, which also
+ * finds a partition that had been detached for a while: its triggers are others.
+ * And before it takes S1 new partitions get the triggers that do not come by
+ * themselves, so that nothing happens to them unseen once they are on record.
  *
  * What S1 sees need not be on the source's disk: with synchronous_commit off
  * a transaction is visible before it is durable.  If the source then crashed,
@@ -90,9 +93,9 @@
  * was pruned, where the source's log is, its fingerprint if that is asked for,
  * and what has become of each table since its position.  Parameters: token,
  * slice, whether to take the fingerprint; the table maps, their positions,
- * their tables' names, and the partitions of each, an empty string where there
- * are none; whether those to be read are to be locked; whether another session
- * may want the snapshot, which it may only when there are several of them.
+ * their tables' names, and the partitions of each, null where there are none;
+ * whether those to be read are to be locked; whether another session may want
+ * the snapshot, which it may only when there are several of them.
  */
 static const char *const poll_query =
 	"SELECT txid_current_snapshot(), s.authority, s.pruned, pg_current_wal_insert_lsn(),"
@@ -111,19 +114,13 @@ static RehomeRows *
 poll_source(RehomeConn *conn, RehomeSlice *slice, List *maps, bool lock, bool share)
 {
 	List	   *positions = NIL;
-	List	   *parts = NIL;
 	ListCell   *lc;
 
 	foreach(lc, maps)
-	{
-		RehomeTableMap *map = lfirst(lc);
-
-		positions = lappend(positions, rehome_position_of(slice, map));
-		parts = lappend(parts, map->source_parts ? map->source_parts : "");
-	}
+		positions = lappend(positions, rehome_position_of(slice, lfirst(lc)));
 	return rehome_conn_query_prepared(conn, poll_query, "tibttttbb", slice->migration->token, slice->id,
 									  !slice->lazy_position, rehome_map_ids(maps), rehome_name_array(positions),
-									  rehome_remote_names(maps), rehome_name_array(parts), lock, share);
+									  rehome_remote_names(maps), rehome_map_source_parts(maps), lock, share);
 }
 
 /*
@@ -209,6 +206,7 @@ typedef struct Due
 {
 	RehomeTableMap *map;
 	char		flag;			/* what the poll says of it */
+	List	   *added;			/* partitions whose rows count as changed, by name */
 	int32		pages;			/* of the target */
 } Due;
 
@@ -238,12 +236,57 @@ pages_of(Oid relid)
 }
 
 /*
+ * cover_partitions sees to it that those of the tables whose partitions are
+ * others now can be read: looked over in this batch, and with triggers on each
+ * partition.  False when the batch has to begin again, to have that.
+ */
+static bool
+cover_partitions(RehomeConn *conn, RehomeSlice *slice, List *maps, const char *flags, bool locked,
+				 RehomeBatch *batch)
+{
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		char		flag = flags[foreach_current_index(lc)];
+
+		if (flag != 'a' && flag != 'p')
+			continue;
+		if (locked)
+			rehome_source_cover(conn, slice, map, true);
+		else if (slice->lazy_position || !rehome_source_covered(conn, slice, map))
+			batch->uncovered = lappend(batch->uncovered, map);
+	}
+	if (batch->uncovered != NIL)
+		slice->lazy_position = false;
+	return batch->uncovered == NIL;
+}
+
+/*
+ * added_partitions returns the partitions that a table has beyond those on
+ * record; NIL when it has to be read as a whole.  A copy may have read them.
+ */
+static List *
+added_partitions(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
+{
+	char	   *names;
+
+	if (slice->state != REHOME_SYNCING)
+		return NIL;
+	names = rehome_conn_value(conn, "SELECT rehome_source.added_partitions($1, $2::int, $3::regclass, $4)", "titt",
+							  slice->migration->token, map->id,
+							  rehome_remote_relation(rehome_remote_table(map->source)), map->source_parts);
+	return names ? rehome_name_list(names) : NIL;
+}
+
+/*
  * tables_due returns the tables that have changed, and their number; those of
  * whole as a whole.  The largest are the first: while they are applied, the
  * source can get on with the others.
  */
 static Due *
-tables_due(List *maps, List *whole, const char *flags, int *n)
+tables_due(RehomeConn *conn, RehomeSlice *slice, List *maps, List *whole, const char *flags, int *n)
 {
 	Due		   *due = palloc(sizeof(Due) * list_length(maps));
 	ListCell   *lc;
@@ -253,12 +296,16 @@ tables_due(List *maps, List *whole, const char *flags, int *n)
 	{
 		RehomeTableMap *map = lfirst(lc);
 		char		flag = list_member_ptr(whole, map) ? 't' : flags[foreach_current_index(lc)];
+		List	   *added = NIL;
 
-		if (flag == 'p')
-			flag = 't';
 		/* it may have been paused just now */
-		if (flag != '-' && !map->paused)
-			due[(*n)++] = (Due) {map, flag, pages_of(map->target)};
+		if (flag == '-' || map->paused)
+			continue;
+		if (flag == 'a')
+			added = added_partitions(conn, slice, map);
+		if (flag == 'p' || (flag == 'a' && added == NIL))
+			flag = 't';
+		due[(*n)++] = (Due) {map, flag, added, pages_of(map->target)};
 	}
 	qsort(due, *n, sizeof(Due), larger_first);
 	return due;
@@ -287,7 +334,7 @@ take_turns(RehomeConn *conn, RehomeSlice *slice, const Due *due, int n, List *ma
 		{
 			due[i].map->unpruned++;
 			batch->ntables++;
-			next = rehome_turn_begin(slice, due[i].map, due[i].flag, &sessions);
+			next = rehome_turn_begin(slice, due[i].map, due[i].flag, due[i].added, &sessions);
 		}
 		if (turn != NULL)
 		{
@@ -343,6 +390,7 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked
 				   List *kept, RehomeBatch *batch)
 {
 	RehomeRows *poll;
+	char	   *flags;
 	List	   *touched = NIL;
 	List	   *moved = NIL;
 	bool		inspected = false;
@@ -362,12 +410,9 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked
 	check_source(slice, poll);
 	if (!held_source(poll->value[0][7], batch))
 		return false;
-	if (!locked && slice->lazy_position && strchr(poll->value[0][5], 'p') != NULL)
-	{
-		/* the table's new look is to be taken down with it, or it would be read once more for that */
-		slice->lazy_position = false;
+	flags = poll->value[0][5];
+	if (!cover_partitions(conn, slice, maps, flags, locked, batch))
 		return false;
-	}
 	if (poll->value[0][4] != NULL)
 		inspected = rehome_source_inspect(conn, slice, maps, poll->value[0][4], &touched);
 	batch->position = poll->value[0][0];
@@ -375,7 +420,7 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked
 	if (touched != NIL && !locked &&
 		!held_source(rehome_conn_value(conn, "SELECT rehome_source.hold($1::text[], false)", "t", rehome_remote_names(touched)), batch))
 		return start_over(touched);
-	due = tables_due(maps, touched, poll->value[0][5], &n);
+	due = tables_due(conn, slice, maps, touched, flags, &n);
 	for (int i = 0; i < n; i++)
 		moved = lappend(moved, due[i].map);
 	if (!locked && (batch->blockers = rehome_targets_try_take(moved, kept)) != NULL)
@@ -408,6 +453,7 @@ rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 					 bool keep_open, List *kept, RehomeBatch *batch)
 {
 	char	   *drift = rehome_drift_relog(conn, slice, maps);
+	ListCell   *lc;
 
 	for (int attempt = 0;; attempt++)
 	{
@@ -417,6 +463,10 @@ rehome_forward_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		if (rehome_forward_try(conn, slice, maps, false, keep_open, kept, batch))
 			break;
 		rehome_conn_rollback(conn);
+		foreach(lc, batch->uncovered)
+			rehome_source_cover(conn, slice, lfirst(lc), false);
+		if (batch->uncovered != NIL)
+			continue;
 		if (batch->blockers != NULL)
 			rehome_targets_blocked(attempt, batch->blockers);
 		else if (batch->busy && attempt >= rehome_lock_retries)
@@ -536,7 +586,7 @@ delete_pruned(RehomeConn *conn, RehomeSlice *slice, List *maps, const char *posi
 
 /*
  * rehome_forward_prune deletes change rows that no position will ask for
- * again, and sees to new partitions, but not for tables that are behind.
+ * again, but not of tables that are behind.
  * position is that of the mark; it must be on disk at the target.  Nobody
  * waits for the source's disk: what a crash takes back is what came last, and
  * rows are not gone before it is on record that they may be.
@@ -547,13 +597,6 @@ rehome_forward_prune(RehomeConn *conn, RehomeSlice *slice, List *maps, const cha
 	ListCell   *lc;
 
 	maps = list_difference_ptr(rehome_maps_running(maps), rehome_maps_behind(maps));
-	foreach(lc, maps)
-	{
-		RehomeTableMap *map = lfirst(lc);
-
-		if (map->source_parts != NULL)
-			rehome_source_cover(conn, slice, map);
-	}
 	rehome_conn_begin(conn, "");
 	rehome_conn_exec(conn, "SET LOCAL synchronous_commit = off");
 	rehome_conn_query(conn, "UPDATE rehome_source.slice SET pruned = $3 WHERE token = $1 AND slice = $2::int",

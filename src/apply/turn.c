@@ -84,7 +84,7 @@ read_gone(RehomeTurn *turn, RehomeConn *conn)
 	for (int k = 1; k <= n; k++)
 		appendStringInfo(&sql, "%sk.key%d", k > 1 ? ", " : "", k);
 	appendStringInfoString(&sql, " FROM ");
-	rehome_changed_keys(&sql, turn->slice->migration, map, spelled, rehome_position_of(turn->slice, map), map->filter == NULL);
+	rehome_changed_keys(&sql, turn->slice->migration, map, spelled, rehome_position_of(turn->slice, map), turn->added, map->filter == NULL);
 	appendStringInfoString(&sql, " AS k WHERE NOT EXISTS (SELECT FROM ");
 	rehome_remote_from(&sql, rehome_remote_table(map->source), NULL, false);
 	appendStringInfoString(&sql, " WHERE ");
@@ -135,7 +135,7 @@ rows_query(RehomeTurn *turn)
 	if (!turn->everything)
 	{
 		appendStringInfoString(&sql, " JOIN ");
-		rehome_changed_keys(&sql, turn->slice->migration, map, NULL, rehome_position_of(turn->slice, map), false);
+		rehome_changed_keys(&sql, turn->slice->migration, map, NULL, rehome_position_of(turn->slice, map), turn->added, false);
 		appendStringInfoString(&sql, " AS k ON ");
 		rehome_join_key(&sql, map, NULL, "source", "k");
 	}
@@ -433,26 +433,6 @@ move_rows(RehomeTurn *turn)
 }
 
 /*
- * record_parts stores which partitions the table had in the snapshot, and has
- * new ones covered with triggers once the batch is done.
- */
-static void
-record_parts(RehomeConn *conn, RehomeTableMap *map)
-{
-	char	   *parts;
-
-	if (map->source_parts == NULL)
-		return;
-	parts = rehome_conn_value(conn, "SELECT rehome_source.partitions($1::regclass)", "t",
-							  rehome_remote_relation(rehome_remote_table(map->source)));
-	/* one that has none is another table, which the next look at the source finds */
-	if (parts == NULL || strcmp(parts, map->source_parts) == 0)
-		return;
-	rehome_spi("UPDATE rehome.table_map SET source_parts = $2 WHERE id = $1", "it", map->id, parts);
-	map->source_parts = MemoryContextStrdup(GetMemoryChunkContext(map), parts);
-}
-
-/*
  * apply_gone takes away what is gone: the keys on hand, or everything.
  */
 static void
@@ -475,10 +455,11 @@ apply_gone(RehomeTurn *turn)
 
 /*
  * rehome_turn_begin gets a table, whose target is locked, ready for its turn; flag
- * is what the poll says of it.
+ * is what the poll says of it, and added names partitions that are new.
  */
 RehomeTurn *
-rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag, RehomeSessions *sessions)
+rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag, List *added,
+				  RehomeSessions *sessions)
 {
 	MemoryContext context;
 	MemoryContext old;
@@ -490,6 +471,7 @@ rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag, RehomeSess
 	turn->slice = slice;
 	turn->map = map;
 	turn->flag = flag;
+	turn->added = added;
 	turn->context = context;
 	turn->sessions = sessions;
 	turn->conn = sessions->conn;
@@ -535,7 +517,7 @@ rehome_turn_take(RehomeTurn *turn, RehomeTurn *next, bool locked, bool *checked,
 	if (turn->sieve != NULL)
 		began = rehome_spi_value("SELECT clock_timestamp()", "");
 	rehome_become(&as, slice->migration->owner);
-	if (turn->flag == 'd' || (!turn->everything && map->filter != NULL))
+	if (turn->flag == 'd' || turn->flag == 'a' || (!turn->everything && map->filter != NULL))
 		read_gone(turn, turn->ahead ? other_session(turn->sessions, turn->conn) : turn->conn);
 	apply_gone(turn);
 	ask_ahead(turn);
@@ -571,11 +553,10 @@ rehome_turn_take(RehomeTurn *turn, RehomeTurn *next, bool locked, bool *checked,
 	batch->nrows += turn->ngone + turn->nread;
 	map->unpruned += turn->ngone + turn->nread;
 	rehome_touched_bound(map, turn->ngone + turn->nread);
+	if (turn->everything || turn->added != NIL)
+		rehome_source_note_partitions(turn->conn, slice, map);
 	if (turn->everything)
-	{
-		record_parts(turn->conn, map);
 		rehome_spi("UPDATE rehome.table_map SET rules_hash = rehome.rules_hash(id) WHERE id = $1", "i", map->id);
-	}
 	MemoryContextSwitchTo(old);
 	return true;
 }

@@ -32,6 +32,7 @@ typedef struct RehomeTurn
 	RehomeSlice *slice;
 	RehomeTableMap *map;
 	char		flag;			/* what the poll says of it */
+	List	   *added;			/* partitions whose rows count as changed, by name */
 	MemoryContext context;		/* all that follows */
 	RehomeMapping *mapping;
 	bool		everything;		/* truncated: all there is is read */
@@ -54,7 +55,7 @@ typedef struct RehomeTurn
 } RehomeTurn;
 
 extern RehomeTurn *rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag,
-									 RehomeSessions *sessions);
+									 List *added, RehomeSessions *sessions);
 extern bool rehome_turn_take(RehomeTurn *turn, RehomeTurn *next, bool locked, bool *checked,
 							 RehomeBatch *batch);
 extern void rehome_turn_end(RehomeTurn *turn);

@@ -17,7 +17,9 @@
 extern RehomeConn *rehome_slice_connect(RehomeSlice *slice, const char *purpose);
 extern bool rehome_source_remember(RehomeConn *conn, RehomeMigration *migration);
 extern void rehome_source_install(RehomeConn *conn, RehomeSlice *slice, List *maps);
-extern void rehome_source_cover(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map);
+extern bool rehome_source_covered(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map);
+extern void rehome_source_cover(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, bool locked);
+extern void rehome_source_note_partitions(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map);
 extern bool rehome_source_remove(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								 bool keep_fence);
 extern char *rehome_source_identity(RehomeConn *conn);

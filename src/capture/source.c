@@ -290,9 +290,9 @@ rehome_source_remember(RehomeConn *conn, RehomeMigration *migration)
 static RehomeRows *
 inspect_tables(RehomeConn *conn, RehomeSlice *slice, List *maps)
 {
-	return rehome_conn_query(conn, "SELECT i.print, i.damage FROM unnest($2::int[], $3::text[]) WITH ORDINALITY AS u(map, name, n),"
-							 " rehome_source.inspect($1, u.map, u.name) AS i ORDER BY u.n", "ttt",
-							 slice->migration->token, rehome_map_ids(maps), rehome_remote_names(maps));
+	return rehome_conn_query(conn, "SELECT i.print, i.damage FROM unnest($2::int[], $3::text[], $4::text[]) WITH ORDINALITY AS u(map, name, parts, n),"
+							 " rehome_source.inspect($1, u.map, u.name, u.parts) AS i ORDER BY u.n", "tttt",
+							 slice->migration->token, rehome_map_ids(maps), rehome_remote_names(maps), rehome_map_source_parts(maps));
 }
 
 /*
@@ -302,19 +302,13 @@ static void
 record_captures(List *maps)
 {
 	List	   *equal = NIL;
-	List	   *parts = NIL;
 	ListCell   *lc;
 
 	foreach(lc, maps)
-	{
-		RehomeTableMap *map = lfirst(lc);
-
-		equal = lappend(equal, rehome_name_array(map->source_equal));
-		parts = lappend(parts, map->source_parts);
-	}
+		equal = lappend(equal, rehome_name_array(((RehomeTableMap *) lfirst(lc))->source_equal));
 	rehome_spi("UPDATE rehome.table_map t SET source_equal = u.equal::text[], source_parts = u.parts"
 			   " FROM unnest($1::int[], $2::text[], $3::text[]) AS u(id, equal, parts) WHERE t.id = u.id", "ttt",
-			   rehome_map_ids(maps), rehome_name_array(equal), rehome_name_array(parts));
+			   rehome_map_ids(maps), rehome_name_array(equal), rehome_map_source_parts(maps));
 }
 
 /*
@@ -548,28 +542,66 @@ rehome_source_inspect_back(RehomeConn *conn, RehomeSlice *slice, List *maps)
 }
 
 /*
- * rehome_source_cover gives partitions that have been added the triggers
- * that do not come by themselves, and notes what the table looks like with them.
+ * call_on_partitions returns "SELECT rehome_source.function(...)" of a table.
+ */
+static char *
+call_on_partitions(const char *function, RehomeSlice *slice, RehomeTableMap *map)
+{
+	return psprintf("SELECT rehome_source.%s(%s, %d, %d, %s)", function, quote_literal_cstr(slice->migration->token),
+					slice->id, map->id,
+					quote_literal_cstr(rehome_remote_relation(rehome_remote_table(map->source))));
+}
+
+/*
+ * rehome_source_covered tells whether every partition of a table has the
+ * triggers that do not come by themselves.
+ */
+bool
+rehome_source_covered(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
+{
+	return rehome_bool(rehome_conn_value(conn, call_on_partitions("is_covered", slice, map), ""));
+}
+
+/*
+ * rehome_source_cover gives them to those that have been added.  locked: in
+ * the transaction that is open, which has the table locked against writers.
  */
 void
-rehome_source_cover(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
+rehome_source_cover(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, bool locked)
 {
-	char	   *args = psprintf("%s, %d, %d, %s", quote_literal_cstr(slice->migration->token),
-								slice->id, map->id,
-								quote_literal_cstr(rehome_remote_relation(rehome_remote_table(map->source))));
-	char	   *before;
-	char	   *after;
+	char	   *sql;
 
-	if (rehome_bool(rehome_conn_value(conn, psprintf("SELECT rehome_source.is_covered(%s)", args), "")))
+	if (rehome_source_covered(conn, slice, map))
 		return;
-	before = inspect_tables(conn, slice, list_make1(map))->value[0][0];
-	run_with_locks(conn, psprintf("SELECT rehome_source.cover_partitions(%s)", args), list_make1(map));
-	if (slice->state != REHOME_SYNCING || map->source_print == NULL || strcmp(map->source_print, before) != 0)
+	sql = call_on_partitions("cover_partitions", slice, map);
+	if (locked)
+		rehome_conn_exec(conn, sql);
+	else
+		run_with_locks(conn, sql, list_make1(map));
+}
+
+/*
+ * rehome_source_note_partitions notes which partitions a table has in the
+ * snapshot of the transaction that is open on conn, and what it looks like with
+ * them.
+ */
+void
+rehome_source_note_partitions(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
+{
+	MemoryContext context = GetMemoryChunkContext(map);
+	char	   *parts;
+
+	if (map->source_parts == NULL)
 		return;
-	/* it is as it was, but for what was done here: that is no reason to read it as a whole */
-	after = inspect_tables(conn, slice, list_make1(map))->value[0][0];
-	rehome_spi("UPDATE rehome.table_map SET source_print = $2 WHERE id = $1", "it", map->id, after);
-	map->source_print = MemoryContextStrdup(GetMemoryChunkContext(map), after);
+	parts = rehome_conn_value(conn, "SELECT rehome_source.partitions($1::regclass)", "t",
+							  rehome_remote_relation(rehome_remote_table(map->source)));
+	/* one that has none is another table, which the next look at the source finds */
+	if (parts == NULL || strcmp(parts, map->source_parts) == 0)
+		return;
+	map->source_parts = MemoryContextStrdup(context, parts);
+	map->source_print = MemoryContextStrdup(context, inspect_tables(conn, slice, list_make1(map))->value[0][0]);
+	rehome_spi("UPDATE rehome.table_map SET source_parts = $2, source_print = $3 WHERE id = $1", "itt",
+			   map->id, map->source_parts, map->source_print);
 }
 
 /*

@@ -367,6 +367,21 @@ rehome_map_ids(List *maps)
 }
 
 /*
+ * rehome_map_source_parts returns the partitions that table maps have on
+ * record, as the text of a text[].
+ */
+char *
+rehome_map_source_parts(List *maps)
+{
+	List	   *parts = NIL;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+		parts = lappend(parts, ((RehomeTableMap *) lfirst(lc))->source_parts);
+	return rehome_name_array(parts);
+}
+
+/*
  * rehome_map_targets returns the targets of table maps as the text of an oid[].
  */
 char *

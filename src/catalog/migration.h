@@ -126,6 +126,7 @@ extern bool rehome_table_map_exists(RehomeTableMap *map);
 extern RehomeTableMap *rehome_table_map_by_id(int id);
 extern RehomeTableMap *rehome_table_map_of(RehomeMigration *migration, Oid target);
 extern char *rehome_map_ids(List *maps);
+extern char *rehome_map_source_parts(List *maps);
 extern char *rehome_map_targets(List *maps);
 
 extern RehomeDriftPolicy rehome_drift_policy_parse(const char *name);

@@ -126,7 +126,7 @@ chunk_select(RehomeSlice *slice, RehomeMapping *mapping, List *columns, char **c
 	if (resumed)
 	{
 		appendStringInfo(&sql, "%sNOT EXISTS (SELECT FROM ", sep);
-		rehome_changed_keys(&sql, slice->migration, map, NULL, slice->position, false);
+		rehome_changed_keys(&sql, slice->migration, map, NULL, slice->position, NIL, false);
 		appendStringInfoString(&sql, " AS k WHERE ");
 		rehome_join_key(&sql, map, NULL, "source", "k");
 		appendStringInfoChar(&sql, ')');

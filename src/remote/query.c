@@ -334,21 +334,32 @@ rehome_spelled_alike(const char *a, const char *b)
 
 /*
  * rehome_changed_keys appends a subquery of the distinct keys changed since
- * a position, as key1, key2, ..., in order; with gone_only those that may be without a
- * row.  Two spellings of a key are two keys where spelled (counted from 0, as
- * rehome_mapping_source_spelled() has them) says so.
+ * a position, and of all in the partitions of added, as key1, key2, ..., in order;
+ * with gone_only those that may be without a row.  Two spellings of a key are two
+ * keys where spelled (counted from 0, as rehome_mapping_source_spelled() has them)
+ * says so.
  */
 void
 rehome_changed_keys(StringInfo sql, RehomeMigration *migration, RehomeTableMap *map,
-					Bitmapset *spelled, const char *since, bool gone_only)
+					Bitmapset *spelled, const char *since, List *added, bool gone_only)
 {
+	RehomeRemoteTable *table = rehome_remote_table(map->source);
 	int			n = list_length(map->source_key);
+	ListCell   *lc;
 
 	appendStringInfoString(sql, "(SELECT ");
 	rehome_append_keys(sql, n, NULL);
-	appendStringInfo(sql, " FROM %s WHERE %s AND op %s GROUP BY ",
+	appendStringInfoString(sql, " FROM (SELECT ");
+	rehome_append_keys(sql, n, NULL);
+	appendStringInfo(sql, " FROM %s WHERE %s AND op %s",
 					 rehome_change_table(migration, map),
 					 rehome_position_unseen(since), gone_only ? "= 'd'" : "<> 't'");
+	foreach(lc, gone_only ? NIL : added)
+	{
+		appendStringInfo(sql, " UNION ALL SELECT %s FROM ", rehome_quote_list(map->source_key, "source."));
+		rehome_remote_from(sql, table, lfirst(lc), true);
+	}
+	appendStringInfoString(sql, ") AS changed GROUP BY ");
 	rehome_append_keys(sql, n, spelled);
 	appendStringInfoString(sql, " ORDER BY ");
 	rehome_append_keys(sql, n, spelled);

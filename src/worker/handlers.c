@@ -171,7 +171,7 @@ see_to_partitions(RehomeWorkerState *worker, RehomeSlice *slice)
 		RehomeTableMap *map = lfirst(lc);
 
 		if (map->source_parts != NULL)
-			rehome_source_cover(worker->conn, slice, map);
+			rehome_source_cover(worker->conn, slice, map, false);
 	}
 	if (rehome_target_covered(maps))
 		return false;

@@ -122,8 +122,9 @@ $partitions$;
 
 -- What has become of tables since a position each (txid_snapshot as text): a
 -- character a table map, '-' unchanged, 'u' changed, 'd' changed and some rows
--- may be gone, 't' to be read as a whole, 'p' as well, since its partitions are
--- others than parts, which is '' of a table that had none.
+-- may be gone, 't' to be read as a whole.  Where its partitions are others than
+-- parts, null of a table that had none: 'a' there are more, and some rows may
+-- be gone, 'p' to be read as a whole.
 -- A statement a table, prepared for the session: one query of all tables
 -- together would take a gigabyte, and time in the square of their number, for
 -- 2,000 of them; one that is planned each time, ten times as long.  Volatile,
@@ -141,6 +142,8 @@ DECLARE
     xip     bigint[];
     look    text;
     change  text;
+    now     text;
+    moved   boolean;
 BEGIN
     FOR i IN 1 .. coalesce(array_length(maps, 1), 0) LOOP
         IF at IS DISTINCT FROM seen[i] THEN
@@ -149,7 +152,12 @@ BEGIN
             xmax := txid_snapshot_xmax(at::txid_snapshot);
             xip := ARRAY(SELECT txid_snapshot_xip(at::txid_snapshot));
         END IF;
-        IF parts[i] <> '' AND rehome_source.partitions(to_regclass(relations[i])) IS DISTINCT FROM parts[i] THEN
+        moved := false;
+        IF parts[i] IS NOT NULL THEN
+            now := rehome_source.partitions(to_regclass(relations[i]));
+            moved := now IS DISTINCT FROM parts[i];
+        END IF;
+        IF moved AND (array_remove(string_to_array(parts[i], ','), 'none') <@ string_to_array(now, ',')) IS NOT TRUE THEN
             flag := 'p';
         ELSE
             change := format('change_%s_%s', token, maps[i]);
@@ -168,6 +176,9 @@ BEGIN
                      WHERE xid >= $1 AND (xid >= $2 OR xid = ANY ($3)) AND op IN ('d', 't')$gone$, change)
                    INTO flag USING xmin, xmax, xip;
             END IF;
+            IF moved THEN
+                flag := CASE WHEN flag = 't' THEN 'p' ELSE 'a' END;
+            END IF;
         END IF;
         flags := flags || coalesce(flag, '-');
     END LOOP;
@@ -183,6 +194,37 @@ BEGIN
     END IF;
 END
 $generic$;
+
+-- The partitions that a table has beyond parts, of every level; null when they
+-- cannot be asked for their keys by themselves: their rows are not ours to read
+-- but through the table, or a key is null.
+CREATE OR REPLACE FUNCTION rehome_source.added_partitions(token text, map int, relation regclass, parts text)
+RETURNS text[] LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $added_partitions$
+DECLARE
+    key     name[];
+    part    regclass;
+    names   text[] := '{}';
+    null_key boolean;
+BEGIN
+    SELECT c.names INTO STRICT key FROM rehome_source.captured c
+     WHERE c.token = added_partitions.token AND c.map = added_partitions.map;
+    FOR part IN SELECT c.oid FROM rehome_source.partition_tree(relation) AS c(oid)
+                 WHERE c.oid <> relation AND c.oid::oid::text <> ALL (string_to_array(parts, ',')) LOOP
+        IF NOT has_table_privilege(part, 'SELECT') THEN
+            RETURN NULL;
+        END IF;
+        IF EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = part AND a.attname = ANY (key) AND NOT a.attnotnull) THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM ONLY %s WHERE %s)', part,
+                           (SELECT string_agg(format('%I IS NULL', k), ' OR ') FROM unnest(key) AS k)) INTO null_key;
+            IF null_key THEN
+                RETURN NULL;
+            END IF;
+        END IF;
+        names := names || part::text;
+    END LOOP;
+    RETURN names;
+END
+$added_partitions$;
 
 -- Whether the table's files or partitions are others now than in the
 -- transaction's snapshot.  The catalogs read here are those of the snapshot;
@@ -331,8 +373,9 @@ RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $finge
                              WHERE c.token = fingerprint.token AND c.slice = fingerprint.slice), ''))
 $fingerprint$;
 
--- The same for one table: its fingerprint, and what is wrong with it, or null.
-CREATE OR REPLACE FUNCTION rehome_source.inspect(token text, map int, relation text,
+-- The same for one table: its fingerprint, that of the partitions in parts
+-- included, and what is wrong with it, or null.
+CREATE OR REPLACE FUNCTION rehome_source.inspect(token text, map int, relation text, parts text,
                                                  OUT print text, OUT damage text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $inspect$
     WITH mine AS (
@@ -345,7 +388,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $inspect$
         SELECT c.broken, c.per_row FROM rehome_source.captured c WHERE c.token = inspect.token AND c.map = inspect.map
     )
     SELECT coalesce(to_regclass(relation)::oid::text, '-') || ':'
-           || (SELECT coalesce(string_agg(m.oid || m.tgenabled::text || m.xmin, ',' ORDER BY m.oid), '') FROM mine m),
+           || (SELECT coalesce(string_agg(m.oid || m.tgenabled::text || m.xmin, ',' ORDER BY m.oid), '') FROM mine m
+                WHERE m.tgrelid = to_regclass(relation) OR m.tgrelid::text = ANY (string_to_array(parts, ','))),
            CASE WHEN to_regclass(relation) IS NULL THEN 'the table does not exist any more'
                 WHEN EXISTS (SELECT FROM captured c WHERE c.broken IS NOT NULL) THEN (SELECT c.broken FROM captured c)
                 WHEN (SELECT count(*) FROM mine WHERE tgrelid = to_regclass(relation)) < 7 THEN 'triggers of capture or fence are missing: the table was replaced, or they were dropped'
