@@ -61,7 +61,8 @@ typedef struct Return
 {
 	RehomeInverse *inverse;
 	const char *since;			/* what the source has of it, the target's snapshot */
-	bool		everything;		/* truncated here */
+	bool		everything;		/* truncated here, or partitions are gone */
+	List	   *added;			/* partitions whose rows count as changed */
 	char	   *relation;		/* at the source */
 	char	   *stage;
 	bool		large;			/* much is staged: see stage_all() */
@@ -155,13 +156,13 @@ send_rows(RehomeConn *conn, const char *select, Oid owner)
 
 /*
  * changed_keys makes the target keys changed since a position (with gone_only
- * those that may be without a row) visible to SQL as rehome_keys, under the
- * target's column names, until forget_keys().  They are read here, as the
- * extension's owner, so that the migration's owner, who runs the inverse
- * expressions, needs no rights on the change table.
+ * those that may be without a row), and all in the partitions of added, visible
+ * to SQL as rehome_keys, under the target's column names, until forget_keys().
+ * They are read here, as the extension's owner, so that the migration's owner,
+ * who runs the inverse expressions, needs no rights on the change table.
  */
 static Tuplestorestate *
-changed_keys(RehomeMapping *mapping, const char *since, bool gone_only)
+changed_keys(RehomeMapping *mapping, const char *since, List *added, bool gone_only)
 {
 	RehomeTableMap *map = mapping->map;
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
@@ -176,9 +177,15 @@ changed_keys(RehomeMapping *mapping, const char *since, bool gone_only)
 	foreach(lc, map->key)
 		appendStringInfo(&sql, "%skey%d AS %s", foreach_current_index(lc) > 0 ? ", " : "",
 						 foreach_current_index(lc) + 1, quote_identifier(lfirst(lc)));
-	appendStringInfo(&sql, " FROM rehome_change.%s WHERE %s AND op %s GROUP BY ",
+	appendStringInfoString(&sql, " FROM (SELECT ");
+	rehome_append_keys(&sql, mapping->nkey, NULL);
+	appendStringInfo(&sql, " FROM rehome_change.%s WHERE %s AND op %s",
 					 quote_identifier(rehome_target_change_table(map)),
 					 rehome_position_unseen(since), gone_only ? "= 'd'" : "<> 't'");
+	foreach(lc, added)
+		appendStringInfo(&sql, " UNION ALL SELECT %s FROM ONLY %s", rehome_quote_list(map->key, ""),
+						 rehome_relation_name(lfirst_oid(lc)));
+	appendStringInfoString(&sql, ") AS changed GROUP BY ");
 	rehome_append_keys(&sql, mapping->nkey, rehome_mapping_target_spelled(mapping));
 	cursor = rehome_cursor_open(sql.data);
 	desc = CreateTupleDescCopy(cursor->tupDesc);
@@ -241,7 +248,7 @@ stage_changes(RehomeConn *conn, Return *ret, Oid owner)
 					 rehome_inverse_expressions(inverse, false), target);
 	if (!ret->everything)
 	{
-		keys = changed_keys(mapping, ret->since, false);
+		keys = changed_keys(mapping, ret->since, ret->added, false);
 		appendStringInfo(&sql, " WHERE EXISTS (SELECT FROM rehome_keys AS k WHERE %s)",
 						 rehome_key_condition(mapping, "target", "k"));
 	}
@@ -253,7 +260,7 @@ stage_changes(RehomeConn *conn, Return *ret, Oid owner)
 	if (ret->everything)
 		return n;
 	forget_keys(keys);
-	keys = changed_keys(mapping, ret->since, true);
+	keys = changed_keys(mapping, ret->since, NIL, true);
 	if (tuplestore_tuple_count(keys) > 0)
 	{
 		resetStringInfo(&sql);
@@ -684,10 +691,10 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		RehomeTableMap *map = lfirst(lc);
 		const char *from = map->position ? map->position : since;
 		Return	   *ret;
-		char	   *parts = rehome_target_partitions(map->target);
-		bool		moved;
+		char	   *parts;
+		List	   *added = NIL;
+		bool		moved = rehome_target_repartitioned(map, GetActiveSnapshot(), &parts, &added);
 
-		moved = map->target_parts != NULL && strcmp(map->target_parts, parts) != 0;
 		if (moved)
 		{
 			rehome_spi("UPDATE rehome.table_map SET target_parts = $2 WHERE id = $1", "it", map->id, parts);
@@ -701,7 +708,8 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		ret = palloc0(sizeof(Return));
 		ret->since = from;
 		ret->inverse = rehome_inverse_compile(map, slice->migration->owner);
-		ret->everything = moved || rehome_spi_read(psprintf("SELECT FROM rehome_change.%s WHERE %s AND op = 't' LIMIT 1",
+		ret->added = added;
+		ret->everything = (moved && added == NIL) || rehome_spi_read(psprintf("SELECT FROM rehome_change.%s WHERE %s AND op = 't' LIMIT 1",
 															rehome_target_change_table(map),
 															rehome_position_unseen(from)), "")->n > 0;
 		ret->relation = rehome_remote_relation(ret->inverse->table);

@@ -71,7 +71,8 @@ rehome_reverse_reached(RehomeConn *conn, RehomeSlice *slice)
 /*
  * rehome_reverse_inspect finds out whether the targets, and with source also
  * the tables at the source, are what they were, and pauses those that cannot go
- * on.  True when there are any: the caller commits before he lets a batch begin.
+ * on; new partitions of targets get their triggers.  True when there are any of
+ * either: the caller commits before he lets a batch begin.
  */
 bool
 rehome_reverse_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps, bool source)
@@ -85,8 +86,9 @@ rehome_reverse_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps, bool so
 	left = rehome_target_inspect(slice, left);
 	if (source)
 		rehome_source_inspect_back(conn, slice, left);
-	if (list_length(rehome_maps_running(left)) == n)
-		return false;
+	left = rehome_maps_running(left);
+	if (list_length(left) == n)
+		return rehome_target_cover(slice, left);
 	rehome_commit_durably();
 	return true;
 }

@@ -46,6 +46,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/varlena.h"
 
 /*
  * rehome_target_change_table returns the unqualified name of a map's change
@@ -451,18 +452,118 @@ rehome_target_is_empty(Oid target, Oid owner)
 }
 
 /*
- * rehome_target_partitions returns which partitions a target has.
+ * append_partitions appends those of a table, and theirs.
  */
-char *
-rehome_target_partitions(Oid target)
+static void
+append_partitions(StringInfo buf, Relation inherits, Oid parent, Snapshot snapshot)
 {
-	StringInfoData buf;
+	List	   *children = NIL;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
 	ListCell   *lc;
 
+	ScanKeyInit(&key, Anum_pg_inherits_inhparent, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(parent));
+	scan = systable_beginscan(inherits, InheritsParentIndexId, true, snapshot, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_inherits child = (Form_pg_inherits) GETSTRUCT(tuple);
+
+		if (child->inhdetachpending)
+			continue;
+		appendStringInfo(buf, "%s%u:%u", buf->len ? "," : "", child->inhrelid, HeapTupleHeaderGetRawXmin(tuple->t_data));
+		children = lappend_oid(children, child->inhrelid);
+	}
+	systable_endscan(scan);
+	foreach(lc, children)
+		append_partitions(buf, inherits, lfirst_oid(lc), snapshot);
+}
+
+/*
+ * rehome_target_partitions returns which partitions a target has in a snapshot
+ * (NULL: now), each with the transaction that attached it: one that was detached
+ * for a while has been written to unseen.
+ */
+char *
+rehome_target_partitions(Oid target, Snapshot snapshot)
+{
+	Relation	inherits = table_open(InheritsRelationId, AccessShareLock);
+	StringInfoData buf;
+
 	initStringInfo(&buf);
-	foreach(lc, find_all_inheritors(target, AccessShareLock, NULL))
-		appendStringInfo(&buf, "%s%u", buf.len ? "," : "", lfirst_oid(lc));
+	append_partitions(&buf, inherits, target, snapshot);
+	table_close(inherits, AccessShareLock);
 	return buf.data;
+}
+
+/*
+ * rehome_target_repartitioned tells whether a map's target has other partitions
+ * in a snapshot than those on record; if so, *parts gets them, to be noted, and
+ * *added those that are new, as OIDs, or NIL when the table has to be read as a
+ * whole: partitions are gone, or there are some whose TRUNCATE is not captured.
+ * Such ones are not noted either, so that there is another look when it is.
+ */
+bool
+rehome_target_repartitioned(RehomeTableMap *map, Snapshot snapshot, char **parts, List **added)
+{
+	List	   *before;
+	List	   *now;
+	ListCell   *lc;
+
+	if (map->target_parts == NULL || (map->target_parts[0] == '\0' && !has_subclass(map->target)))
+		return false;
+	*parts = rehome_target_partitions(map->target, snapshot);
+	if (strcmp(map->target_parts, *parts) == 0)
+		return false;
+	*added = NIL;
+	(void) SplitIdentifierString(pstrdup(map->target_parts), ',', &before);
+	(void) SplitIdentifierString(pstrdup(*parts), ',', &now);
+	foreach(lc, now)
+		if (!rehome_name_listed(before, lfirst(lc)))
+			*added = lappend_oid(*added, atooid(lfirst(lc)));
+	if (list_length(now) - list_length(*added) == list_length(before))
+	{
+		if (*added == NIL)
+			return false;
+	}
+	else
+		*added = NIL;
+	if (!rehome_target_covered(list_make1(map)))
+	{
+		*added = NIL;
+		*parts = "?";
+	}
+	/* children by inheritance have triggers of their own, if any */
+	else if (get_rel_relkind(map->target) != RELKIND_PARTITIONED_TABLE)
+		*added = NIL;
+	return true;
+}
+
+/*
+ * rehome_target_cover gives partitions added to the targets since cutover
+ * the triggers that do not come by themselves, before a batch sees them.  True
+ * when targets have been locked for that, and are to be let go at once.
+ */
+bool
+rehome_target_cover(RehomeSlice *slice, List *maps)
+{
+	List	   *bare = NIL;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		char	   *parts;
+		List	   *added;
+
+		if (rehome_target_repartitioned(lfirst(lc), NULL, &parts, &added) &&
+			!rehome_target_covered(list_make1(lfirst(lc))))
+			bare = lappend(bare, lfirst(lc));
+	}
+	if (bare == NIL)
+		return false;
+	rehome_targets_lock(bare, ShareRowExclusiveLock);
+	rehome_target_install(slice, bare, false);
+	return true;
 }
 
 /*

@@ -326,7 +326,7 @@ switch_over(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way,
 		RehomeTableMap *map = lfirst(lc);
 
 		rehome_spi("UPDATE rehome.table_map SET target_parts = $2 WHERE id = $1", "it",
-				   map->id, rehome_target_partitions(map->target));
+				   map->id, rehome_target_partitions(map->target, NULL));
 	}
 	rehome_target_switch(maps, false, !one_way);
 	rehome_refused_end(slice, "target", "cut over");

@@ -200,6 +200,8 @@ reverse(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 	slice->lazy_position = !older_than(worker->positioned_at, POSITION_INTERVAL);
 	if ((anew || !slice->lazy_position) && rehome_reverse_inspect(worker->conn, slice, worker->maps, anew))
 		return 0;
+	if (rehome_target_cover(slice, rehome_maps_running(worker->maps)))
+		return 0;
 	n = rehome_reverse_batch(worker->conn, slice, worker->maps, NULL, false);
 	if (n < 0)
 		rehome_raise_both(slice);

@@ -168,13 +168,39 @@ $pair->sql_target(q{CALL rehome.sync('o')}) for 1 .. 2;
 is($pair->sql_target('SELECT count(*) FROM part'), '50', 'and goes with it');
 cmp_ok($pair->sql_target($applied) - $before, '<', 150, 'for which the table is read, once');
 
+# One that comes while a cutover waits for its locks.
+my $builder = $source->background_psql('odd');
+$builder->query_safe(q{BEGIN; CREATE TABLE part_4 PARTITION OF part FOR VALUES FROM (5000) TO (6000); GRANT ALL ON part_4 TO rehome_src; INSERT INTO part SELECT i, 'in time' FROM generate_series(5000, 5009) AS i});
+$pair->sql_target(q{CREATE TABLE part_4 PARTITION OF part FOR VALUES FROM (5000) TO (6000)});
+my $cutover = start_psql($target, q{SET rehome.lock_timeout = '60s'; CALL rehome.cutover('o', one_way => false)}, dbname => 'odd');
+ok(wait_until($source, q{SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'part'::regclass AND NOT granted)}, undef, 'odd'), 'a cutover waits for somebody who makes a partition');
+$builder->query_safe('COMMIT');
+is(finish_psql($cutover)->{sqlstate}, '00000', 'and comes to its end');
+$builder->quit;
+same_content($pair, ['part'], 'with the rows of the new partition');
+is((sqlstate_of($source, 'TRUNCATE part_4', 'odd'))[0], '25006', 'which is fenced as a whole');
+
 # After the cutover a key that is computed and not restored is no obstacle to a comparison.
-$pair->sql_target(q{CALL rehome.cutover('o', one_way => false)});
 for my $mode (qw(hash rows))
 {
 	is((sqlstate_of($target, "SELECT bool_and(ok) FROM rehome.verify('o', mode => '$mode')", 'odd'))[0], '00000', "cut over: verified, $mode");
 }
 $pair->sql_target(q{UPDATE item SET note = 'after', v = 'after' WHERE id = 1; INSERT INTO item (id, v, note) VALUES (100, 'new', 'only here')});
+# Partitions that are added there have their own rows read, too.
+$pair->sql_source(q{CREATE TABLE part_5 PARTITION OF part FOR VALUES FROM (6000) TO (7000); GRANT ALL ON part_5 TO rehome_src});
+$pair->sql_target(q{CALL rehome.sync('o')});
+$before = $pair->sql_target($applied);
+$pair->sql_target(q{CREATE TABLE part_5 (id int PRIMARY KEY, v text); INSERT INTO part_5 SELECT i, 'attached' FROM generate_series(6000, 6009) AS i;
+	ALTER TABLE part ATTACH PARTITION part_5 FOR VALUES FROM (6000) TO (7000)});
+$pair->sql_target(q{CALL rehome.sync('o')});
+same_content($pair, ['part'], 'cut over: a partition attached with rows');
+cmp_ok($pair->sql_target($applied) - $before, '<', 20, 'cut over: whose rows were read, and no others');
+is($pair->sql_target(q{SELECT count(*) FROM pg_trigger WHERE tgrelid = 'part_5'::regclass AND tgname LIKE 'rehome%truncate'}), '2', 'cut over: it has all its triggers');
+$pair->sql_target(q{TRUNCATE part_5; CALL rehome.sync('o')});
+same_content($pair, ['part'], 'cut over: so that TRUNCATE of it is seen');
+$pair->sql_target(q{ALTER TABLE part DETACH PARTITION part_1; UPDATE part_1 SET v = 'while it was detached' WHERE id < 5; ALTER TABLE part ATTACH PARTITION part_1 FOR VALUES FROM (0) TO (1000);
+	CALL rehome.sync('o')});
+same_content($pair, ['part'], 'cut over: a partition that was detached for a while');
 $pair->sql_target(q{CALL rehome.rollback('o'); CALL rehome.sync('o')});
 is($pair->sql_target(q{SELECT string_agg(v || ' ' || note, ', ' ORDER BY id) FROM item WHERE id IN (1, 100)}), 'after after, new only here', 'rolled back: what only the target has of its rows stays');
 $pair->sql_target(q{CALL rehome.cancel('o')});
