@@ -12,8 +12,9 @@ CREATE SCHEMA old;
 CREATE SCHEMA new;
 
 CREATE TABLE old.kind (id int PRIMARY KEY, label text NOT NULL);
-CREATE TABLE old.item (id int PRIMARY KEY, kind int REFERENCES old.kind, "Name" text, price numeric,
+CREATE TABLE old.item (id int PRIMARY KEY, gone text, kind int REFERENCES old.kind, "Name" text, price numeric,
                        tags text[], made timestamptz, note text, hidden boolean NOT NULL DEFAULT false);
+ALTER TABLE old.item DROP gone;
 CREATE VIEW old.summary AS SELECT kind AS id, count(*) AS n, sum(price) AS total FROM old.item GROUP BY kind;
 INSERT INTO old.kind VALUES (1, 'fruit'), (2, 'tool');
 INSERT INTO old.item

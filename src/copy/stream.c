@@ -145,8 +145,8 @@ rehome_stream_gone(RehomeConn *conn, const char *select, RehomeMapping *mapping,
 }
 
 /*
- * rehome_stream_local does the same with a local query that returns whole
- * rows of the source relation.
+ * rehome_stream_local does the same with a local query that returns rows
+ * shaped like the source relation (rehome_source_row).
  */
 int64
 rehome_stream_local(const char *select, RehomeMapping *mapping,

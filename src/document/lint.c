@@ -341,30 +341,15 @@ static char *
 sample_query(RehomeLint *lint, RehomeMapping *mapping)
 {
 	RehomeTableMap *map = lint->map;
-	List	   *needed = rehome_mapping_source_columns(mapping);
-	TupleDesc	desc = mapping->source_desc;
 	char	   *estimate;
 	StringInfoData sql;
-	ListCell   *lc;
 
 	initStringInfo(&sql);
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-		bool		wanted = false;
-
-		foreach(lc, needed)
-			wanted = wanted || (!att->attisdropped && strcmp(lfirst(lc), NameStr(att->attname)) == 0);
-		appendStringInfoString(&sql, i == 0 ? "SELECT " : ", ");
-		if (wanted)
-			appendStringInfoString(&sql, quote_identifier(NameStr(att->attname)));
-		else
-			appendStringInfo(&sql, "NULL::%s", att->attisdropped ? "integer" : format_type_be_qualified(att->atttypid));
-	}
-	appendStringInfo(&sql, " FROM %s AS source", rehome_relation_name(map->source));
+	appendStringInfo(&sql, "SELECT %s FROM %s AS source",
+					 rehome_source_row(mapping, rehome_mapping_source_columns(mapping)), rehome_relation_name(map->source));
 
 	/* a local table has more to it than its first blocks */
-	estimate = rehome_spi_value("SELECT CASE WHEN relkind IN ('r', 'm') AND reltuples > $2 * 2"
+	estimate = rehome_spi_value("SELECT CASE WHEN relkind IN ('r', 'm') AND reltuples > $2 * 2.0"
 								" THEN (200.0 * $2 / reltuples)::text END FROM pg_class WHERE oid = $1",
 								"ol", map->source, lint->sample);
 	if (lint->sample >= 0 && estimate != NULL)

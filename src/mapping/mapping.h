@@ -91,6 +91,7 @@ extern char *rehome_equality_operator(Oid relid, AttrNumber attnum);
 extern RehomeProjector *rehome_projector_full(RehomeMapping *mapping, Relation target);
 extern RehomeProjector *rehome_projector_mapped(RehomeMapping *mapping);
 extern RehomeProjector *rehome_projector_key(RehomeMapping *mapping);
+extern char *rehome_source_row(RehomeMapping *mapping, List *needed);
 extern TupleTableSlot *rehome_project(RehomeProjector *projector);
 extern bool rehome_project_complete(RehomeProjector *projector);
 extern void rehome_projector_end(RehomeProjector *projector);

@@ -28,6 +28,8 @@
 #include "optimizer/optimizer.h"
 #include "optimizer/tlist.h"
 #include "rewrite/rewriteHandler.h"
+#include "util/name.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
 static List *
@@ -202,6 +204,33 @@ rehome_projector_key(RehomeMapping *mapping)
 	for (int k = 0; k < mapping->nkey; k++)
 		targetlist = add_entry(targetlist, mapping->key[k]->expr);
 	return make_projector(mapping, targetlist, mapping->key_desc);
+}
+
+/*
+ * rehome_source_row returns the list for a SELECT that gives rows shaped like
+ * the source relation, as projector->source has them: dropped columns too have
+ * their places.  Those that are not needed (NIL: all are) are null.
+ */
+char *
+rehome_source_row(RehomeMapping *mapping, List *needed)
+{
+	TupleDesc	desc = mapping->source_desc;
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		appendStringInfoString(&sql, i > 0 ? ", " : "");
+		if (att->attisdropped)
+			appendStringInfoString(&sql, "NULL::integer");
+		else if (needed == NIL || rehome_name_listed(needed, NameStr(att->attname)))
+			appendStringInfoString(&sql, quote_identifier(NameStr(att->attname)));
+		else
+			appendStringInfo(&sql, "NULL::%s", format_type_be_qualified(att->atttypid));
+	}
+	return sql.data;
 }
 
 /*

@@ -283,10 +283,12 @@ come_back(Trip *trip)
  * sample_query returns the query for the rows.
  */
 static char *
-sample_query(RehomeTableMap *map)
+sample_query(RehomeMapping *mapping)
 {
-	return psprintf("SELECT * FROM %s AS source WHERE (%s) LIMIT %d", rehome_relation_name(map->source),
-					map->filter ? map->filter : "true", SAMPLE_ROWS);
+	RehomeTableMap *map = mapping->map;
+
+	return psprintf("SELECT %s FROM %s AS source WHERE (%s) LIMIT %d", rehome_source_row(mapping, NIL),
+					rehome_relation_name(map->source), map->filter ? map->filter : "true", SAMPLE_ROWS);
 }
 
 /*
@@ -311,7 +313,7 @@ rehome_round_trip(RehomeSlice *slice, RehomeInverse *inverse)
 	trip.source = table_open(map->source, AccessShareLock);
 	trip.target = table_open(map->target, AccessShareLock);
 	prepare(&trip);
-	cursor = rehome_cursor_open(sample_query(map));
+	cursor = rehome_cursor_open(sample_query(trip.mapping));
 	while ((table = rehome_cursor_fetch(cursor, FETCH_ROWS)) != NULL)
 	{
 		for (uint64 i = 0; i < table->numvals; i++)

@@ -330,7 +330,8 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 	}
 	else
 	{
-		appendStringInfo(&sql, "SELECT * FROM %s", local_source(mapping, part));
+		appendStringInfo(&sql, "SELECT %s FROM %s", rehome_source_row(mapping, rehome_mapping_source_columns(mapping)),
+						 local_source(mapping, part));
 		n = rehome_stream_local(sql.data, mapping, projector, rehome_receive_store, store);
 	}
 	rehome_projector_end(projector);
