@@ -124,6 +124,19 @@ SELECT rehome.add_rule('alike', 'new.m', 'said', 'timestamp', '{"zero": "null"}'
 SELECT rehome.add_rule('alike', 'new.m', 'said_local', 'timestamp', '{"zone": "Europe/Berlin"}');
 SELECT rehome.add_rule('alike', 'new.m', 'at', 'timestamp', '{"unit": "millis"}');
 SELECT rehome.add_rule('alike', 'new.m', 'num', 'number', '{"nan": "null"}');
+-- What a value map has made is found by what the column has of it; two values that it has alike do not go back.
+CREATE TABLE old.v (id int PRIMARY KEY, size text, until text, twice text);
+CREATE TABLE new.v (id int PRIMARY KEY, size numeric(10,2), until timestamptz, twice int);
+SELECT rehome.create_migration('stored', NULL, 'values as they are stored');
+SELECT rehome.add_table('stored', 'old.v', 'new.v', columns => '{"size": null, "until": null, "twice": null}');
+SELECT rehome.add_rule('stored', 'new.v', 'size', 'value_map', '{"map": {"S": "1.0", "L": "2"}}');
+SELECT rehome.add_rule('stored', 'new.v', 'until', 'value_map', '{"map": {"never": "9999-12-31", "soon": "2030-01-01 12:00+01"}}');
+SELECT rehome.add_rule('stored', 'new.v', 'twice', 'value_map', '{"map": {"a": "1", "b": "01"}}');
+SELECT "column", inverse_column, inverse FROM rehome.column_map c JOIN rehome.table_map t ON t.id = c.table_map_id WHERE t.target = 'new.v'::regclass ORDER BY "column";
+INSERT INTO old.v VALUES (1, 'S', 'never', 'a'), (2, 'L', 'soon', 'b');
+CALL rehome.copy('stored');
+SELECT format('SELECT %s AS size, %s AS until FROM new.v AS target ORDER BY id', s.inverse, u.inverse)
+  FROM rehome.column_map s, rehome.column_map u WHERE s."column" = 'size' AND s.kind = 'value_map' AND u."column" = 'until' AND u.kind = 'value_map' \gexec
 SELECT rehome.add_rule('alike', 'new.m', 'n', 'null', '{"to_null": "n/a"}');
 :code
 SELECT rehome.add_rule('alike', 'new.m', 'said', 'timestamp', '{"zone": "Europe/Berlin", "format": "YYYY-MM-DD HH24:MI TZH"}');

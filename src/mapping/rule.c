@@ -33,6 +33,8 @@
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/parse_type.h"
+#include "util/attempt.h"
+#include "util/name.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -304,6 +306,60 @@ step_leave_out(RehomeRuleCompiler *c, JsonbContainer *params)
 		rehome_rule_bad(c, "Kinds \"skip\" and \"default\" cannot be one of several steps.");
 }
 
+/* A value, and what a column has of it. */
+typedef struct Stored
+{
+	Form_pg_attribute att;
+	char	   *given;
+	char	   *text;
+} Stored;
+
+/*
+ * store_value is what becomes of a value in a column, for rehome_attempt.
+ */
+static void
+store_value(void *arg)
+{
+	Stored	   *stored = arg;
+	int32		typmod = stored->att->atttypmod;
+	Oid			type = getBaseTypeAndTypmod(stored->att->atttypid, &typmod);
+	Oid			function;
+	Oid			ioparam;
+	bool		varlena;
+	Datum		value;
+
+	getTypeInputInfo(type, &function, &ioparam);
+	value = OidInputFunctionCall(function, stored->given, ioparam, typmod);
+	getTypeOutputInfo(type, &function, &varlena);
+	stored->text = OidOutputFunctionCall(function, value);
+}
+
+/*
+ * value_stored returns the text that a column gives for a value it has been
+ * given as text; NULL when it does not take it.
+ */
+static char *
+value_stored(RehomeRuleCompiler *c, char *given)
+{
+	Stored		stored = {TupleDescAttr(RelationGetDescr(c->rule->target), c->rule->attnum - 1), given};
+
+	return rehome_attempt(store_value, &stored) == NULL ? stored.text : NULL;
+}
+
+/*
+ * stored_literal is SQL for that text, whatever it depends on.
+ */
+static char *
+stored_literal(RehomeRuleCompiler *c, const char *given)
+{
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(c->rule->target), c->rule->attnum - 1);
+
+	if (is_text_type(att->atttypid))
+		return rehome_rule_literal(given);
+	return psprintf("(%s::%s)::pg_catalog.text", rehome_rule_literal(given),
+					format_type_extended(att->atttypid, att->atttypmod, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
+}
+
 static void
 step_value_map(RehomeRuleCompiler *c, JsonbContainer *params)
 {
@@ -332,7 +388,6 @@ step_value_map(RehomeRuleCompiler *c, JsonbContainer *params)
 		 t = JsonbIteratorNext(&it, &v, true))
 	{
 		char	   *to;
-		ListCell   *lc;
 
 		if (t == WJB_KEY)
 			from = pnstrdup(v.val.string.val, v.val.string.len);
@@ -345,16 +400,18 @@ step_value_map(RehomeRuleCompiler *c, JsonbContainer *params)
 		}
 		to = rehome_param_scalar(&v);
 		rehome_rule_case(&sql, column, c, from, to);
-		if (to == NULL)
-			c->back = false;
-		foreach(lc, seen)
-			if (to != NULL && strcmp(lfirst(lc), to) == 0)
-				c->back = false;
-		if (to != NULL)
+		if (to != NULL && !c->many)
 		{
-			seen = lappend(seen, to);
-			appendStringInfo(&inverse, " WHEN %s THEN %s", rehome_rule_literal(to), rehome_rule_literal(from));
+			char	   *stored = value_stored(c, to);
+
+			/* 1.0 and 1.00 are the same number */
+			if (stored == NULL || rehome_name_listed(seen, stored))
+				c->back = false;
+			seen = lappend(seen, stored);
+			appendStringInfo(&inverse, " WHEN %s THEN %s", stored_literal(c, to), rehome_rule_literal(from));
 		}
+		else
+			c->back = false;
 	}
 	appendStringInfo(&sql, " ELSE %s END", other_sql(c, params, "unlisted", value, "is not in the value map"));
 	rehome_rule_set_text(c, sql.data);
