@@ -7,12 +7,14 @@
  * that calls nextval().  It is carried if it is ahead, in the direction of
  * its increment, of the one on the other side.  Its column may be called
  * something else there, or be of another type of integer, but has to have the
- * same values: what a rule makes of them only who made it knows.
+ * same values: what a rule makes of them only who made it knows.  One may feed
+ * several columns, and tables that are not moved: so where it stands is read
+ * when it is about to be set.
  *
  * setval() is not transactional.  At the target ALTER SEQUENCE ... RESTART
  * comes first: it gives the sequence a new file in this transaction, and
- * setval() then writes to that, so a rollback takes both back.  At the
- * source, where we may not own the sequence, setval() is left for the very
+ * setval() then writes to that, so a rollback takes both back.  Before that it
+ * is locked against nextval().  At the source, where we may not own the sequence, setval() is left for the very
  * end, when the local transaction has committed and authority has left.
  *
  *-------------------------------------------------------------------------
@@ -22,17 +24,18 @@
 #include "cutover/cutover.h"
 #include "mapping/mapping.h"
 #include "remote/query.h"
+#include "storage/lmgr.h"
 #include "util/name.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
 /*
- * Sequences that feed columns of table $1: column, sequence, increment.  The
- * same text serves both sides.
+ * Sequences that feed columns of table $1: column, sequence, increment, OID.
+ * The same text serves both sides.
  */
 #define COLUMN_SEQUENCES \
-	"SELECT a.attname, s.seqrelid::regclass::text, s.seqincrement" \
+	"SELECT a.attname, s.seqrelid::regclass::text, s.seqincrement, s.seqrelid" \
 	" FROM (SELECT d.refobjid, d.refobjsubid, d.objid FROM pg_depend d" \
 	"   WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass" \
 	"   AND d.refobjid = $1::regclass AND d.deptype IN ('a', 'i')" \
@@ -107,6 +110,7 @@ rehome_sequences_left(RehomeTableMap *map)
 typedef struct Pair
 {
 	char	   *target;
+	Oid			relid;			/* of the target's */
 	char	   *source;
 	int64		increment;		/* the target's */
 	int64		target_last;
@@ -120,6 +124,13 @@ read_position(RehomeRows *rows, int64 *last, bool *called)
 {
 	*last = rehome_int64(rows->value[0][0]);
 	*called = rehome_bool(rows->value[0][1]);
+}
+
+static void
+read_target(Pair *pair)
+{
+	read_position(rehome_spi(psprintf("SELECT last_value, is_called FROM %s", pair->target), ""),
+				  &pair->target_last, &pair->target_called);
 }
 
 /*
@@ -163,8 +174,8 @@ pairs(RehomeConn *conn, List *maps)
 					pair->target = here->value[i][1];
 					pair->increment = rehome_int64(here->value[i][2]);
 					pair->source = there->value[j][1];
-					read_position(rehome_spi(psprintf("SELECT last_value, is_called FROM %s", pair->target), ""),
-								  &pair->target_last, &pair->target_called);
+					pair->relid = atooid(here->value[i][3]);
+					read_target(pair);
 					read_position(rehome_conn_exec(conn, psprintf("SELECT last_value, is_called FROM %s", pair->source)),
 								  &pair->source_last, &pair->source_called);
 					result = lappend(result, pair);
@@ -186,6 +197,12 @@ ahead(int64 increment, int64 last, bool called, int64 other_last, bool other_cal
 	return called && !other_called;
 }
 
+static bool
+source_ahead(Pair *pair)
+{
+	return ahead(pair->increment, pair->source_last, pair->source_called, pair->target_last, pair->target_called);
+}
+
 /*
  * rehome_sequences_to_target carries what is ahead at the source, so that
  * ROLLBACK takes it back.
@@ -200,8 +217,11 @@ rehome_sequences_to_target(RehomeConn *conn, RehomeSlice *slice, List *maps)
 	{
 		Pair	   *pair = lfirst(lc);
 
-		if (!ahead(pair->increment, pair->source_last, pair->source_called,
-				   pair->target_last, pair->target_called))
+		if (!source_ahead(pair))
+			continue;
+		LockRelationOid(pair->relid, ShareRowExclusiveLock);
+		read_target(pair);
+		if (!source_ahead(pair))
 			continue;
 		rehome_become(&as, slice->migration->owner);
 		rehome_spi(psprintf("ALTER SEQUENCE %s RESTART", pair->target), "");
@@ -240,7 +260,8 @@ within_bounds(RehomeConn *conn, Pair *pair)
 }
 
 /*
- * rehome_sequences_to_source returns the SQL that carries what is ahead here.
+ * rehome_sequences_to_source returns the SQL that carries what is ahead here,
+ * and still is when it runs.
  */
 char *
 rehome_sequences_to_source(RehomeConn *conn, List *maps)
@@ -254,11 +275,16 @@ rehome_sequences_to_source(RehomeConn *conn, List *maps)
 	{
 		Pair	   *pair = lfirst(lc);
 
-		if (ahead(pair->increment, pair->target_last, pair->target_called,
-				  pair->source_last, pair->source_called))
-			appendStringInfo(&sql, "SELECT setval(%s::regclass, " INT64_FORMAT ", %s);",
-							 quote_literal_cstr(pair->source), within_bounds(conn, pair),
-							 pair->target_called ? "true" : "false");
+		int64		last;
+
+		if (!ahead(pair->increment, pair->target_last, pair->target_called,
+				   pair->source_last, pair->source_called))
+			continue;
+		last = within_bounds(conn, pair);
+		appendStringInfo(&sql, "SELECT setval(%s::regclass, " INT64_FORMAT ", %s) FROM %s"
+						 " WHERE last_value %s " INT64_FORMAT " OR (last_value = " INT64_FORMAT " AND NOT is_called);",
+						 quote_literal_cstr(pair->source), last, pair->target_called ? "true" : "false",
+						 pair->source, pair->increment > 0 ? "<" : ">", last, last);
 	}
 	return sql.data;
 }
