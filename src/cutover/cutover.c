@@ -183,16 +183,20 @@ require_cutover(RehomeSlice *slice)
 
 /*
  * commit_between commits what has been done, if the call may, and takes the
- * slice again; false when another session has cut it over meanwhile.
+ * slice and its maps again, as they are then; false when another session has cut
+ * it over meanwhile.
  */
 static bool
-commit_between(RehomeCall *call, RehomeSlice *slice)
+commit_between(RehomeCall *call, RehomeSlice *slice, List **maps)
 {
 	if (!call->nonatomic)
 		return true;
 	rehome_call_commit(call);
 	rehome_slice_work_lock(slice);
-	return require_cutover(slice);
+	if (!require_cutover(slice))
+		return false;
+	*maps = rehome_table_maps_require(slice);
+	return true;
 }
 
 /*
@@ -200,14 +204,14 @@ commit_between(RehomeCall *call, RehomeSlice *slice)
  * over meanwhile.
  */
 static bool
-drain(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps)
+drain(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List **maps)
 {
 	for (int i = 0; i < REHOME_MAX_DRAINS; i++)
 	{
 		RehomeBatch batch;
 
-		rehome_forward_batch(conn, slice, maps, false, NIL, &batch);
-		if (!commit_between(call, slice))
+		rehome_forward_batch(conn, slice, *maps, false, NIL, &batch);
+		if (!commit_between(call, slice, maps))
 			return false;
 		if (batch.nrows <= rehome_cutover_backlog)
 			break;
@@ -222,7 +226,7 @@ drain(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps)
  * it drains again.  False when the slice has been cut over meanwhile.
  */
 static bool
-prepare(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way)
+prepare(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List **maps, bool one_way)
 {
 	ereport(NOTICE, errmsg("slice \"%s\": draining", slice->name));
 	for (;;)
@@ -231,12 +235,12 @@ prepare(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps, bool
 			return false;
 		rehome_derive(slice, true);
 		rehome_saved_validate(slice);
-		check_gates(conn, slice, maps, one_way);
-		if (!call->nonatomic || rehome_target_covered(maps))
+		check_gates(conn, slice, *maps, one_way);
+		if (!call->nonatomic || rehome_target_covered(*maps))
 			return true;
-		rehome_targets_lock(maps, ShareRowExclusiveLock);
-		rehome_target_install(slice, maps, true);
-		if (!commit_between(call, slice))
+		rehome_targets_lock(*maps, ShareRowExclusiveLock);
+		rehome_target_install(slice, *maps, true);
+		if (!commit_between(call, slice, maps))
 			return false;
 	}
 }
@@ -362,7 +366,7 @@ rehome_cutover_slice(RehomeCall *call, RehomeSlice *slice, bool one_way)
 		return;
 	maps = rehome_table_maps_require(slice);
 	conn = rehome_slice_connect(slice, "cutover");
-	if (!prepare(call, conn, slice, maps, one_way))
+	if (!prepare(call, conn, slice, &maps, one_way))
 	{
 		rehome_conn_close(conn);
 		return;
