@@ -153,7 +153,28 @@ captures_other_key(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
 }
 
 /*
- * mend_source sees to it that the changes of a map's source are captured.
+ * require_childless raises when tables inherit from one on either side.
+ */
+static void
+require_childless(const char *relation, const char *side, const char *child)
+{
+	if (child == NULL)
+		return;
+	ereport(ERROR,
+			errcode(ERRCODE_WRONG_OBJECT_TYPE),
+			errmsg("table %s at the %s has inheritance children", relation, side),
+			errdetail("What is written to rows in them does not fire its triggers."),
+			errhint("ALTER TABLE %s NO INHERIT %s; and map each table by itself.", child, relation));
+}
+
+/* The first table that inherits from $1. */
+#define FIRST_CHILD \
+	"SELECT min(i.inhrelid::regclass::text) FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent" \
+	" WHERE i.inhparent = $1::regclass AND p.relkind = 'r'"
+
+/*
+ * mend_source sees to it that the changes of a map's source are captured, once
+ * nothing on either side keeps them from being.
  */
 static void
 mend_source(RehomeSlice *slice, RehomeTableMap *map)
@@ -167,6 +188,9 @@ mend_source(RehomeSlice *slice, RehomeTableMap *map)
 				errmsg("table %s does not exist at the source any more", relation),
 				errhint("If it was renamed, tell the foreign table: ALTER FOREIGN TABLE %s OPTIONS (SET table_name '...');",
 						rehome_relation_name(map->source)));
+	require_childless(relation, "source", rehome_conn_value(conn, FIRST_CHILD, "t", relation));
+	require_childless(rehome_relation_name(map->target), "target",
+					  rehome_spi_value(FIRST_CHILD, "t", rehome_relation_name(map->target)));
 	require_columns(conn, slice, map);
 	(void) rehome_source_mend(conn, slice);
 	if (rehome_source_damage(conn, slice, map) != NULL || captures_other_key(conn, slice, map))

@@ -354,9 +354,14 @@ rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map, bool source, c
 	return false;
 }
 
+/* Tables inherit from the target of t, and their rows are written without its triggers. */
+#define HAS_CHILDREN \
+	"EXISTS (SELECT FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent WHERE i.inhparent = t.target AND p.relkind = 'r')"
+
 /*
  * rehome_triggers_lost lists the maps whose target has no guard at work, or what
- * the drift policy puts in its place; after cutover, no capture.
+ * the drift policy puts in its place; after cutover, no capture; or not on all
+ * its rows.
  */
 List *
 rehome_triggers_lost(List *maps, bool back)
@@ -367,15 +372,15 @@ rehome_triggers_lost(List *maps, bool back)
 
 	rows = rehome_spi(back ?
 					  "SELECT t.id FROM rehome.table_map t WHERE t.id = ANY ($1::int[])"
-					  " AND 2 > (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = t.target AND g.tgenabled = 'A'"
-					  "  AND g.tgname IN ('rehome_capture', 'rehome_capture_truncate'))" :
+					  " AND (" HAS_CHILDREN " OR 2 > (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = t.target AND g.tgenabled = 'A'"
+					  "  AND g.tgname IN ('rehome_capture', 'rehome_capture_truncate')))" :
 					  "SELECT t.id FROM rehome.table_map t WHERE t.id = ANY ($1::int[])"
-					  " AND 2 > (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = t.target AND g.tgenabled = 'A'"
+					  " AND (" HAS_CHILDREN " OR 2 > (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = t.target AND g.tgenabled = 'A'"
 					  /* a guard for each statement does not see what is written by way of a parent, or by a subscription */
 					  "  AND (g.tgname <> 'rehome_guard' OR g.tgtype & 1 = 1 OR NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = t.target)"
 					  "   AND NOT EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = t.target))"
 					  "  AND g.tgname IN (CASE t.drift_policy WHEN 'reject' THEN 'rehome_guard' ELSE 'rehome_drift' END,"
-					  "  CASE t.drift_policy WHEN 'reject' THEN 'rehome_guard_truncate' ELSE 'rehome_drift_truncate' END))",
+					  "  CASE t.drift_policy WHEN 'reject' THEN 'rehome_guard_truncate' ELSE 'rehome_drift_truncate' END)))",
 					  "t", rehome_map_ids(maps));
 	foreach(lc, maps)
 		for (int i = 0; i < rows->n; i++)
@@ -403,7 +408,8 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 							 "  FROM pg_attribute a WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0),"
 							 " (SELECT string_agg(g.oid || g.tgenabled::text, ',' ORDER BY g.oid)"
 							 "  FROM pg_trigger g WHERE g.tgrelid = ANY ($1::oid[]) AND g.tgname LIKE 'rehome\\_%'),"
-							 " (SELECT string_agg(i.inhrelid::text, ',' ORDER BY i.inhrelid) FROM pg_inherits i WHERE i.inhrelid = ANY ($1::oid[])),"
+							 " (SELECT string_agg(i.inhrelid || ' ' || i.inhparent, ',' ORDER BY i.inhrelid, i.inhparent) FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent"
+							 "  WHERE i.inhrelid = ANY ($1::oid[]) OR (i.inhparent = ANY ($1::oid[]) AND p.relkind = 'r')),"
 							 " (SELECT string_agg(s.srrelid::text, ',' ORDER BY s.srrelid) FROM pg_subscription_rel s WHERE s.srrelid = ANY ($1::oid[])),"
 							 " (WITH RECURSIVE part AS (SELECT unnest($1::oid[]) AS oid"
 							 "   UNION ALL SELECT i.inhrelid FROM pg_inherits i JOIN part ON i.inhparent = part.oid)"
@@ -431,10 +437,10 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 							back ? "A crash of this server empties it: make it logged again; resuming it brings the table to the source as a whole." :
 							"A crash of this server empties it: make it logged again; resuming it reads the table as a whole.");
 		else if (back)
-			rehome_map_lost(slice, map, "target", "capture lost", "capture is missing or disabled",
+			rehome_map_lost(slice, map, "target", "capture lost", "capture is missing or disabled, or does not see what is written to tables that inherit from it",
 							"What was written since cannot be known: resuming it puts capture back and brings the table to the source as a whole.");
 		else
-			rehome_map_lost(slice, map, "target", "guard lost", "the guard is missing or disabled, or does not see what is written by way of a parent or by a subscription",
+			rehome_map_lost(slice, map, "target", "guard lost", "the guard is missing or disabled, or does not see what is written by way of a parent, to tables that inherit from it, or by a subscription",
 							"What was written since cannot be known: resuming it puts the guard back and reads the table as a whole.");
 	}
 	rehome_spi("UPDATE rehome.slice SET target_print = $2, maps_version = maps_version + 1 WHERE id = $1",

@@ -394,6 +394,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $inspect$
                 WHEN EXISTS (SELECT FROM captured c WHERE c.broken IS NOT NULL) THEN (SELECT c.broken FROM captured c)
                 WHEN (SELECT count(*) FROM mine WHERE tgrelid = to_regclass(relation)) < 7 THEN 'triggers of capture or fence are missing: the table was replaced, or they were dropped'
                 WHEN EXISTS (SELECT FROM mine WHERE tgenabled NOT IN ('A', 'O')) THEN 'triggers of capture or fence are disabled'
+                WHEN EXISTS (SELECT FROM pg_class p JOIN pg_inherits i ON i.inhparent = p.oid
+                              WHERE p.oid = to_regclass(relation) AND p.relkind = 'r')
+                THEN 'other tables inherit from the table since: its triggers do not see what is written to their rows'
                 WHEN EXISTS (SELECT FROM captured c WHERE NOT c.per_row AND rehome_source.needs_row_triggers(to_regclass(relation)))
                 THEN 'the table is a part of another one, has parts itself, or is fed by a subscription since: its triggers for each statement do not see all writes'
            END
