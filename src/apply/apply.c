@@ -345,6 +345,19 @@ rehome_marked(RehomeMapping *mapping, const char *prefix)
 }
 
 /*
+ * rehome_live_rows returns the target, without rows that are marked as gone at
+ * the source.
+ */
+char *
+rehome_live_rows(RehomeMapping *mapping)
+{
+	if (mapping->map->on_delete != 'm')
+		return rehome_target_name(mapping);
+	return psprintf("(SELECT * FROM %s AS m WHERE (%s) IS NOT TRUE)", rehome_target_name(mapping),
+					rehome_marked(mapping, "m."));
+}
+
+/*
  * rehome_apply_gone_treated treats the keys (rows of key_desc) as gone at the
  * source; with absent, all keys of the target but these.
  */

@@ -36,6 +36,7 @@ extern int64 rehome_apply_gone(RehomeMapping *mapping, Tuplestorestate *gone, in
 extern int64 rehome_apply_gone_treated(RehomeMapping *mapping, Tuplestorestate *keys, int64 n,
 									   bool absent);
 extern char *rehome_marked(RehomeMapping *mapping, const char *prefix);
+extern char *rehome_live_rows(RehomeMapping *mapping);
 extern bool rehome_apply_is_fragile(RehomeMapping *mapping);
 extern bool rehome_apply_keeps(RehomeMapping *mapping);
 extern int64 rehome_apply_rows(RehomeMapping *mapping, Tuplestorestate *rows, int64 n);

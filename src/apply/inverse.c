@@ -129,7 +129,7 @@ rehome_inverse_describe(RehomeConn *conn, RehomeInverse *inverse)
 									  "   AND d.refobjsubid = a.attnum)))"
 									  " FROM pg_attribute a WHERE a.attrelid = %s::regclass"
 									  " AND a.attnum > 0 AND NOT a.attisdropped", relation), "");
-	inverse->complete = true;
+	inverse->stays = NIL;
 	inverse->fragile = NIL;
 	for (int r = 0; r < rows->n; r++)
 	{
@@ -150,8 +150,9 @@ rehome_inverse_describe(RehomeConn *conn, RehomeInverse *inverse)
 				inverse->fragile = lappend(inverse->fragile, column->remote);
 		}
 		if (!carried && !rehome_bool(rows->value[r][1]))
-			inverse->complete = false;
+			inverse->stays = lappend(inverse->stays, rows->value[r][0]);
 	}
+	inverse->complete = inverse->stays == NIL;
 }
 
 /*
@@ -241,5 +242,38 @@ rehome_inverse_key_condition(RehomeInverse *inverse, const char *a, const char *
 		appendStringInfo(&buf, "%s%s.%s %s %s.%s", buf.len ? " AND " : "", a, name,
 						 (char *) list_nth(map->source_equal, foreach_current_index(lc)), b, name);
 	}
+	return buf.data;
+}
+
+/*
+ * rehome_inverse_keys lists the key as the source calls it, in its order.
+ */
+char *
+rehome_inverse_keys(RehomeInverse *inverse, const char *prefix)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	foreach(lc, inverse->mapping->map->source_key)
+		names = lappend(names, (char *) rehome_remote_column(inverse->table, lfirst(lc)));
+	return rehome_quote_list(names, prefix);
+}
+
+/*
+ * rehome_inverse_key_is returns "a.column = key.key1 AND ..." at the source: key
+ * is a row of its change table.
+ */
+char *
+rehome_inverse_key_is(RehomeInverse *inverse, const char *a, const char *key)
+{
+	RehomeTableMap *map = inverse->mapping->map;
+	StringInfoData buf;
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	foreach(lc, map->source_key)
+		appendStringInfo(&buf, "%s%s.%s %s %s.key%d", buf.len ? " AND " : "", a,
+						 quote_identifier(rehome_remote_column(inverse->table, lfirst(lc))),
+						 (char *) list_nth(map->source_equal, foreach_current_index(lc)), key, foreach_current_index(lc) + 1);
 	return buf.data;
 }

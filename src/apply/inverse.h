@@ -30,6 +30,7 @@ typedef struct RehomeInverse
 	RehomeInverseColumn *columns;
 	List	   *fragile;		/* source columns of other unique indexes */
 	bool		complete;		/* every column the source stores is carried */
+	List	   *stays;			/* those that are not, as the source calls them */
 } RehomeInverse;
 
 extern RehomeInverse *rehome_inverse_compile(RehomeTableMap *map, Oid owner);
@@ -40,5 +41,7 @@ extern char *rehome_inverse_columns(RehomeInverse *inverse, const char *prefix, 
 extern char *rehome_inverse_expressions(RehomeInverse *inverse, bool key);
 extern char *rehome_inverse_local_names(RehomeInverse *inverse);
 extern char *rehome_inverse_key_condition(RehomeInverse *inverse, const char *a, const char *b);
+extern char *rehome_inverse_keys(RehomeInverse *inverse, const char *prefix);
+extern char *rehome_inverse_key_is(RehomeInverse *inverse, const char *a, const char *key);
 
 #endif							/* REHOME_INVERSE_H */

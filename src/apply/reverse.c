@@ -33,7 +33,7 @@
 
 #include "access/table.h"
 #include "apply/apply.h"
-#include "apply/inverse.h"
+#include "apply/merge.h"
 #include "apply/touched.h"
 #include "capture/capture.h"
 #include "guc.h"
@@ -53,27 +53,11 @@
 /* Rows fetched at once from a local cursor. */
 #define FETCH_ROWS 1000
 
+/* What the change table says of single rows. */
+#define ANY_ROW "NOT IN ('t', 'l')"
+
 /* The position that has seen nothing. */
 #define EMPTY_POSITION "0:0:"
-
-/* One table's part of a batch back. */
-typedef struct Return
-{
-	RehomeInverse *inverse;
-	const char *since;			/* what the source has of it, the target's snapshot */
-	bool		everything;		/* truncated here, or partitions are gone */
-	List	   *added;			/* partitions whose rows count as changed */
-	char	   *relation;		/* at the source */
-	char	   *stage;
-	bool		large;			/* much is staged: see stage_all() */
-	char	   *join;			/* r.key = s.key */
-	char	   *upsert[3];		/* delete fragile, update, insert; NULL: not needed */
-	char	   *erase;
-	char	   *replaced;		/* condition: the row is taken out and put back; NULL: none is */
-	char	   *set;			/* assignments of the update; NULL: none */
-	const char *visible;		/* condition on r: the filter lets it through; or "" */
-	char	   *hidden;			/* keys taken by rows the filter hides; NULL: no filter */
-} Return;
 
 /*
  * append_escaped appends a value as COPY text wants it.
@@ -155,14 +139,14 @@ send_rows(RehomeConn *conn, const char *select, Oid owner)
 }
 
 /*
- * changed_keys makes the target keys changed since a position (with gone_only
- * those that may be without a row), and all in the partitions of added, visible
- * to SQL as rehome_keys, under the target's column names, until forget_keys().
+ * changed_keys makes the target keys changed since a position, by what ops (a
+ * condition without its left side) tells, and all in the partitions of added,
+ * visible to SQL as name, under the target's column names, until forget_keys().
  * They are read here, as the extension's owner, so that the migration's owner,
  * who runs the inverse expressions, needs no rights on the change table.
  */
 static Tuplestorestate *
-changed_keys(RehomeMapping *mapping, const char *since, List *added, bool gone_only)
+changed_keys(RehomeMapping *mapping, const char *since, List *added, const char *ops, const char *name)
 {
 	RehomeTableMap *map = mapping->map;
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
@@ -181,7 +165,7 @@ changed_keys(RehomeMapping *mapping, const char *since, List *added, bool gone_o
 	rehome_append_keys(&sql, mapping->nkey, NULL);
 	appendStringInfo(&sql, " FROM rehome_change.%s WHERE %s AND op %s",
 					 quote_identifier(rehome_target_change_table(map)),
-					 rehome_position_unseen(since), gone_only ? "= 'd'" : "<> 't'");
+					 rehome_position_unseen(since), ops);
 	foreach(lc, added)
 		appendStringInfo(&sql, " UNION ALL SELECT %s FROM ONLY %s", rehome_quote_list(map->key, ""),
 						 rehome_relation_name(lfirst_oid(lc)));
@@ -196,14 +180,14 @@ changed_keys(RehomeMapping *mapping, const char *since, List *added, bool gone_o
 		SPI_freetuptable(table);
 	}
 	SPI_cursor_close(cursor);
-	rehome_rows_register("rehome_keys", desc, store, tuplestore_tuple_count(store));
+	rehome_rows_register(name, desc, store, tuplestore_tuple_count(store));
 	return store;
 }
 
 static void
-forget_keys(Tuplestorestate *store)
+forget_keys(Tuplestorestate *store, const char *name)
 {
-	rehome_rows_unregister("rehome_keys");
+	rehome_rows_unregister(name);
 	tuplestore_end(store);
 }
 
@@ -231,24 +215,33 @@ spelled_alike(RehomeMapping *mapping, const char *t, const char *k)
 
 /*
  * stage_changes sends rows ('u') and gone keys ('d') of one table into its
- * staging table at the source.
+ * staging table at the source.  A row that is marked as gone has none there; one
+ * that may have been kept although it is gone is staged as one ('o') that is not
+ * to be made.
  */
 static int64
-stage_changes(RehomeConn *conn, Return *ret, Oid owner)
+stage_changes(RehomeConn *conn, RehomeReturn *ret, Oid owner)
 {
 	RehomeInverse *inverse = ret->inverse;
 	RehomeMapping *mapping = inverse->mapping;
-	char	   *target = rehome_target_name(mapping);
+	RehomeTableMap *map = mapping->map;
+	char	   *target = rehome_live_rows(mapping);
+	bool		ignores = map->on_delete == 'i' && !ret->lost;
 	Tuplestorestate *keys = NULL;
+	Tuplestorestate *fresh = NULL;
 	StringInfoData sql;
 	int64		n;
 
+	if (ignores)
+		fresh = changed_keys(mapping, ret->since, ret->added, "= 'i'", "rehome_new_keys");
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT 'u', %s FROM %s AS target",
+	appendStringInfo(&sql, "SELECT %s, %s FROM %s AS target",
+					 ignores ? psprintf("CASE WHEN EXISTS (SELECT FROM rehome_new_keys AS k WHERE %s) THEN 'u' ELSE 'o' END",
+										rehome_key_condition(mapping, "target", "k")) : "'u'",
 					 rehome_inverse_expressions(inverse, false), target);
 	if (!ret->everything)
 	{
-		keys = changed_keys(mapping, ret->since, ret->added, false);
+		keys = changed_keys(mapping, ret->since, ret->added, ANY_ROW, "rehome_keys");
 		appendStringInfo(&sql, " WHERE EXISTS (SELECT FROM rehome_keys AS k WHERE %s)",
 						 rehome_key_condition(mapping, "target", "k"));
 	}
@@ -256,11 +249,13 @@ stage_changes(RehomeConn *conn, Return *ret, Oid owner)
 									   rehome_inverse_columns(inverse, "", false)));
 	n = send_rows(conn, sql.data, owner);
 	rehome_conn_copy_in_end(conn);
+	if (ignores)
+		forget_keys(fresh, "rehome_new_keys");
 
 	if (ret->everything)
 		return n;
-	forget_keys(keys);
-	keys = changed_keys(mapping, ret->since, NIL, true);
+	forget_keys(keys, "rehome_keys");
+	keys = changed_keys(mapping, ret->since, NIL, map->on_delete == 'm' ? ANY_ROW : "= 'd'", "rehome_keys");
 	if (tuplestore_tuple_count(keys) > 0)
 	{
 		resetStringInfo(&sql);
@@ -273,7 +268,7 @@ stage_changes(RehomeConn *conn, Return *ret, Oid owner)
 		n += send_rows(conn, sql.data, owner);
 		rehome_conn_copy_in_end(conn);
 	}
-	forget_keys(keys);
+	forget_keys(keys, "rehome_keys");
 	return n;
 }
 
@@ -290,7 +285,7 @@ make_stages(RehomeConn *conn, RehomeSlice *slice, List *returns, bool clear)
 	initStringInfo(&sql);
 	foreach(lc, returns)
 	{
-		Return	   *ret = lfirst(lc);
+		RehomeReturn *ret = lfirst(lc);
 
 		if (clear)
 			appendStringInfo(&sql, "%s %s;", ret->large ? "TRUNCATE" : "DELETE FROM", ret->stage);
@@ -312,344 +307,25 @@ make_stages(RehomeConn *conn, RehomeSlice *slice, List *returns, bool clear)
  * batch may be a small one, nothing is left of that in the end.
  */
 static int64
-stage_all(RehomeConn *conn, List *returns, Oid owner)
+stage_all(RehomeConn *conn, RehomeSlice *slice, List *returns)
 {
 	int64		n = 0;
 	ListCell   *lc;
 
 	foreach(lc, returns)
 	{
-		Return	   *ret = lfirst(lc);
-		int64		staged = stage_changes(conn, ret, owner);
+		RehomeReturn *ret = lfirst(lc);
+		int64		staged = stage_changes(conn, ret, slice->migration->owner);
 
 		ret->large = staged >= LARGE_STAGE;
 		if (ret->large)
 			rehome_conn_exec(conn, psprintf("ANALYZE %s", ret->stage));
+		if (ret->inverse->mapping->map->on_delete == 'i')
+			rehome_merge_spare_ignored(conn, ret);
+		rehome_merge_spare_refused(conn, slice, ret);
 		n += staged;
 	}
 	return n;
-}
-
-/*
- * compose writes the statements that merge a staging table.
- */
-static void
-compose(RehomeConn *conn, Return *ret)
-{
-	RehomeInverse *inverse = ret->inverse;
-	RehomeTableMap *map = inverse->mapping->map;
-	StringInfoData set;
-	List	   *fragile;
-	const char *visible = "";	/* rows that the filter lets through */
-	const char *still_there = "";
-
-	ret->join = rehome_inverse_key_condition(inverse, "r", "s");
-	rehome_inverse_describe(conn, inverse);
-
-	if (map->filter != NULL)
-		visible = psprintf(" AND EXISTS (SELECT FROM (SELECT %s) AS source WHERE %s)",
-						   rehome_inverse_local_names(inverse), map->filter);
-	initStringInfo(&set);
-	for (int i = 0; i < inverse->ncolumns; i++)
-		if (inverse->columns[i].carried && !inverse->columns[i].identity_always)
-			appendStringInfo(&set, "%s%s = s.%s", set.len ? ", " : "",
-							 quote_identifier(inverse->columns[i].remote),
-							 quote_identifier(inverse->columns[i].remote));
-	ret->visible = visible;
-	ret->set = set.len > 0 ? set.data : NULL;
-	fragile = inverse->fragile;
-	if (fragile != NIL && inverse->complete)
-		ret->replaced = psprintf("ROW(%s)::record *<> ROW(%s)::record",
-								 rehome_quote_list(fragile, "r."), rehome_quote_list(fragile, "s."));
-	if (fragile != NIL && inverse->complete)
-		ret->upsert[0] = psprintf("DELETE FROM %s r USING %s s WHERE s.rehome_op = 'u' AND %s AND ROW(%s)::record *<> ROW(%s)::record%s",
-								  ret->relation, ret->stage, ret->join,
-								  rehome_quote_list(fragile, "r."), rehome_quote_list(fragile, "s."), visible);
-	if (set.len > 0)
-		ret->upsert[1] = psprintf("UPDATE %s r SET %s FROM %s s WHERE s.rehome_op = 'u' AND %s AND ROW(%s)::record *<> ROW(%s)::record%s",
-								  ret->relation, set.data, ret->stage, ret->join,
-								  rehome_inverse_columns(inverse, "r.", false),
-								  rehome_inverse_columns(inverse, "s.", false), visible);
-	/* sorted, so that the search is over when the table begins to grow: a plan for an empty one goes through it for each row */
-	ret->upsert[2] = psprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s s"
-							  " WHERE s.rehome_op = 'u' AND NOT EXISTS (SELECT FROM %s r WHERE %s) ORDER BY s.ctid",
-							  ret->relation, rehome_inverse_columns(inverse, "", false),
-							  rehome_inverse_columns(inverse, "s.", false), ret->stage,
-							  ret->relation, ret->join);
-
-	/* a row may be gone by one spelling of its key and have come by another */
-	if (rehome_mapping_source_spelled(inverse->mapping) != NULL || rehome_mapping_target_spelled(inverse->mapping) != NULL)
-		still_there = psprintf(" AND NOT EXISTS (SELECT FROM %s u WHERE u.rehome_op = 'u' AND %s)", ret->stage,
-							   rehome_inverse_key_condition(inverse, "u", "s"));
-	if (ret->everything)
-		ret->erase = psprintf("DELETE FROM %s r WHERE NOT EXISTS (SELECT FROM %s s WHERE %s)%s",
-							  ret->relation, ret->stage, ret->join, visible);
-	else
-		ret->erase = psprintf("DELETE FROM %s r USING %s s WHERE s.rehome_op = 'd' AND %s%s%s",
-							  ret->relation, ret->stage, ret->join, visible, still_there);
-	if (map->filter != NULL)
-		ret->hidden = psprintf("SELECT string_agg(ROW(%s)::text, ', ') FROM %s s WHERE s.rehome_op = 'u'"
-							   " AND EXISTS (SELECT FROM %s r WHERE %s AND NOT EXISTS"
-							   "  (SELECT FROM (SELECT %s) AS source WHERE %s))",
-							   rehome_inverse_columns(inverse, "s.", true), ret->stage, ret->relation,
-							   ret->join, rehome_inverse_local_names(inverse), map->filter);
-}
-
-/*
- * parents_first sorts the tables so that what a foreign key of the source
- * refers to comes before what refers to it; cycles in any order.
- */
-static List *
-parents_first(RehomeConn *conn, List *returns)
-{
-	StringInfoData names;
-	RehomeRows *rows;
-	List	   *sorted = NIL;
-	ListCell   *lc;
-
-	initStringInfo(&names);
-	foreach(lc, returns)
-		appendStringInfo(&names, "%s(%s::regclass::oid, %d)", names.len ? ", " : "",
-						 quote_literal_cstr(((Return *) lfirst(lc))->relation),
-						 foreach_current_index(lc));
-	rows = rehome_conn_query(conn,
-							 psprintf("WITH RECURSIVE t(oid, n) AS (VALUES %s),"
-									  " fk AS (SELECT DISTINCT c.conrelid, c.confrelid FROM pg_constraint c"
-									  "  JOIN t a ON a.oid = c.conrelid JOIN t b ON b.oid = c.confrelid"
-									  "  WHERE c.contype = 'f' AND c.conrelid <> c.confrelid),"
-									  " depth(oid, d) AS (SELECT oid, 0 FROM t UNION"
-									  "  SELECT fk.conrelid, d + 1 FROM depth JOIN fk ON fk.confrelid = depth.oid"
-									  "  WHERE d < (SELECT count(*) FROM t))"
-									  " SELECT n FROM t JOIN depth USING (oid) GROUP BY n ORDER BY max(d), n", names.data), "");
-	for (int i = 0; i < rows->n; i++)
-		sorted = lappend(sorted, list_nth(returns, rehome_int(rows->value[i][0])));
-	return sorted;
-}
-
-/*
- * check_hidden raises when a row to be brought back has the key of one that
- * the row filter has left at the source.
- */
-static void
-check_hidden(RehomeConn *conn, Return *ret)
-{
-	char	   *keys;
-
-	if (ret->hidden == NULL || (keys = rehome_conn_value(conn, ret->hidden, "")) == NULL)
-		return;
-	ereport(ERROR,
-			errcode(ERRCODE_UNIQUE_VIOLATION),
-			errmsg("rows written to \"%s\" since cutover have keys that rows outside the filter have at the source",
-				   get_rel_name(ret->inverse->mapping->map->target)),
-			errdetail("Keys: %s.", keys),
-			errhint("Change these keys at the target; the rows at the source are not part of the migration."));
-}
-
-/*
- * statements lists what merges the staging tables, in the order in which it
- * would work if every change were by itself: what goes, children first, and
- * what comes, parents first.
- */
-static List *
-statements(List *returns, bool bypass)
-{
-	List	   *list = NIL;
-	ListCell   *lc;
-
-	if (bypass)
-		foreach(lc, returns)
-			list = lappend(list, ((Return *) lfirst(lc))->erase);
-	foreach(lc, returns)
-	{
-		Return	   *ret = lfirst(lc);
-
-		/* where foreign keys fire, children may refer to a row taken out */
-		for (int i = bypass ? 0 : 1; i < lengthof(ret->upsert); i++)
-			if (ret->upsert[i] != NULL)
-				list = lappend(list, ret->upsert[i]);
-	}
-	for (int i = list_length(returns) - 1; i >= 0 && !bypass; i--)
-		list = lappend(list, ((Return *) list_nth(returns, i))->erase);
-	return list;
-}
-
-/*
- * take_out, when nothing else gets on, deletes rows that are to change a
- * unique column, so that values can be exchanged between them; their table's
- * insert brings them back.  Rows that others refer to cannot go.  Adds what
- * is to run again to *pending; false when no table's rows could be taken out.
- */
-static bool
-take_out(RehomeConn *conn, List *returns, List **pending)
-{
-	bool		any = false;
-	ListCell   *lc;
-
-	foreach(lc, returns)
-	{
-		Return	   *ret = lfirst(lc);
-		RehomeRemoteError error;
-
-		if (ret->upsert[0] == NULL)
-			continue;
-		rehome_conn_exec(conn, "SAVEPOINT merge");
-		if (!rehome_conn_try(conn, ret->upsert[0], &error))
-		{
-			rehome_conn_exec(conn, "ROLLBACK TO merge");
-			continue;
-		}
-		ret->upsert[0] = NULL;	/* once is enough */
-		*pending = list_append_unique_ptr(*pending, ret->upsert[2]);
-		any = true;
-	}
-	return any;
-}
-
-/*
- * all_at_once returns one statement that merges all tables.  A foreign key
- * without ON DELETE action is checked at the end of it, when everything
- * is in place; nothing is inserted before everything that goes is gone.
- */
-static char *
-all_at_once(List *returns)
-{
-	StringInfoData sql;
-	StringInfoData cleared;
-	ListCell   *lc;
-
-	initStringInfo(&sql);
-	initStringInfo(&cleared);
-	foreach(lc, returns)
-	{
-		Return	   *ret = lfirst(lc);
-		int			i = foreach_current_index(lc);
-
-		appendStringInfo(&sql, "%s erase%d AS (%s RETURNING 1)", i > 0 ? "," : "WITH", i, ret->erase);
-		appendStringInfo(&cleared, "%s(SELECT count(*) FROM erase%d)", i > 0 ? " + " : "", i);
-		if (ret->replaced == NULL)
-			continue;
-		appendStringInfo(&sql, ", out%d AS (DELETE FROM %s r USING %s s WHERE s.rehome_op = 'u' AND %s AND %s%s RETURNING 1)",
-						 i, ret->relation, ret->stage, ret->join, ret->replaced, ret->visible);
-		appendStringInfo(&cleared, " + (SELECT count(*) FROM out%d)", i);
-	}
-	appendStringInfo(&sql, ", cleared AS (SELECT %s AS n)", cleared.data);
-	foreach(lc, returns)
-	{
-		Return	   *ret = lfirst(lc);
-		int			i = foreach_current_index(lc);
-		const char *stays = ret->replaced ? psprintf(" AND NOT (%s)", ret->replaced) : "";
-
-		if (ret->set != NULL)
-			appendStringInfo(&sql, ", change%d AS (UPDATE %s r SET %s FROM %s s WHERE s.rehome_op = 'u' AND %s"
-							 " AND ROW(%s)::record *<> ROW(%s)::record%s%s RETURNING 1)",
-							 i, ret->relation, ret->set, ret->stage, ret->join,
-							 rehome_inverse_columns(ret->inverse, "r.", false),
-							 rehome_inverse_columns(ret->inverse, "s.", false), stays, ret->visible);
-		appendStringInfo(&sql, ", add%d AS (INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s s"
-						 " WHERE s.rehome_op = 'u' AND (SELECT n FROM cleared) >= 0"
-						 " AND NOT EXISTS (SELECT FROM %s r WHERE %s%s) ORDER BY s.ctid RETURNING 1)",
-						 i, ret->relation, rehome_inverse_columns(ret->inverse, "", false),
-						 rehome_inverse_columns(ret->inverse, "s.", false), ret->stage,
-						 ret->relation, ret->join, stays);
-	}
-	appendStringInfoString(&sql, " SELECT 1");
-	return sql.data;
-}
-
-/*
- * keys_wait tells whether every foreign key to the tables, when a row it
- * refers to is deleted, is checked at the end of the statement, and does
- * nothing else.  No row they refer to is updated: its key stays, and a row
- * that changes another unique column is taken out and put back.
- */
-static bool
-keys_wait(RehomeConn *conn, List *returns)
-{
-	StringInfoData names;
-	ListCell   *lc;
-
-	initStringInfo(&names);
-	foreach(lc, returns)
-		appendStringInfo(&names, "%s%s::regclass", names.len ? ", " : "",
-						 quote_literal_cstr(((Return *) lfirst(lc))->relation));
-	return rehome_bool(rehome_conn_value(conn,
-										 psprintf("SELECT NOT EXISTS (SELECT FROM pg_constraint c WHERE c.contype = 'f'"
-												  " AND c.confrelid = ANY (ARRAY[%s]) AND c.confdeltype <> 'a')",
-												  names.data), ""));
-}
-
-/*
- * merge_all runs all statements in one round trip; false, with nothing done,
- * when one was refused.
- */
-static bool
-merge_all(RehomeConn *conn, List *statements)
-{
-	StringInfoData sql;
-	RehomeRemoteError error;
-	ListCell   *lc;
-
-	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SET CONSTRAINTS ALL DEFERRED; SAVEPOINT merge");
-	foreach(lc, statements)
-		appendStringInfo(&sql, "; %s", (char *) lfirst(lc));
-	if (rehome_conn_try(conn, sql.data, &error))
-		return true;
-	/* one by one they tell which; but time that is up is up */
-	if (strncmp(error.sqlstate, "57", 2) == 0)
-		rehome_conn_raise(conn, &error, sql.data);
-	rehome_conn_exec(conn, "ROLLBACK TO merge");
-	return false;
-}
-
-/*
- * merge runs the statements, all at once if that goes.  Where the source's
- * triggers and foreign keys fire, one may have to wait for another that comes later: those that a
- * constraint refuses are tried again as long as others succeed.  When none
- * does, unique values are exchanged by taking rows out, and what foreign keys
- * still refuse is tried in a single statement.
- */
-static void
-merge(RehomeConn *conn, List *returns)
-{
-	bool		bypass = rehome_bool(rehome_conn_value(conn, "SELECT current_setting('session_replication_role') = 'replica'", ""));
-	List	   *pending = statements(bypass ? returns : parents_first(conn, returns), bypass);
-	ListCell   *lc;
-
-	foreach(lc, returns)
-		check_hidden(conn, lfirst(lc));
-	if (merge_all(conn, pending))
-		return;
-	while (pending != NIL)
-	{
-		List	   *refused = NIL;
-		RehomeRemoteError error;
-
-		foreach(lc, pending)
-		{
-			rehome_conn_exec(conn, "SAVEPOINT merge");
-			if (rehome_conn_try(conn, lfirst(lc), &error))
-				continue;
-			if (strncmp(error.sqlstate, "23", 2) != 0)
-				rehome_conn_raise(conn, &error, lfirst(lc));
-			rehome_conn_exec(conn, "ROLLBACK TO merge");
-			refused = lappend(refused, lfirst(lc));
-		}
-		if (refused != NIL && list_length(refused) == list_length(pending) &&
-			(bypass || !take_out(conn, returns, &refused)))
-		{
-			if (!bypass && keys_wait(conn, returns))
-			{
-				rehome_conn_exec(conn, "SAVEPOINT merge");
-				if (rehome_conn_try(conn, all_at_once(returns), &error))
-					return;
-			}
-			if (error.hint == NULL && !bypass)
-				error.hint = "Let the connecting role bypass foreign keys and triggers: GRANT SET ON PARAMETER session_replication_role (PostgreSQL 15), or make it a superuser.";
-			rehome_conn_raise(conn, &error, linitial(refused));
-		}
-		pending = refused;
-	}
 }
 
 /*
@@ -664,7 +340,7 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 					 Snapshot snapshot, bool keep_open)
 {
 	List	   *returns = NIL;
-	List	   *all = maps;
+	List	   *asked = maps;
 	char	   *since;
 	char	   *reached;
 	int64		n = 0;
@@ -679,7 +355,7 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	rehome_conn_begin(conn, "");
 	rehome_conn_exec(conn, psprintf("SET LOCAL lock_timeout = %d; SET LOCAL statement_timeout = %d",
 									rehome_lock_timeout, keep_open ? rehome_freeze_timeout : 0));
-	since = rehome_reverse_position(conn, slice, slice->lazy_position ? NIL : all);
+	since = rehome_reverse_position(conn, slice, slice->lazy_position ? NIL : asked);
 	if (since == NULL)
 	{
 		PopActiveSnapshot();
@@ -690,10 +366,12 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	{
 		RehomeTableMap *map = lfirst(lc);
 		const char *from = map->position ? map->position : since;
-		Return	   *ret;
+		RehomeReturn *ret;
+		RehomeRows *all;
 		char	   *parts;
 		List	   *added = NIL;
-		bool		moved = rehome_target_repartitioned(map, GetActiveSnapshot(), &parts, &added);
+		bool		whole = false;
+		bool		moved = rehome_target_repartitioned(map, GetActiveSnapshot(), &parts, &added, &whole);
 
 		if (moved)
 		{
@@ -705,13 +383,14 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 			continue;
 		if (moved)
 			map->target_parts = MemoryContextStrdup(GetMemoryChunkContext(map), parts);
-		ret = palloc0(sizeof(Return));
+		ret = palloc0(sizeof(RehomeReturn));
 		ret->since = from;
 		ret->inverse = rehome_inverse_compile(map, slice->migration->owner);
 		ret->added = added;
-		ret->everything = (moved && added == NIL) || rehome_spi_read(psprintf("SELECT FROM rehome_change.%s WHERE %s AND op = 't' LIMIT 1",
-															rehome_target_change_table(map),
-															rehome_position_unseen(from)), "")->n > 0;
+		all = rehome_spi_read(psprintf("SELECT op = 'l' FROM rehome_change.%s WHERE %s AND op IN ('t', 'l') ORDER BY 1 DESC LIMIT 1",
+									   rehome_target_change_table(map), rehome_position_unseen(from)), "");
+		ret->everything = all->n > 0 || whole;
+		ret->lost = all->n > 0 && rehome_bool(all->value[0][0]);
 		ret->relation = rehome_remote_relation(ret->inverse->table);
 		ret->stage = rehome_stage_table(slice->migration, map);
 		returns = lappend(returns, ret);
@@ -720,14 +399,14 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	{
 		make_stages(conn, slice, returns, false);
 		foreach(lc, returns)
-			compose(conn, lfirst(lc));
+			rehome_merge_compose(conn, lfirst(lc));
 		rehome_conn_exec(conn, psprintf("SET LOCAL rehome_source.applying = 'on';"
 										"INSERT INTO rehome_source.applying VALUES (txid_current(), %s, %d)",
 										quote_literal_cstr(slice->migration->token), slice->id));
 		if (rehome_inverse_may_bypass(conn))
 			rehome_conn_exec(conn, "SET LOCAL session_replication_role = replica");
-		n += stage_all(conn, returns, slice->migration->owner);
-		merge(conn, returns);
+		n += stage_all(conn, slice, returns);
+		rehome_merge(conn, returns);
 		make_stages(conn, slice, returns, true);
 	}
 	else if (slice->lazy_position && rehome_maps_behind(maps) == NIL)
@@ -748,7 +427,9 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	if (!keep_open)
 		rehome_conn_commit(conn);
 	else
-		rehome_conn_exec(conn, "SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0");
+		/* what the source defers is to fail while there is still a choice */
+		rehome_conn_exec(conn, "SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED;"
+						 " SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0");
 	return n;
 }
 

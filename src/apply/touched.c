@@ -259,7 +259,7 @@ rehome_touched_captured(RehomeTableMap *map)
 				   " WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND a.atttypid <> b.atttypid", "tt",
 				   table_name(map), change)->n > 0)
 		rehome_touched_all(map, RETYPED);
-	else if (rehome_spi(psprintf("SELECT FROM %s WHERE op = 't' LIMIT 1", change), "")->n > 0)
+	else if (rehome_spi(psprintf("SELECT FROM %s WHERE op IN ('t', 'l') LIMIT 1", change), "")->n > 0)
 		rehome_touched_all(map, TRUNCATED);
 	else
 		rehome_touched_bound(map, (int64) rehome_spi(psprintf("INSERT INTO %s SELECT %s FROM %s ON CONFLICT DO NOTHING",

@@ -67,7 +67,7 @@ extern bool rehome_target_is_empty(Oid target, Oid owner);
 extern void rehome_target_require_logged(Oid target);
 extern char *rehome_target_partitions(Oid target, Snapshot snapshot);
 extern bool rehome_target_repartitioned(RehomeTableMap *map, Snapshot snapshot, char **parts,
-										List **added);
+										List **added, bool *whole);
 extern bool rehome_target_cover(RehomeSlice *slice, List *maps);
 extern void rehome_target_hold(List *maps);
 extern void rehome_target_check_capture(List *maps);

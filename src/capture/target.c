@@ -257,13 +257,13 @@ make_change_table(RehomeTableMap *map)
 }
 
 /*
- * rehome_target_log_all notes in a map's change table that any of its rows may
- * have changed.
+ * rehome_target_log_all notes in a map's change table ('l') that any of its rows
+ * may have changed, and no row there may tell.
  */
 void
 rehome_target_log_all(RehomeTableMap *map)
 {
-	rehome_spi(psprintf("INSERT INTO rehome_change.%s (xid, op) VALUES (pg_current_xact_id()::text::bigint, 't')",
+	rehome_spi(psprintf("INSERT INTO rehome_change.%s (xid, op) VALUES (pg_current_xact_id()::text::bigint, 'l')",
 						rehome_target_change_table(map)), "");
 }
 
@@ -498,13 +498,15 @@ rehome_target_partitions(Oid target, Snapshot snapshot)
 
 /*
  * rehome_target_repartitioned tells whether a map's target has other partitions
- * in a snapshot than those on record; if so, *parts gets them, to be noted, and
- * *added those that are new, as OIDs, or NIL when the table has to be read as a
- * whole: partitions are gone, or there are some whose TRUNCATE is not captured.
- * Such ones are not noted either, so that there is another look when it is.
+ * in a snapshot than those on record; if so, *parts gets them, to be noted,
+ * *added those that are new, as OIDs, and *whole whether the table has to be read
+ * as a whole: partitions are gone, or there are some whose TRUNCATE is not
+ * captured.  Such ones are not noted either, so that there is another look when
+ * it is.
  */
 bool
-rehome_target_repartitioned(RehomeTableMap *map, Snapshot snapshot, char **parts, List **added)
+rehome_target_repartitioned(RehomeTableMap *map, Snapshot snapshot, char **parts, List **added,
+							bool *whole)
 {
 	List	   *before;
 	List	   *now;
@@ -515,27 +517,23 @@ rehome_target_repartitioned(RehomeTableMap *map, Snapshot snapshot, char **parts
 	*parts = rehome_target_partitions(map->target, snapshot);
 	if (strcmp(map->target_parts, *parts) == 0)
 		return false;
-	*added = NIL;
 	(void) SplitIdentifierString(pstrdup(map->target_parts), ',', &before);
 	(void) SplitIdentifierString(pstrdup(*parts), ',', &now);
+	*added = NIL;
 	foreach(lc, now)
 		if (!rehome_name_listed(before, lfirst(lc)))
 			*added = lappend_oid(*added, atooid(lfirst(lc)));
-	if (list_length(now) - list_length(*added) == list_length(before))
-	{
-		if (*added == NIL)
-			return false;
-	}
-	else
-		*added = NIL;
+	*whole = list_length(now) - list_length(*added) < list_length(before);
+	if (*added == NIL && !*whole)
+		return false;
+	/* children by inheritance have triggers of their own, if any */
+	if (get_rel_relkind(map->target) != RELKIND_PARTITIONED_TABLE)
+		*whole = true;
 	if (!rehome_target_covered(list_make1(map)))
 	{
-		*added = NIL;
+		*whole = true;
 		*parts = "?";
 	}
-	/* children by inheritance have triggers of their own, if any */
-	else if (get_rel_relkind(map->target) != RELKIND_PARTITIONED_TABLE)
-		*added = NIL;
 	return true;
 }
 
@@ -554,8 +552,9 @@ rehome_target_cover(RehomeSlice *slice, List *maps)
 	{
 		char	   *parts;
 		List	   *added;
+		bool		whole;
 
-		if (rehome_target_repartitioned(lfirst(lc), NULL, &parts, &added) &&
+		if (rehome_target_repartitioned(lfirst(lc), NULL, &parts, &added, &whole) &&
 			!rehome_target_covered(list_make1(lfirst(lc))))
 			bare = lappend(bare, lfirst(lc));
 	}

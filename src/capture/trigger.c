@@ -344,8 +344,11 @@ rehome_capture(PG_FUNCTION_ARGS)
 		log_key(&change, 'd', key, trigger, trigger->tg_trigtuple);
 	else
 	{
-		log_key(&change, 'u', key, trigger, trigger->tg_newtuple);
-		if (key_changed(key, trigger))
+		bool		moved = key_changed(key, trigger);
+
+		/* the end of one row, and the beginning of another */
+		log_key(&change, moved ? 'i' : 'u', key, trigger, trigger->tg_newtuple);
+		if (moved)
 			log_key(&change, 'd', key, trigger, trigger->tg_trigtuple);
 	}
 	close_change_table(&change);

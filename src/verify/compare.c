@@ -65,19 +65,6 @@ compared(RehomeSlice *slice, RehomeMapping *mapping)
 }
 
 /*
- * live_rows returns the target, without rows that are marked as gone at the
- * source.
- */
-static char *
-live_rows(RehomeMapping *mapping)
-{
-	if (mapping->map->on_delete != 'm')
-		return rehome_target_name(mapping);
-	return psprintf("(SELECT * FROM %s AS m WHERE (%s) IS NOT TRUE)", rehome_target_name(mapping),
-					rehome_marked(mapping, "m."));
-}
-
-/*
  * column_names lists columns as one side calls them, after prefix.
  */
 static char *
@@ -213,7 +200,7 @@ differing_buckets(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 	chosen = condition(part, mapping, "t.", false, NULL);
 	here = chosen == NULL && mapping->map->on_delete != 'm' ?
 		rehome_hash_table(buckets, owner, columns) :
-		rehome_hash_query(buckets, owner, columns, "t.", psprintf("%s AS t%s", live_rows(mapping), where(chosen)));
+		rehome_hash_query(buckets, owner, columns, "t.", psprintf("%s AS t%s", rehome_live_rows(mapping), where(chosen)));
 	there = rehome_buckets_take(buckets, columns, rehome_conn_receive(conn));
 	for (int b = 0; b <= REHOME_BUCKETS; b++)
 	{
@@ -289,7 +276,7 @@ difference_query(RehomeMapping *mapping, List *columns, Part *part, RehomeBucket
 					 " FULL JOIN (SELECT true AS " THERE ", %s FROM %s AS " THERE_T "%s) AS " THERE_T " ON %s"
 					 " WHERE " THERE_T "." THERE " IS NULL OR " THERE_N "." THERE " IS NULL"
 					 " OR (ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record AND ROW(%s)::text <> ROW(%s)::text)",
-					 key.data, differing.data, all_n, all_t, live_rows(mapping),
+					 key.data, differing.data, all_n, all_t, rehome_live_rows(mapping),
 					 where(condition(part, mapping, THERE_T ".", false, buckets)),
 					 rehome_key_condition(mapping, THERE_T, THERE_N),
 					 all_t, all_n, all_t, all_n);
@@ -419,7 +406,7 @@ compare_counts(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 		verdict->source_rows = rehome_int64(rehome_spi_as(owner, true, sql.data)->value[0][0]);
 	}
 	verdict->target_rows =
-		rehome_int64(rehome_spi_as(owner, true, psprintf("SELECT count(*) FROM %s AS t%s", live_rows(mapping),
+		rehome_int64(rehome_spi_as(owner, true, psprintf("SELECT count(*) FROM %s AS t%s", rehome_live_rows(mapping),
 														 where(condition(part, mapping, "t.", false, NULL))))->value[0][0]);
 	if (conn != NULL)
 		verdict->source_rows = rehome_int64(rehome_conn_receive(conn)->value[0][0]);

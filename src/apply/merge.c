@@ -1,0 +1,410 @@
+/*-------------------------------------------------------------------------
+ *
+ * merge.c
+ *	  Merging at the source what a batch back has staged there.
+ *
+ * The staging table has what a row is ('u'), and which keys have none any more
+ * ('d').  Two kinds of rows are on one side only, and stay so: those that were
+ * refused on their way to the target, whose keys are staged ('q') where what has
+ * no row staged is to be deleted; and those that the target has kept although
+ * they are gone here (on_delete => 'ignore').
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "apply/merge.h"
+#include "util/spi.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+/*
+ * rehome_merge_compose writes the statements that merge a staging table.
+ */
+void
+rehome_merge_compose(RehomeConn *conn, RehomeReturn *ret)
+{
+	RehomeInverse *inverse = ret->inverse;
+	RehomeTableMap *map = inverse->mapping->map;
+	StringInfoData set;
+	List	   *fragile;
+	const char *visible = "";	/* rows that the filter lets through */
+	const char *still_there = "";
+
+	ret->join = rehome_inverse_key_condition(inverse, "r", "s");
+	rehome_inverse_describe(conn, inverse);
+
+	if (map->filter != NULL)
+		visible = psprintf(" AND EXISTS (SELECT FROM (SELECT %s) AS source WHERE %s)",
+						   rehome_inverse_local_names(inverse), map->filter);
+	initStringInfo(&set);
+	for (int i = 0; i < inverse->ncolumns; i++)
+		if (inverse->columns[i].carried && !inverse->columns[i].identity_always)
+			appendStringInfo(&set, "%s%s = s.%s", set.len ? ", " : "",
+							 quote_identifier(inverse->columns[i].remote),
+							 quote_identifier(inverse->columns[i].remote));
+	ret->visible = visible;
+	ret->set = set.len > 0 ? set.data : NULL;
+	fragile = inverse->fragile;
+	if (fragile != NIL && inverse->complete)
+		ret->replaced = psprintf("ROW(%s)::record *<> ROW(%s)::record",
+								 rehome_quote_list(fragile, "r."), rehome_quote_list(fragile, "s."));
+	if (fragile != NIL && !inverse->complete)
+		ret->exchange = psprintf("WITH gone AS (DELETE FROM %s r USING %s s WHERE s.rehome_op = 'u' AND %s AND ROW(%s)::record *<> ROW(%s)::record%s RETURNING r.*)"
+								 " INSERT INTO %s (%s, %s) OVERRIDING SYSTEM VALUE SELECT %s, %s FROM gone JOIN %s s ON s.rehome_op = 'u' AND %s"
+								 " WHERE (SELECT count(*) FROM gone) >= 0",
+								 ret->relation, ret->stage, ret->join,
+								 rehome_quote_list(fragile, "r."), rehome_quote_list(fragile, "s."), visible,
+								 ret->relation, rehome_inverse_columns(inverse, "", false), rehome_quote_list(inverse->stays, ""),
+								 rehome_inverse_columns(inverse, "s.", false), rehome_quote_list(inverse->stays, "gone."),
+								 ret->stage, rehome_inverse_key_condition(inverse, "gone", "s"));
+	if (fragile != NIL && inverse->complete)
+		ret->upsert[0] = psprintf("DELETE FROM %s r USING %s s WHERE s.rehome_op = 'u' AND %s AND ROW(%s)::record *<> ROW(%s)::record%s",
+								  ret->relation, ret->stage, ret->join,
+								  rehome_quote_list(fragile, "r."), rehome_quote_list(fragile, "s."), visible);
+	if (set.len > 0)
+		ret->upsert[1] = psprintf("UPDATE %s r SET %s FROM %s s WHERE s.rehome_op = 'u' AND %s AND ROW(%s)::record *<> ROW(%s)::record%s",
+								  ret->relation, set.data, ret->stage, ret->join,
+								  rehome_inverse_columns(inverse, "r.", false),
+								  rehome_inverse_columns(inverse, "s.", false), visible);
+	/* sorted, so that the search is over when the table begins to grow: a plan for an empty one goes through it for each row */
+	ret->upsert[2] = psprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s s"
+							  " WHERE s.rehome_op = 'u' AND NOT EXISTS (SELECT FROM %s r WHERE %s) ORDER BY s.ctid",
+							  ret->relation, rehome_inverse_columns(inverse, "", false),
+							  rehome_inverse_columns(inverse, "s.", false), ret->stage,
+							  ret->relation, ret->join);
+
+	/* a row may be gone by one spelling of its key and have come by another */
+	if (rehome_mapping_source_spelled(inverse->mapping) != NULL || rehome_mapping_target_spelled(inverse->mapping) != NULL)
+		still_there = psprintf(" AND NOT EXISTS (SELECT FROM %s u WHERE u.rehome_op = 'u' AND %s)", ret->stage,
+							   rehome_inverse_key_condition(inverse, "u", "s"));
+	if (ret->everything)
+		/* a row without a key never was at the target */
+		ret->erase = psprintf("DELETE FROM %s r WHERE NOT EXISTS (SELECT FROM %s s WHERE %s) AND ROW(%s) IS NOT NULL%s",
+							  ret->relation, ret->stage, ret->join, rehome_inverse_keys(inverse, "r."), visible);
+	else
+		ret->erase = psprintf("DELETE FROM %s r USING %s s WHERE s.rehome_op = 'd' AND %s%s%s",
+							  ret->relation, ret->stage, ret->join, visible, still_there);
+	if (map->filter != NULL)
+		ret->hidden = psprintf("SELECT string_agg(ROW(%s)::text, ', ') FROM %s s WHERE s.rehome_op = 'u'"
+							   " AND EXISTS (SELECT FROM %s r WHERE %s AND NOT EXISTS"
+							   "  (SELECT FROM (SELECT %s) AS source WHERE %s))",
+							   rehome_inverse_columns(inverse, "s.", true), ret->stage, ret->relation,
+							   ret->join, rehome_inverse_local_names(inverse), map->filter);
+}
+
+/*
+ * rehome_merge_spare_refused sees to rows that are in quarantine: they are no
+ * rows of the target that are gone.  Where there is one with such a key now, it
+ * takes the place of the one that was refused, which leaves the quarantine.
+ */
+void
+rehome_merge_spare_refused(RehomeConn *conn, RehomeSlice *slice, RehomeReturn *ret)
+{
+	RehomeInverse *inverse = ret->inverse;
+	RehomeTableMap *map = inverse->mapping->map;
+	char	   *refused;
+	char	   *keys;
+	char	   *staged;
+	char	   *replaced;
+
+	refused = rehome_spi_value("SELECT jsonb_agg(jsonb_build_object('id', q.id::text, 'key',"
+							   "  (SELECT jsonb_object_agg('key' || u.n, q.source_key -> u.name)"
+							   "     FROM unnest($4::text[]) WITH ORDINALITY AS u(name, n))))"
+							   " FROM rehome.quarantine q WHERE q.migration = $1::name AND q.slice = $2::name"
+							   " AND q.target = $3 AND q.source_key IS NOT NULL", "ttot",
+							   slice->migration->name, slice->name, map->target, rehome_name_array(map->source_key));
+	if (refused == NULL)
+		return;
+	keys = psprintf("jsonb_array_elements($1::jsonb) AS q, LATERAL jsonb_populate_record(NULL::%s, q -> 'key') AS k",
+					rehome_change_table(slice->migration, map));
+	staged = psprintf("EXISTS (SELECT FROM %s s WHERE s.rehome_op IN ('u', 'd') AND %s)", ret->stage,
+					  rehome_inverse_key_is(inverse, "s", "k"));
+	replaced = rehome_conn_value(conn, psprintf("SELECT array_agg(q ->> 'id') FROM %s WHERE %s", keys, staged), "t", refused);
+	if (replaced != NULL)
+		rehome_spi("DELETE FROM rehome.quarantine WHERE id = ANY ($1::bigint[])", "t", replaced);
+	if (ret->everything)
+	{
+		StringInfoData list;
+
+		initStringInfo(&list);
+		rehome_append_keys(&list, list_length(map->source_key), NULL);
+		rehome_conn_query(conn, psprintf("INSERT INTO %s (rehome_op, %s) SELECT 'q', %s FROM %s WHERE NOT %s", ret->stage,
+										 rehome_inverse_keys(inverse, ""), list.data, keys, staged), "t", refused);
+	}
+}
+
+/*
+ * rehome_merge_spare_ignored lets go of rows ('o', staged as well) that are not
+ * new at the target and not to be found here: they were deleted here before
+ * cutover, and ignored there.
+ */
+void
+rehome_merge_spare_ignored(RehomeConn *conn, RehomeReturn *ret)
+{
+	rehome_conn_exec(conn, psprintf("DELETE FROM %s s WHERE s.rehome_op = 'o' AND NOT EXISTS (SELECT FROM %s r WHERE %s);"
+									"UPDATE %s SET rehome_op = 'u' WHERE rehome_op = 'o'",
+									ret->stage, ret->relation, ret->join, ret->stage));
+}
+
+/*
+ * parents_first sorts the tables so that what a foreign key of the source
+ * refers to comes before what refers to it; cycles in any order.
+ */
+static List *
+parents_first(RehomeConn *conn, List *returns)
+{
+	StringInfoData names;
+	RehomeRows *rows;
+	List	   *sorted = NIL;
+	ListCell   *lc;
+
+	initStringInfo(&names);
+	foreach(lc, returns)
+		appendStringInfo(&names, "%s(%s::regclass::oid, %d)", names.len ? ", " : "",
+						 quote_literal_cstr(((RehomeReturn *) lfirst(lc))->relation),
+						 foreach_current_index(lc));
+	rows = rehome_conn_query(conn,
+							 psprintf("WITH RECURSIVE t(oid, n) AS (VALUES %s),"
+									  " fk AS (SELECT DISTINCT c.conrelid, c.confrelid FROM pg_constraint c"
+									  "  JOIN t a ON a.oid = c.conrelid JOIN t b ON b.oid = c.confrelid"
+									  "  WHERE c.contype = 'f' AND c.conrelid <> c.confrelid),"
+									  " depth(oid, d) AS (SELECT oid, 0 FROM t UNION"
+									  "  SELECT fk.conrelid, d + 1 FROM depth JOIN fk ON fk.confrelid = depth.oid"
+									  "  WHERE d < (SELECT count(*) FROM t))"
+									  " SELECT n FROM t JOIN depth USING (oid) GROUP BY n ORDER BY max(d), n", names.data), "");
+	for (int i = 0; i < rows->n; i++)
+		sorted = lappend(sorted, list_nth(returns, rehome_int(rows->value[i][0])));
+	return sorted;
+}
+
+/*
+ * check_hidden raises when a row to be brought back has the key of one that
+ * the row filter has left at the source.
+ */
+static void
+check_hidden(RehomeConn *conn, RehomeReturn *ret)
+{
+	char	   *keys;
+
+	if (ret->hidden == NULL || (keys = rehome_conn_value(conn, ret->hidden, "")) == NULL)
+		return;
+	ereport(ERROR,
+			errcode(ERRCODE_UNIQUE_VIOLATION),
+			errmsg("rows written to \"%s\" since cutover have keys that rows outside the filter have at the source",
+				   get_rel_name(ret->inverse->mapping->map->target)),
+			errdetail("Keys: %s.", keys),
+			errhint("Change these keys at the target; the rows at the source are not part of the migration."));
+}
+
+/*
+ * statements lists what merges the staging tables, in the order in which it
+ * would work if every change were by itself: what goes, children first, and
+ * what comes, parents first.
+ */
+static List *
+statements(List *returns, bool bypass)
+{
+	List	   *list = NIL;
+	ListCell   *lc;
+
+	if (bypass)
+		foreach(lc, returns)
+			list = lappend(list, ((RehomeReturn *) lfirst(lc))->erase);
+	foreach(lc, returns)
+	{
+		RehomeReturn *ret = lfirst(lc);
+
+		if (bypass && ret->exchange != NULL)
+			list = lappend(list, ret->exchange);
+		/* where foreign keys fire, children may refer to a row taken out */
+		for (int i = bypass ? 0 : 1; i < lengthof(ret->upsert); i++)
+			if (ret->upsert[i] != NULL)
+				list = lappend(list, ret->upsert[i]);
+	}
+	for (int i = list_length(returns) - 1; i >= 0 && !bypass; i--)
+		list = lappend(list, ((RehomeReturn *) list_nth(returns, i))->erase);
+	return list;
+}
+
+/*
+ * referred_by tells whether foreign keys refer to the tables that do what
+ * actions (a condition without its left side) says when a row is deleted.
+ */
+static bool
+referred_by(RehomeConn *conn, List *returns, const char *actions)
+{
+	StringInfoData names;
+	ListCell   *lc;
+
+	initStringInfo(&names);
+	foreach(lc, returns)
+		appendStringInfo(&names, "%s%s::regclass", names.len ? ", " : "",
+						 quote_literal_cstr(((RehomeReturn *) lfirst(lc))->relation));
+	return rehome_bool(rehome_conn_value(conn, psprintf("SELECT EXISTS (SELECT FROM pg_constraint c WHERE c.contype = 'f'"
+														" AND c.confrelid = ANY (ARRAY[%s]) AND c.confdeltype %s)",
+														names.data, actions), ""));
+}
+
+/*
+ * take_out, when nothing else gets on, deletes rows that are to change a
+ * unique column, so that values can be exchanged between them; their table's
+ * insert brings them back, or what takes them out does.  Rows that others refer
+ * to cannot go, and where others would go with them they must not.  Adds what is
+ * to run again to *pending; false when no table's rows could be taken out.
+ */
+static bool
+take_out(RehomeConn *conn, List *returns, List **pending)
+{
+	bool		any = false;
+	ListCell   *lc;
+
+	foreach(lc, returns)
+	{
+		RehomeReturn *ret = lfirst(lc);
+		char	   *out = ret->exchange ? ret->exchange : ret->upsert[0];
+		RehomeRemoteError error;
+
+		if (out == NULL || referred_by(conn, list_make1(ret), "IN ('c', 'n', 'd')"))
+			continue;
+		rehome_conn_exec(conn, "SAVEPOINT merge");
+		if (!rehome_conn_try(conn, out, &error))
+		{
+			rehome_conn_exec(conn, "ROLLBACK TO merge");
+			continue;
+		}
+		if (out == ret->upsert[0])
+			*pending = list_append_unique_ptr(*pending, ret->upsert[2]);
+		ret->exchange = ret->upsert[0] = NULL;	/* once is enough */
+		any = true;
+	}
+	return any;
+}
+
+/*
+ * all_at_once returns one statement that merges all tables.  A foreign key
+ * without ON DELETE action is checked at the end of it, when everything
+ * is in place; nothing is inserted before everything that goes is gone.
+ */
+static char *
+all_at_once(List *returns)
+{
+	StringInfoData sql;
+	StringInfoData cleared;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	initStringInfo(&cleared);
+	foreach(lc, returns)
+	{
+		RehomeReturn *ret = lfirst(lc);
+		int			i = foreach_current_index(lc);
+
+		appendStringInfo(&sql, "%s erase%d AS (%s RETURNING 1)", i > 0 ? "," : "WITH", i, ret->erase);
+		appendStringInfo(&cleared, "%s(SELECT count(*) FROM erase%d)", i > 0 ? " + " : "", i);
+		if (ret->replaced == NULL)
+			continue;
+		appendStringInfo(&sql, ", out%d AS (DELETE FROM %s r USING %s s WHERE s.rehome_op = 'u' AND %s AND %s%s RETURNING 1)",
+						 i, ret->relation, ret->stage, ret->join, ret->replaced, ret->visible);
+		appendStringInfo(&cleared, " + (SELECT count(*) FROM out%d)", i);
+	}
+	appendStringInfo(&sql, ", cleared AS (SELECT %s AS n)", cleared.data);
+	foreach(lc, returns)
+	{
+		RehomeReturn *ret = lfirst(lc);
+		int			i = foreach_current_index(lc);
+		const char *stays = ret->replaced ? psprintf(" AND NOT (%s)", ret->replaced) : "";
+
+		if (ret->set != NULL)
+			appendStringInfo(&sql, ", change%d AS (UPDATE %s r SET %s FROM %s s WHERE s.rehome_op = 'u' AND %s"
+							 " AND ROW(%s)::record *<> ROW(%s)::record%s%s RETURNING 1)",
+							 i, ret->relation, ret->set, ret->stage, ret->join,
+							 rehome_inverse_columns(ret->inverse, "r.", false),
+							 rehome_inverse_columns(ret->inverse, "s.", false), stays, ret->visible);
+		appendStringInfo(&sql, ", add%d AS (INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s s"
+						 " WHERE s.rehome_op = 'u' AND (SELECT n FROM cleared) >= 0"
+						 " AND NOT EXISTS (SELECT FROM %s r WHERE %s%s) ORDER BY s.ctid RETURNING 1)",
+						 i, ret->relation, rehome_inverse_columns(ret->inverse, "", false),
+						 rehome_inverse_columns(ret->inverse, "s.", false), ret->stage,
+						 ret->relation, ret->join, stays);
+	}
+	appendStringInfoString(&sql, " SELECT 1");
+	return sql.data;
+}
+
+/*
+ * merge_all runs all statements in one round trip; false, with nothing done,
+ * when one was refused.
+ */
+static bool
+merge_all(RehomeConn *conn, List *statements)
+{
+	StringInfoData sql;
+	RehomeRemoteError error;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SET CONSTRAINTS ALL DEFERRED; SAVEPOINT merge");
+	foreach(lc, statements)
+		appendStringInfo(&sql, "; %s", (char *) lfirst(lc));
+	if (rehome_conn_try(conn, sql.data, &error))
+		return true;
+	/* one by one they tell which; but time that is up is up */
+	if (strncmp(error.sqlstate, "57", 2) == 0)
+		rehome_conn_raise(conn, &error, sql.data);
+	rehome_conn_exec(conn, "ROLLBACK TO merge");
+	return false;
+}
+
+/*
+ * rehome_merge runs the statements, all at once if that goes.  Where the source's
+ * triggers and foreign keys fire, one may have to wait for another that comes later: those that a
+ * constraint refuses are tried again as long as others succeed.  When none
+ * does, unique values are exchanged by taking rows out, and what foreign keys
+ * still refuse is tried in a single statement, if every one of them, when a row it
+ * refers to is deleted, is checked at the end of the statement, and does nothing
+ * else.  No row they refer to is updated: its key stays, and a row that changes
+ * another unique column is taken out and put back.
+ */
+void
+rehome_merge(RehomeConn *conn, List *returns)
+{
+	bool		bypass = rehome_bool(rehome_conn_value(conn, "SELECT current_setting('session_replication_role') = 'replica'", ""));
+	List	   *pending = statements(bypass ? returns : parents_first(conn, returns), bypass);
+	ListCell   *lc;
+
+	foreach(lc, returns)
+		check_hidden(conn, lfirst(lc));
+	if (merge_all(conn, pending))
+		return;
+	while (pending != NIL)
+	{
+		List	   *refused = NIL;
+		RehomeRemoteError error;
+
+		foreach(lc, pending)
+		{
+			rehome_conn_exec(conn, "SAVEPOINT merge");
+			if (rehome_conn_try(conn, lfirst(lc), &error))
+				continue;
+			if (strncmp(error.sqlstate, "23", 2) != 0)
+				rehome_conn_raise(conn, &error, lfirst(lc));
+			rehome_conn_exec(conn, "ROLLBACK TO merge");
+			refused = lappend(refused, lfirst(lc));
+		}
+		if (refused != NIL && list_length(refused) == list_length(pending) &&
+			(bypass || !take_out(conn, returns, &refused)))
+		{
+			if (!bypass && !referred_by(conn, returns, "<> 'a'"))
+			{
+				rehome_conn_exec(conn, "SAVEPOINT merge");
+				if (rehome_conn_try(conn, all_at_once(returns), &error))
+					return;
+			}
+			if (error.hint == NULL && !bypass)
+				error.hint = "Let the connecting role bypass foreign keys and triggers: GRANT SET ON PARAMETER session_replication_role (PostgreSQL 15), or make it a superuser.";
+			rehome_conn_raise(conn, &error, linitial(refused));
+		}
+		pending = refused;
+	}
+}

@@ -1,0 +1,39 @@
+/*-------------------------------------------------------------------------
+ *
+ * merge.h
+ *	  Merging at the source what a batch back has staged there.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REHOME_MERGE_H
+#define REHOME_MERGE_H
+
+#include "apply/inverse.h"
+
+/* One table's part of a batch back. */
+typedef struct RehomeReturn
+{
+	RehomeInverse *inverse;
+	const char *since;			/* what the source has of it, the target's snapshot */
+	bool		everything;		/* truncated here, or partitions are gone */
+	bool		lost;			/* not every row that has changed is on record */
+	List	   *added;			/* partitions whose rows count as new */
+	char	   *relation;		/* at the source */
+	char	   *stage;
+	bool		large;			/* much is staged: see stage_all() */
+	char	   *join;			/* r.key = s.key */
+	char	   *upsert[3];		/* delete fragile, update, insert; NULL: not needed */
+	char	   *exchange;		/* instead of the first where a part of the row stays; or NULL */
+	char	   *erase;
+	char	   *replaced;		/* condition: the row is taken out and put back; NULL: none is */
+	char	   *set;			/* assignments of the update; NULL: none */
+	const char *visible;		/* condition on r: the filter lets it through; or "" */
+	char	   *hidden;			/* keys taken by rows the filter hides; NULL: no filter */
+} RehomeReturn;
+
+extern void rehome_merge_compose(RehomeConn *conn, RehomeReturn *ret);
+extern void rehome_merge_spare_refused(RehomeConn *conn, RehomeSlice *slice, RehomeReturn *ret);
+extern void rehome_merge_spare_ignored(RehomeConn *conn, RehomeReturn *ret);
+extern void rehome_merge(RehomeConn *conn, List *returns);
+
+#endif							/* REHOME_MERGE_H */
