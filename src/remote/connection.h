@@ -29,6 +29,7 @@ extern UserMapping *rehome_user_mapping(Oid roleid, ForeignServer *server);
 extern RehomeConn *rehome_conn_open(Oid serverid, Oid roleid, const char *purpose);
 extern RehomeConn *rehome_conn_another(RehomeConn *conn);
 extern void rehome_conn_close(RehomeConn *conn);
+extern void rehome_conn_close_all(void);
 extern int	rehome_conn_version(RehomeConn *conn);
 
 /* Statements.  Signatures are those of util/spi.h; NULL when there is none. */

@@ -52,6 +52,20 @@ rehome_conn_forget(RehomeConn *conn)
 }
 
 /*
+ * rehome_conn_close_all closes whatever is open.  It is for who catches an error
+ * that may have been raised outside of a transaction, where there is no abort
+ * to do it.
+ */
+void
+rehome_conn_close_all(void)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &connections)
+		rehome_conn_close(dlist_container(RehomeConn, node, iter.cur));
+}
+
+/*
  * rehome_conn_commit_before_local hands the open transaction to the local
  * commit, which it precedes.  undo is SQL that takes it back.
  */

@@ -6,11 +6,11 @@
  * Each round reads the slice, runs the handler of its state in a frame of its
  * own, and commits.  An error ends the round, not the worker: it is recorded
  * in the slice (rehome.status shows it, and since when), the connection to
- * the source is gone with the abort, and the next round comes after a pause
- * that doubles up to rehome.retry_max.
+ * the source is closed, and the next round comes after a pause that doubles up
+ * to rehome.retry_max.
  *
- * The worker ends when the slice is gone, paused, or in a state without a
- * handler.
+ * The worker ends when the slice is gone, or the extension with it, paused, or
+ * in a state without a handler.
  *
  *-------------------------------------------------------------------------
  */
@@ -148,7 +148,9 @@ rehome_sync_worker_main(Datum arg)
 		{
 			worker.in_doubt = geterrcode() == ERRCODE_REHOME_IN_DOUBT && !worker.in_doubt;
 			rehome_worker_report(slice_id, context);
-			worker.conn = NULL;		/* closed by the abort */
+			/* a nap that was cancelled was in no transaction to be aborted */
+			rehome_conn_close_all();
+			worker.conn = NULL;
 			forget(&worker);
 			backoff = backoff == 0 ? Min(500L, rehome_retry_max) : Min(backoff * 2, rehome_retry_max);
 			pause = 0;

@@ -124,6 +124,22 @@ is($pair->sql_target($workers), $both, 'resume: the worker is back');
 	arrives('recover');
 	is($pair->sql_target($workers), $both, 'recover starts it again');
 }
+# One that rests is in no transaction, whose abort would close its session at the source.
+{
+	my $pid = worker();
+	for my $time (1 .. 3)
+	{
+		ok(wait_until($target, "SELECT state = 'idle' FROM pg_stat_activity WHERE pid = $pid"), "cancel at rest, $time: it rests");
+		my $from = -s $target->logfile;
+		$pair->sql_target("SELECT pg_cancel_backend($pid)");
+		$target->wait_for_log(qr/canceling statement due to user request/, $from);
+		arrives("cancel at rest, $time");
+		ok(wait_until($target, q{SELECT bool_and(error IS NULL) FROM rehome.status}), "cancel at rest, $time: it has no error any more");
+	}
+	is(worker(), $pid, 'cancel at rest: the worker goes on');
+	ok(wait_until($source, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'pg_rehome sync m/main'}, 10),
+		'cancel at rest: and has one session at the source');
+}
 for my $hangs ('its session', 'the whole server')
 {
 	my $pid = worker();
