@@ -55,8 +55,11 @@ get_ready(RehomeWorkerState *worker, RehomeSlice *slice)
 		worker->conn = rehome_slice_connect(slice, "sync");
 	if (worker->maps == NIL || worker->maps_version != slice->maps_version)
 	{
-		MemoryContext old = MemoryContextSwitchTo(worker->context);
+		MemoryContext old;
 
+		worker->maps = NIL;
+		MemoryContextReset(worker->maps_context);
+		old = MemoryContextSwitchTo(worker->maps_context);
 		worker->maps = rehome_table_maps_require(slice);
 		worker->maps_version = slice->maps_version;
 		worker->positioned_at = 0;

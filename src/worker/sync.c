@@ -69,6 +69,7 @@ static void
 forget(RehomeWorkerState *worker)
 {
 	MemoryContextReset(worker->context);
+	MemoryContextReset(worker->maps_context);
 	worker->maps = NIL;
 	worker->idle_snapshot = NULL;
 	worker->prune_position = NULL;
@@ -125,6 +126,7 @@ rehome_sync_worker_main(Datum arg)
 	context = rehome_worker_attach(database);
 	round = AllocSetContextCreate(context, "pg_rehome round", ALLOCSET_DEFAULT_SIZES);
 	worker.context = AllocSetContextCreate(context, "pg_rehome kept", ALLOCSET_DEFAULT_SIZES);
+	worker.maps_context = AllocSetContextCreate(context, "pg_rehome maps", ALLOCSET_DEFAULT_SIZES);
 	PortalContext = round;
 	if (!rehome_worker_claim(slice_id))
 		proc_exit(0);

@@ -16,9 +16,10 @@
 struct RehomeWorkerState
 {
 	RehomeConn *conn;			/* to the source, or NULL */
-	List	   *maps;			/* the slice's table maps, in context */
+	List	   *maps;			/* the slice's table maps, in maps_context */
 	int64		maps_version;	/* of the slice, when they were read */
-	MemoryContext context;
+	MemoryContext maps_context; /* they and all they refer to; nothing else */
+	MemoryContext context;		/* what else is kept */
 	RehomeState state;			/* the maps were read in */
 	bool		in_doubt;		/* the sides disagree: recover first */
 	char	   *idle_snapshot;	/* of the source, in which nothing was new; or NULL */
