@@ -19,7 +19,6 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
-#include "commands/extension.h"
 #include "compat.h"
 #include "guc.h"
 #include "miscadmin.h"
@@ -166,10 +165,11 @@ rehome_starter_main(Datum arg)
 	MemoryContext context = rehome_worker_attach(DatumGetObjectId(arg));
 	RehomeCall	call;
 
+	SetConfigOption("lock_timeout", STARTER_LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	MemoryContextSwitchTo(context);
-	if (OidIsValid(get_extension_oid("pg_rehome", true)))
+	if (rehome_worker_is_wanted())
 	{
 		RehomeRows *rows;
 

@@ -93,6 +93,11 @@ one_round(RehomeWorkerState *worker, int slice_id, MemoryContext round)
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	MemoryContextSwitchTo(round);
+	if (!rehome_worker_is_wanted())
+	{
+		CommitTransactionCommand();
+		return -1;
+	}
 	rehome_call_begin(&call, NULL);
 	slice = rehome_slice_by_id(slice_id);
 	if (slice != NULL && !slice->paused)

@@ -23,6 +23,7 @@
 #include "catalog/pg_database.h"
 #include "catalog/redaction.h"
 #include "commands/async.h"
+#include "commands/extension.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -140,6 +141,16 @@ rehome_worker_yield_database(void)
 }
 
 /*
+ * rehome_worker_is_wanted tells whether this database has the extension still;
+ * without it there is nothing for a worker to do, and nothing to read.
+ */
+bool
+rehome_worker_is_wanted(void)
+{
+	return OidIsValid(get_extension_oid("pg_rehome", true));
+}
+
+/*
  * log_error, called in a PG_CATCH, logs the error and aborts.  The error state
  * is clean afterwards.
  */
@@ -171,6 +182,11 @@ record_error(int slice_id, const ErrorData *error, MemoryContext context)
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	MemoryContextSwitchTo(context);
+	if (!rehome_worker_is_wanted())
+	{
+		CommitTransactionCommand();
+		return;
+	}
 	rehome_call_begin(&call, NULL);
 	slice = rehome_slice_by_id(slice_id);
 	if (slice != NULL)

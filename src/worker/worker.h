@@ -18,6 +18,7 @@ extern MemoryContext rehome_worker_attach(Oid database);
 extern void rehome_worker_report(int slice_id, MemoryContext context);
 extern bool rehome_database_in_demand(void);
 extern void rehome_worker_yield_database(void);
+extern bool rehome_worker_is_wanted(void);
 extern void rehome_worker_init(void);
 extern void rehome_worker_request(RehomeSlice *slice);
 extern bool rehome_worker_start(Oid database, int slice_id, const char *name);

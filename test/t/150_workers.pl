@@ -2,6 +2,7 @@
 use strict;
 use warnings;
 
+use PostgreSQL::Test::Utils;
 use RehomeTest;
 use Test::More;
 use Time::HiRes qw(time);
@@ -349,6 +350,53 @@ $target->safe_psql('short_lived', q{CALL rehome.start('d')});
 ok(wait_until($target, qq{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND backend_type = 'pg_rehome copy'}), 'a worker builds an index');
 is((sqlstate_of($target, 'DROP DATABASE short_lived'))[0], '00000', 'DROP DATABASE succeeds while it does');
 ok(wait_until($source, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE usename = 'rehome_src'}), 'nothing of them is left at the source');
+$pair->sql_source(q{DROP SCHEMA rehome_source CASCADE});
+
+# However often a worker reads its maps anew, it keeps them once.
+make_database('short_lived');
+define('d', 'short_lived');
+{
+	my $long = 'x' x 100_000;
+	$target->safe_psql('short_lived', qq{
+		SELECT rehome.map_column('d', 'app.item', 'pad', \$\$coalesce(pad, '$long')\$\$);
+		CALL rehome.start('d')});
+	ok(wait_until($target, q{SELECT state = 'syncing' AND worker IS NOT NULL FROM rehome.status}, undef, 'short_lived'), 'maps: a worker runs');
+	my $kept = sub {
+		my $pid = $target->safe_psql('short_lived', 'SELECT worker FROM rehome.status');
+		my $from = -s $target->logfile;
+		$pair->sql_target("SELECT pg_log_backend_memory_contexts($pid)");
+		$target->wait_for_log(qr/Grand total: \d+ bytes/, $from);
+		my $sum = 0;
+		$sum += $_ for substr(slurp_file($target->logfile), $from) =~ /pg_rehome [a-z]+: (\d+) total/g;
+		return $sum;
+	};
+	my $reread = sub {
+		$target->safe_psql('short_lived', 'UPDATE rehome.slice SET maps_version = maps_version + 1');
+		$sequel++;
+		$pair->sql_source("UPDATE app.item SET qty = $sequel WHERE id = 1");
+		return wait_until($target, "SELECT qty = $sequel FROM app.item WHERE id = 1", undef, 'short_lived');
+	};
+	ok($reread->(), 'maps: changes arrive');
+	my $first = $kept->();
+	cmp_ok($first, '>', length $long, 'maps: what it keeps is known');
+	ok($reread->(), 'maps: changes arrive, read anew') for 1 .. 10;
+	cmp_ok($kept->(), '<', $first + 3 * length $long, 'maps: read ten times more, they are there once');
+}
+
+# Without the extension a worker has nothing to do.
+{
+	# it may meet the worker in a deadlock
+	my $dropped;
+	for (1 .. 5)
+	{
+		($dropped) = sqlstate_of($target, 'DROP EXTENSION pg_rehome CASCADE', 'short_lived');
+		last if $dropped eq '00000';
+	}
+	is($dropped, '00000', 'DROP EXTENSION succeeds while a worker runs');
+	ok(wait_until($target, q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type LIKE 'pg_rehome%')}, 20), 'and the worker ends');
+	ok(wait_until($source, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE usename = 'rehome_src'}, 20), 'with its session at the source');
+	is((sqlstate_of($target, 'DROP DATABASE short_lived'))[0], '00000', 'nothing of it is left');
+}
 $pair->sql_source(q{DROP SCHEMA rehome_source CASCADE});
 
 # The launcher.
