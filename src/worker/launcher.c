@@ -10,6 +10,10 @@
  * and has none, and ends.  So no slot and no connection is held in between,
  * and none in a template.
  *
+ * What is locked in one database must not keep the workers of all others from
+ * being started.  So a starter waits for no lock any longer than a moment; and
+ * one that does not get as far as that, or is slow for another reason, is ended.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -33,8 +37,13 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 #include "utils/varlena.h"
 #include "worker/sync.h"
+
+/* How long a starter may wait for a lock, and how long for all it does, in milliseconds. */
+#define STARTER_LOCK_TIMEOUT "1000"
+#define STARTER_TIME 5000
 
 PGDLLEXPORT void rehome_launcher_main(Datum arg);
 PGDLLEXPORT void rehome_starter_main(Datum arg);
@@ -91,7 +100,30 @@ wanted_databases(void)
 }
 
 /*
- * run_starter starts a starter and waits until it has ended.
+ * has_ended waits until a background worker has ended; false when that takes
+ * longer.
+ */
+static bool
+has_ended(BackgroundWorkerHandle *handle, long ms)
+{
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+	pid_t		pid;
+
+	while (GetBackgroundWorkerPid(handle, &pid) != BGWH_STOPPED)
+	{
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+
+		if (left <= 0)
+			return false;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, left, REHOME_WAIT_EVENT);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return true;
+}
+
+/*
+ * run_starter starts a starter and waits until it has ended, or had the time to.
  */
 static void
 run_starter(Oid database)
@@ -110,8 +142,14 @@ run_starter(Oid database)
 				errhint("Raise max_worker_processes."));
 		return;
 	}
-	if (WaitForBackgroundWorkerShutdown(handle) == BGWH_POSTMASTER_DIED)
-		proc_exit(1);
+	if (!has_ended(handle, STARTER_TIME))
+	{
+		ereport(LOG,
+				errcode(ERRCODE_QUERY_CANCELED),
+				errmsg("pg_rehome launcher: the starter for database %u did not end within %d ms", database, STARTER_TIME),
+				errhint("Somebody may hold a lock there that all sessions wait for."));
+		TerminateBackgroundWorker(handle);
+	}
 	pfree(handle);
 }
 

@@ -38,6 +38,7 @@ $pair->sql_target(q{
 });
 
 my $workers = q{SELECT application_name || ' ' || datname FROM pg_stat_activity WHERE backend_type = 'pg_rehome sync' ORDER BY 1};
+my $workers_listed = q{SELECT count(*) = 2 FROM pg_stat_activity WHERE backend_type = 'pg_rehome sync' AND datname IN ('listed', 'postgres')};
 my $both = "pg_rehome sync m/main postgres\npg_rehome sync m/second postgres";
 
 # What is written at the source arrives by itself.
@@ -428,6 +429,21 @@ is((sqlstate_of($target, 'CREATE DATABASE from_template'))[0], '00000', 'no temp
 	my $pid = $pair->sql_target(q{SELECT worker FROM rehome.status WHERE migration = 'main'});
 	$pair->sql_target("SELECT pg_terminate_backend($pid, 5000)");
 	ok(wait_until($target, "SELECT worker <> $pid FROM rehome.status WHERE migration = 'main'"), 'a worker that was terminated is started again');
+	# what one database is locked by is no matter of the others, be it what a starter
+	# reads, or what everybody reads who connects
+	for my $locked ('rehome.slice', 'pg_class')
+	{
+		my $session = $target->background_psql('listed');
+		$session->query_safe("BEGIN; LOCK TABLE $locked IN ACCESS EXCLUSIVE MODE");
+		ok(wait_until($target, q{SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE d.datname = 'listed' AND NOT l.granted
+				AND l.pid NOT IN (SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_rehome sync'))}), "$locked is locked in one database: a starter waits");
+		$pid = $pair->sql_target(q{SELECT worker FROM rehome.status WHERE migration = 'main'});
+		$pair->sql_target("SELECT pg_terminate_backend($pid, 5000)");
+		ok(wait_until($target, "SELECT worker <> $pid FROM rehome.status WHERE migration = 'main'", 30), "$locked is locked in one database: a worker of another is started all the same");
+		$session->query_safe('ROLLBACK');
+		$session->quit;
+	}
+	ok(wait_until($target, "SELECT ($workers_listed)"), 'nothing is locked: all have their workers');
 	$pair->sql_target(q{SELECT rehome.pause('main')});
 	ok(wait_until($target, q{SELECT worker IS NULL FROM rehome.status WHERE migration = 'main'}), 'a paused slice loses its worker');
 	$now = $pair->sql_target('SELECT clock_timestamp()');
