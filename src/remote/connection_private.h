@@ -49,8 +49,6 @@ struct RehomeConn
 
 extern void rehome_conn_remember(RehomeConn *conn);
 extern void rehome_conn_forget(RehomeConn *conn);
-extern char *rehome_conn_establish(RehomeConn *conn, const char **keywords, const char **values);
-extern bool rehome_conn_params(RehomeConn *conn, const char ***keywords, const char ***values);
 extern void rehome_conn_cancel(RehomeConn *conn);
 extern void rehome_conn_limit_subxact(int level, bool aborted);
 extern PGresult *rehome_conn_result(RehomeConn *conn, TimestampTz deadline);

@@ -34,7 +34,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-/* Settings pinned in every frame; remote/connection.c pins the same. */
+/* Settings pinned in every frame; remote/connect.c pins the same. */
 static const struct
 {
 	const char *name;
