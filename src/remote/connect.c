@@ -339,6 +339,8 @@ static void
 begin_session(RehomeConn *conn)
 {
 	make_events(conn);
+	/* in poll() nobody could interrupt us */
+	rehome_conn_check_sent(conn, PQsetnonblocking(conn->pg, 1) == 0, NULL);
 	rehome_conn_exec(conn, session_settings);
 	for (int i = 0; i < lengthof(later_settings); i++)
 		if (PQserverVersion(conn->pg) >= later_settings[i].since)

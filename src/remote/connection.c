@@ -255,6 +255,32 @@ rehome_conn_check_sent(RehomeConn *conn, int sent, const char *sql)
 }
 
 /*
+ * rehome_conn_flush waits until the kernel has taken all that libpq holds for
+ * the source; false when the deadline passed or the connection broke.
+ */
+bool
+rehome_conn_flush(RehomeConn *conn, TimestampTz deadline)
+{
+	int			rc;
+
+	while ((rc = PQflush(conn->pg)) > 0)
+		if (!rehome_conn_wait(conn, WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE, deadline) ||
+			!PQconsumeInput(conn->pg))
+			return false;
+	return rc == 0;
+}
+
+/*
+ * rehome_conn_hand_over sees a statement on its way that was handed to libpq:
+ * one that the socket has no room for is not sent by itself.
+ */
+void
+rehome_conn_hand_over(RehomeConn *conn, int sent, const char *sql)
+{
+	rehome_conn_check_sent(conn, sent && rehome_conn_flush(conn, 0), sql);
+}
+
+/*
  * rehome_conn_exec runs one or more statements without parameters and
  * returns the rows of the last.
  */
@@ -264,7 +290,7 @@ rehome_conn_exec(RehomeConn *conn, const char *sql)
 	RehomeRemoteError error;
 	RehomeRows *rows;
 
-	rehome_conn_check_sent(conn, PQsendQuery(conn->pg, sql), sql);
+	rehome_conn_hand_over(conn, PQsendQuery(conn->pg, sql), sql);
 	rows = rehome_conn_take_rows(conn, rehome_conn_result(conn, 0), &error);
 	if (rows == NULL)
 		rehome_conn_raise(conn, &error, sql);
@@ -278,7 +304,7 @@ rehome_conn_exec(RehomeConn *conn, const char *sql)
 void
 rehome_conn_send(RehomeConn *conn, const char *sql)
 {
-	rehome_conn_check_sent(conn, PQsendQuery(conn->pg, sql), sql);
+	rehome_conn_hand_over(conn, PQsendQuery(conn->pg, sql), sql);
 }
 
 RehomeRows *
@@ -299,7 +325,7 @@ rehome_conn_receive(RehomeConn *conn)
 RehomeRows *
 rehome_conn_try(RehomeConn *conn, const char *sql, RehomeRemoteError *error)
 {
-	rehome_conn_check_sent(conn, PQsendQuery(conn->pg, sql), sql);
+	rehome_conn_hand_over(conn, PQsendQuery(conn->pg, sql), sql);
 	return rehome_conn_take_rows(conn, rehome_conn_result(conn, 0), error);
 }
 
@@ -345,8 +371,8 @@ query(RehomeConn *conn, const char *sql, const char *signature, va_list args)
 	RehomeRemoteError error;
 	RehomeRows *rows;
 
-	rehome_conn_check_sent(conn, PQsendQueryParams(conn->pg, sql, (int) strlen(signature), NULL,
-									   values, NULL, NULL, 0), sql);
+	rehome_conn_hand_over(conn, PQsendQueryParams(conn->pg, sql, (int) strlen(signature), NULL,
+													values, NULL, NULL, 0), sql);
 	rows = rehome_conn_take_rows(conn, rehome_conn_result(conn, 0), &error);
 	if (rows == NULL)
 		rehome_conn_raise(conn, &error, sql);
@@ -388,7 +414,7 @@ rehome_conn_query_prepared(RehomeConn *conn, const char *sql, const char *signat
 			pfree(conn->prepared);
 			conn->prepared = NULL;
 		}
-		rehome_conn_check_sent(conn, PQsendPrepare(conn->pg, "rehome", sql, 0, NULL), sql);
+		rehome_conn_hand_over(conn, PQsendPrepare(conn->pg, "rehome", sql, 0, NULL), sql);
 		if (rehome_conn_take_rows(conn, rehome_conn_result(conn, 0), &error) == NULL)
 			rehome_conn_raise(conn, &error, sql);
 		conn->prepared = MemoryContextStrdup(TopMemoryContext, sql);
@@ -396,8 +422,8 @@ rehome_conn_query_prepared(RehomeConn *conn, const char *sql, const char *signat
 	va_start(args, signature);
 	values = collect_params(signature, args);
 	va_end(args);
-	rehome_conn_check_sent(conn, PQsendQueryPrepared(conn->pg, "rehome", (int) strlen(signature),
-										 values, NULL, NULL, 0), sql);
+	rehome_conn_hand_over(conn, PQsendQueryPrepared(conn->pg, "rehome", (int) strlen(signature),
+													  values, NULL, NULL, 0), sql);
 	rows = rehome_conn_take_rows(conn, rehome_conn_result(conn, 0), &error);
 	if (rows == NULL)
 		rehome_conn_raise(conn, &error, sql);
@@ -471,12 +497,12 @@ rehome_conn_describe(RehomeConn *conn, const char *sql, int nfields, Oid **types
 	RehomeRemoteError error;
 	PGresult   *result;
 
-	rehome_conn_check_sent(conn, PQsendPrepare(conn->pg, "", sql, 0, NULL), sql);
+	rehome_conn_hand_over(conn, PQsendPrepare(conn->pg, "", sql, 0, NULL), sql);
 	if (rehome_conn_take_rows(conn, rehome_conn_result(conn, 0), &error) == NULL)
 		rehome_conn_raise(conn, &error, sql);
 	*types = palloc(sizeof(Oid) * Max(nfields, 1));
 	*typmods = palloc(sizeof(int) * Max(nfields, 1));
-	rehome_conn_check_sent(conn, PQsendDescribePrepared(conn->pg, ""), sql);
+	rehome_conn_hand_over(conn, PQsendDescribePrepared(conn->pg, ""), sql);
 	result = rehome_conn_result(conn, 0);
 	if (PQresultStatus(result) != PGRES_COMMAND_OK)
 	{

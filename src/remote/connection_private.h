@@ -53,6 +53,8 @@ extern void rehome_conn_cancel(RehomeConn *conn);
 extern void rehome_conn_limit_subxact(int level, bool aborted);
 extern PGresult *rehome_conn_result(RehomeConn *conn, TimestampTz deadline);
 extern bool rehome_conn_wait(RehomeConn *conn, uint32 wanted, TimestampTz deadline);
+extern bool rehome_conn_flush(RehomeConn *conn, TimestampTz deadline);
+extern void rehome_conn_hand_over(RehomeConn *conn, int sent, const char *sql);
 extern void rehome_conn_check_sent(RehomeConn *conn, int sent, const char *sql);
 extern RehomeRows *rehome_conn_take_rows(RehomeConn *conn, PGresult *result,
 										 RehomeRemoteError *error);

@@ -5,8 +5,7 @@
  *
  * Out, a session reads one stream at a time, message by message or as a
  * stream of bytes.  The piece in hand is libpq's memory and is freed when the
- * next is asked for, or with the connection.  In, libpq is made not to block,
- * so that what waits is us, and can be interrupted.
+ * next is asked for, or with the connection.
  *
  *-------------------------------------------------------------------------
  */
@@ -227,27 +226,18 @@ rehome_conn_copy_out_stop(RehomeConn *conn)
 static void
 flush(RehomeConn *conn)
 {
-	int			rc;
-
-	while ((rc = PQflush(conn->pg)) > 0)
-	{
-		rehome_conn_wait(conn, WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE, 0);
-		rehome_conn_check_sent(conn, PQconsumeInput(conn->pg), "COPY FROM STDIN");
-	}
-	rehome_conn_check_sent(conn, rc == 0, "COPY FROM STDIN");
+	rehome_conn_check_sent(conn, rehome_conn_flush(conn, 0), "COPY FROM STDIN");
 	conn->copy_held = 0;
 }
 
 /*
- * rehome_conn_copy_in starts a COPY ... FROM STDIN.  Until its end libpq does
- * not block, so that what waits is us, and can be interrupted.
+ * rehome_conn_copy_in starts a COPY ... FROM STDIN.
  */
 void
 rehome_conn_copy_in(RehomeConn *conn, const char *sql)
 {
 	rehome_conn_send(conn, sql);
 	await_copy(conn, sql, PGRES_COPY_IN);
-	rehome_conn_check_sent(conn, PQsetnonblocking(conn->pg, 1) == 0, sql);
 }
 
 void
@@ -273,6 +263,5 @@ rehome_conn_copy_in_end(RehomeConn *conn)
 		flush(conn);
 	rehome_conn_check_sent(conn, rc == 1, "COPY FROM STDIN");
 	flush(conn);
-	rehome_conn_check_sent(conn, PQsetnonblocking(conn->pg, 0) == 0, "COPY FROM STDIN");
 	finish_copy(conn, "COPY FROM STDIN");
 }

@@ -104,7 +104,7 @@ run_bounded(RehomeConn *conn, const char *sql)
 
 	if (!PQsendQuery(conn->pg, sql))
 		return pchomp(PQerrorMessage(conn->pg));
-	result = rehome_conn_result(conn, deadline);
+	result = rehome_conn_flush(conn, deadline) ? rehome_conn_result(conn, deadline) : NULL;
 	status = PQresultStatus(result);
 	if (result == NULL)
 		reason = pstrdup("the source did not answer");
