@@ -122,14 +122,25 @@ commit_before_local(RehomeConn *conn)
 	char	   *reason;
 
 	rehome_debug_point("before-remote-commit");
+
+	/*
+	 * Who cancels us is too late when the COMMIT is on its way: without its
+	 * answer nobody would know who has authority, and nothing could be taken
+	 * back.  So this wait, bounded by CALLBACK_TIMEOUT, is one that cannot be
+	 * interrupted, but by the end of the postmaster; and what the source has
+	 * committed is best committed here.
+	 */
+	CHECK_FOR_INTERRUPTS();
+	HOLD_INTERRUPTS();
 	conn->commit_sent = true;
 	reason = run_bounded(conn, "COMMIT");
+	conn->committed = reason == NULL;
+	RESUME_INTERRUPTS();
 	if (reason != NULL)
 		ereport(ERROR,
 				errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN),
 				errmsg("the source did not confirm the commit: %s", reason),
 				errhint("If the connection was lost, the source may be fenced: CALL rehome.recover() undoes it."));
-	conn->committed = true;
 	rehome_debug_point("after-remote-commit");
 }
 
