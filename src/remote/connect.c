@@ -458,5 +458,9 @@ rehome_conn_close(RehomeConn *conn)
 	}
 	if (conn->prepared != NULL)
 		pfree(conn->prepared);
+	if (conn->undo != NULL)
+		pfree(conn->undo);
+	if (conn->tail != NULL)
+		pfree(conn->tail);
 	pfree(conn);
 }

@@ -185,6 +185,16 @@ rehome_conn_fill_error(RehomeConn *conn, PGresult *result, RehomeRemoteError *er
 }
 
 /*
+ * rehome_conn_rolled_back tells whether the answer to a COMMIT is that there was
+ * nothing left to be committed.
+ */
+bool
+rehome_conn_rolled_back(PGresult *result)
+{
+	return PQresultStatus(result) == PGRES_COMMAND_OK && strcmp(PQcmdStatus(result), "ROLLBACK") == 0;
+}
+
+/*
  * rehome_conn_raise raises what the source said as a local error, with the
  * source's SQLSTATE.
  */
@@ -472,11 +482,27 @@ rehome_conn_begin_read(RehomeConn *conn)
 									 rehome_lock_timeout));
 }
 
+/*
+ * rehome_conn_commit commits the transaction, or raises: a source answers the
+ * COMMIT of one that has failed with ROLLBACK, which is no error to it.
+ */
 void
 rehome_conn_commit(RehomeConn *conn)
 {
-	rehome_conn_exec(conn, "COMMIT");
+	RehomeRemoteError error;
+	PGresult   *result;
+	bool		undone;
+
+	rehome_conn_hand_over(conn, PQsendQuery(conn->pg, "COMMIT"), "COMMIT");
+	result = rehome_conn_result(conn, 0);
+	undone = rehome_conn_rolled_back(result);
+	if (rehome_conn_take_rows(conn, result, &error) == NULL)
+		rehome_conn_raise(conn, &error, "COMMIT");
 	conn->xact_level = 0;
+	if (undone)
+		ereport(ERROR,
+				errcode(ERRCODE_IN_FAILED_SQL_TRANSACTION),
+				errmsg("the source rolled back instead of committing"));
 }
 
 void

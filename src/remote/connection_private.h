@@ -52,6 +52,7 @@ extern void rehome_conn_forget(RehomeConn *conn);
 extern void rehome_conn_cancel(RehomeConn *conn);
 extern void rehome_conn_limit_subxact(int level, bool aborted);
 extern PGresult *rehome_conn_result(RehomeConn *conn, TimestampTz deadline);
+extern bool rehome_conn_rolled_back(PGresult *result);
 extern bool rehome_conn_wait(RehomeConn *conn, uint32 wanted, TimestampTz deadline);
 extern bool rehome_conn_flush(RehomeConn *conn, TimestampTz deadline);
 extern void rehome_conn_hand_over(RehomeConn *conn, int sent, const char *sql);

@@ -110,7 +110,7 @@ run_bounded(RehomeConn *conn, const char *sql)
 		reason = pstrdup("the source did not answer");
 	else if (status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK)
 		reason = pchomp(PQresultErrorMessage(result));
-	else if (strcmp(PQcmdStatus(result), "ROLLBACK") == 0)
+	else if (rehome_conn_rolled_back(result))
 		reason = pstrdup("the source rolled back instead of committing");
 	PQclear(result);
 	return reason;
