@@ -325,6 +325,28 @@ SELECT * FROM pg_temp.slice;
 SELECT rehome.drop_migration('m');
 
 --
+-- tables that have no room for a column of ours, or have one of its name
+--
+CREATE TABLE old.taken (id int PRIMARY KEY, rehome_op text);
+CREATE TABLE new.taken (LIKE old.taken INCLUDING ALL);
+CREATE TABLE new.wide (id int PRIMARY KEY);
+DO $$ BEGIN
+    EXECUTE (SELECT format('CREATE TABLE old.wide (id int PRIMARY KEY, %s)', string_agg('c' || i || ' int', ', ')) FROM generate_series(2, 1600) i);
+END $$;
+CREATE SCHEMA far;
+IMPORT FOREIGN SCHEMA old LIMIT TO (taken, wide) FROM SERVER loopback INTO far;
+SELECT rehome.create_migration('m', 'loopback', 'no room');
+SELECT rehome.add_table('m', 'far.taken', 'new.taken'), rehome.add_table('m', 'far.wide', 'new.wide');
+SELECT "check", severity, object, detail, hint FROM rehome.preflight('m') WHERE severity = 'error';
+CALL rehome.copy('m');
+CALL rehome.cutover('m');
+:code
+CALL rehome.cancel('m');
+SELECT rehome.drop_migration('m');
+DROP SCHEMA far CASCADE;
+DROP TABLE old.taken, old.wide, new.taken, new.wide;
+
+--
 -- cut over one way: what a way back would need is waived, and so is the way
 --
 ALTER TABLE old.u ADD COLUMN lost text NOT NULL DEFAULT 'x';

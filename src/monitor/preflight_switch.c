@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "apply/inverse.h"
 #include "cutover/cutover.h"
 #include "derive/derive.h"
@@ -124,6 +125,25 @@ rehome_check_round_trip(List *findings, RehomeSlice *slice, RehomeTableMap *map)
 }
 
 /*
+ * check_stage looks whether the source can have a table of the same columns and
+ * one more, rehome_op, in which rows are staged on their way back.
+ */
+static List *
+check_stage(List *findings, const char *name, RehomeRows *columns)
+{
+	if (columns->n >= MaxHeapAttributeNumber)
+		findings = rehome_finding(findings, "reverse", "error", name,
+								  psprintf("has %d columns: there is no room for one more where its rows would be staged on their way back", columns->n),
+								  "Drop a column that is not needed, or cut over with one_way => true.");
+	for (int r = 0; r < columns->n; r++)
+		if (strcmp(columns->value[r][COLUMN_NAME], "rehome_op") == 0)
+			findings = rehome_finding(findings, "reverse", "error", psprintf("%s.rehome_op", name),
+									  "has the name of a column of ours where rows would be staged on their way back",
+									  "Rename the column, or cut over with one_way => true.");
+	return findings;
+}
+
+/*
  * check_reverse names the columns whose changes after cutover could not be
  * carried back.
  */
@@ -133,7 +153,7 @@ check_reverse(List *findings, RehomeSlice *slice, RehomeTableMap *map, RehomeRow
 	RehomeInverse *inverse = rehome_inverse_compile(map, slice->migration->owner);
 	char	   *name = rehome_remote_relation(inverse->table);
 
-	findings = list_concat(findings, rehome_reverse_losses(map));
+	findings = check_stage(list_concat(findings, rehome_reverse_losses(map)), name, columns);
 	for (int r = 0; r < columns->n; r++)
 	{
 		RehomeInverseColumn *column = NULL;
