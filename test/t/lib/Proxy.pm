@@ -12,6 +12,8 @@
 #   slow MS    each piece comes so much later
 #   stall      nothing gets through; connections stay, new ones are not answered
 #   mute       what is sent arrives, and nothing comes back
+#   choke N    as pass, until so many bytes of a connection have gone towards the port:
+#              no more of it get there; choked() tells of how many that is so
 #   cut        all connections are reset, on both sides, and new ones too
 #   orphan     as cut, but the far side is not told: its connections stay, silent
 #   trap HOW   as pass, until a session that has sent a call of set_fence(), by which
@@ -75,18 +77,21 @@ sub sprung { return $_[0]{process}->ask('sprung', 60) }
 # How many COMMITs are still to arrive.
 sub late { return $_[0]{process}->ask('late', 60) }
 
+# How many connections are choked.
+sub choked { return $_[0]{process}->ask('choked', 60) }
+
 sub finish { return $_[0]{process}->finish }
 
-# In the process. The state of the network: mode, delay, trap and sprung; links;
+# In the process. The state of the network: mode, delay, most, trap and sprung; links;
 # orphans, far ends without a near one; late, what arrives after its sender has
 # gone: {due, far, data}. A link is a connection to us and the one we made for it,
-# near and far, and a flow each way: {from, to, up, pieces, kept}, of which pieces
-# are [when it is due, data].
+# near and far, and a flow each way: {from, to, up, pieces, kept, carried}, of which
+# pieces are [when it is due, data].
 sub _run
 {
 	my ($listener, $to, $channel) = @_;
 	local $SIG{PIPE} = 'IGNORE';
-	my %net = (mode => 'pass', delay => 0, trap => '', sprung => 0, links => [], orphans => [], late => []);
+	my %net = (mode => 'pass', delay => 0, most => 0, trap => '', sprung => 0, links => [], orphans => [], late => []);
 
 	while (1)
 	{
@@ -127,8 +132,10 @@ sub _obey
 	my ($net, $line) = @_;
 	return $net->{sprung} if $line eq 'sprung';
 	return scalar @{ $net->{late} } if $line eq 'late';
-	return "no mode \"$line\"" unless $line =~ /^(?:(pass|stall|mute|cut|orphan)|(slow) (\d+)|(trap) (lost|unheard|late)(?: (\d+))?)$/;
-	@{$net}{qw(mode delay trap)} = ($1 // $2 // $4, ($3 // $6 // 0) / 1000, $5 // '');
+	return scalar grep { !_passes($net, $_) } map { @{ $_->{flows} } } @{ $net->{links} } if $line eq 'choked';
+	return "no mode \"$line\"" unless $line =~ /^(?:(pass|stall|mute|cut|orphan)|(slow) (\d+)|(choke) (\d+)|(trap) (lost|unheard|late)(?: (\d+))?)$/;
+	@{$net}{qw(mode delay most trap)} = ($1 // $2 // $4 // $6, ($3 // $8 // 0) / 1000, $5 // 0, $7 // '');
+	$_->{carried} = 0 for map { @{ $_->{flows} } } @{ $net->{links} };
 	_reset(splice @{ $net->{orphans} });
 	return 'done' if $net->{mode} ne 'cut' && $net->{mode} ne 'orphan';
 	for my $link (splice @{ $net->{links} })
@@ -149,6 +156,7 @@ sub _obey
 sub _passes
 {
 	my ($net, $flow) = @_;
+	return !$flow->{up} || $flow->{carried} < $net->{most} if $net->{mode} eq 'choke';
 	return $net->{mode} =~ /^(?:pass|slow|trap)$/ || ($net->{mode} eq 'mute' && $flow->{up});
 }
 
@@ -234,7 +242,7 @@ sub _accept
 		$socket->blocking(0);
 		setsockopt $socket, IPPROTO_TCP, TCP_NODELAY, 1;
 	}
-	my @flows = map { { from => $_->[0], to => $_->[1], up => $_->[2], pieces => [], kept => 0 } }
+	my @flows = map { { from => $_->[0], to => $_->[1], up => $_->[2], pieces => [], kept => 0, carried => 0 } }
 	  [ $near, $far, 1 ], [ $far, $near, 0 ];
 	push @{ $net->{links} }, { near => $near, far => $far, flows => \@flows };
 	return;
@@ -269,6 +277,7 @@ sub _write
 	if (defined $sent)
 	{
 		$flow->{kept} -= $sent;
+		$flow->{carried} += $sent;
 		substr $piece->[1], 0, $sent, '';
 		shift @{ $flow->{pieces} } if $piece->[1] eq '';
 	}
