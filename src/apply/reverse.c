@@ -10,8 +10,9 @@
  * with set-based SQL.
  *
  * The fence at the source lets this transaction pass, and capture ignores
- * it: both know it by the role and a row of rehome_source.applying that only
- * that role can write, and that is gone when the transaction ends.
+ * it: both know it by the login (another one than before makes itself known to
+ * them first) and a row of rehome_source.applying that only that role can write,
+ * and that is gone when the transaction ends.
  *
  * Where the role may set session_replication_role, no trigger and no foreign
  * key of the source fires.  Where it may not, they do, and order matters:
@@ -401,7 +402,8 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		foreach(lc, returns)
 			rehome_merge_compose(conn, lfirst(lc));
 		rehome_conn_exec(conn, psprintf("SET LOCAL rehome_source.applying = 'on';"
-										"INSERT INTO rehome_source.applying VALUES (txid_current(), %s, %d)",
+										"SELECT rehome_source.adopt(%1$s, %2$d);"
+										"INSERT INTO rehome_source.applying VALUES (txid_current(), %1$s, %2$d)",
 										quote_literal_cstr(slice->migration->token), slice->id));
 		if (rehome_inverse_may_bypass(conn))
 			rehome_conn_exec(conn, "SET LOCAL session_replication_role = replica");

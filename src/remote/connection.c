@@ -208,6 +208,9 @@ rehome_conn_raise(RehomeConn *conn, const RehomeRemoteError *error, const char *
 	if (hint == NULL && strstr(error->message, "rehome_source") != NULL &&
 		(strcmp(s, "3F000") == 0 || strcmp(s, "42P01") == 0 || strcmp(s, "42883") == 0))
 		hint = "What pg_rehome made at the source was removed: CALL rehome.cancel() and begin again.";
+	/* insufficient privilege */
+	if (hint == NULL && strcmp(s, "42501") == 0 && strstr(error->message, "rehome_source") != NULL)
+		hint = "What pg_rehome made at the source belongs to the role that made it: GRANT that role to the one of the user mapping, or connect as that role again.";
 	/* lock not available */
 	if (hint == NULL && strcmp(s, "55P03") == 0)
 		hint = psprintf("Someone at the source holds a lock for longer than rehome.lock_timeout (now %d ms). Try again when that has ended.",

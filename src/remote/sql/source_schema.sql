@@ -26,7 +26,8 @@ REVOKE ALL ON SCHEMA rehome_source FROM PUBLIC;
 COMMENT ON SCHEMA rehome_source IS 'change capture and fences of pg_rehome; removed by rehome.cancel()';
 
 -- Who has authority over a slice, as the source knows it; which database took
--- it, in which of its transactions.
+-- it, in which of its transactions; and, while the fence is closed, which login
+-- it knows for ours, and what it says the new home is.
 CREATE TABLE IF NOT EXISTS rehome_source.slice (
     token               text NOT NULL,
     slice               int NOT NULL,
@@ -35,6 +36,8 @@ CREATE TABLE IF NOT EXISTS rehome_source.slice (
     holder_xid          bigint,
     pruned              text,
     reverse_position    text,
+    role                oid,
+    home                text,
     PRIMARY KEY (token, slice)
 );
 
@@ -48,8 +51,8 @@ CREATE TABLE IF NOT EXISTS rehome_source.applying (
 
 -- What the capture functions are made of: a table by OID and the columns of
 -- its key by number, which a rename does not change; what they were called
--- and their types when the function was written.  broken: why it notes
--- nothing any more.
+-- and their types when the function was written.  role: the login that it knows
+-- for ours.  broken: why it notes nothing any more.
 CREATE TABLE IF NOT EXISTS rehome_source.captured (
     token       text NOT NULL,
     map         int NOT NULL,
@@ -59,7 +62,7 @@ CREATE TABLE IF NOT EXISTS rehome_source.captured (
     names       name[] NOT NULL,
     types       text[] NOT NULL,
     per_row     boolean NOT NULL,
-    role        name NOT NULL,
+    role        oid NOT NULL,
     broken      text,
     PRIMARY KEY (token, map)
 );
@@ -427,7 +430,8 @@ $enable_always$;
 -- Opens or closes the fence.  The state is the body of the function, not a
 -- row: a transaction with an old snapshot would read an old row.  What it
 -- refuses it counts with a sequence of the table, which the abort that follows
--- does not take back, and tells the log who it was.
+-- does not take back, and tells the log who it was.  It lets pass who closed it,
+-- known by the role's OID, which stays when the role is renamed.
 CREATE OR REPLACE FUNCTION rehome_source.set_fence(token text, slice int, closed boolean, home text)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $set_fence$
 DECLARE
@@ -439,7 +443,7 @@ BEGIN
     IF closed THEN
         rights := 'SECURITY DEFINER SET search_path = pg_catalog, pg_temp';
         refuse := format($refuse$
-    IF session_user <> %1$L OR NOT EXISTS (SELECT FROM rehome_source.applying a
+    IF quote_ident(session_user)::regrole::oid <> %1$L OR NOT EXISTS (SELECT FROM rehome_source.applying a
         WHERE a.xid = txid_current() AND a.token = %2$L AND a.slice = %3$s) THEN
         PERFORM nextval(to_regclass(format('rehome_source.%%I', 'refused' || substr(replace(TG_NAME, '_truncate', ''), 13))));
         RAISE LOG 'pg_rehome refuses a write to table "%%.%%": role "%%", application "%%", client %%', TG_TABLE_SCHEMA, TG_TABLE_NAME,
@@ -447,7 +451,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'read_only_sql_transaction',
             MESSAGE = format('table "%%s.%%s" has moved and cannot be written here', TG_TABLE_SCHEMA, TG_TABLE_NAME),
             HINT = %4$L;
-    END IF;$refuse$, session_user, token, slice, 'Write to its new home: ' || home);
+    END IF;$refuse$, quote_ident(session_user)::regrole::oid, token, slice, 'Write to its new home: ' || home);
     END IF;
     -- As a literal: the home may say anything, $body$ included.  An open fence,
     -- which every write passes, reads nothing and has no name that a path
@@ -470,11 +474,26 @@ $fence$, refuse));
             PERFORM rehome_source.enable_always(tg.relation, ARRAY[tg.tgname::text]);
         END LOOP;
     END IF;
-    INSERT INTO rehome_source.slice AS s (token, slice, authority)
-    VALUES (set_fence.token, set_fence.slice, CASE WHEN closed THEN 'target' ELSE 'source' END)
-    ON CONFLICT ON CONSTRAINT slice_pkey DO UPDATE SET authority = excluded.authority;
+    INSERT INTO rehome_source.slice AS s (token, slice, authority, role, home)
+    VALUES (set_fence.token, set_fence.slice, CASE WHEN closed THEN 'target' ELSE 'source' END,
+            CASE WHEN closed THEN quote_ident(session_user)::regrole END, CASE WHEN closed THEN set_fence.home END)
+    ON CONFLICT ON CONSTRAINT slice_pkey
+    DO UPDATE SET authority = excluded.authority, role = excluded.role, home = excluded.home;
 END
 $set_fence$;
+
+-- Gives what was made to whom the schema belongs, when that is not us but a role
+-- that we are a member of: with another login, it must not be out of its reach.
+CREATE OR REPLACE FUNCTION rehome_source.hand_over(kind text, object text)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $hand_over$
+DECLARE
+    owner   name := (SELECT pg_get_userbyid(n.nspowner) FROM pg_namespace n WHERE n.nspname = 'rehome_source');
+BEGIN
+    IF owner <> current_user THEN
+        EXECUTE format('ALTER %s %s OWNER TO %I', kind, object, owner);
+    END IF;
+END
+$hand_over$;
 
 -- Writes the capture function of a table map as rehome_source.captured says.
 -- A broken one lets writes happen and notes nothing.  A row whose key is null
@@ -539,7 +558,7 @@ BEGIN
                    ' SET search_path = pg_catalog, pg_temp AS %L', fn, format($function$
 BEGIN
     IF current_setting('rehome_source.applying', true) = 'on' THEN
-        IF session_user = %L AND EXISTS (SELECT FROM rehome_source.applying a
+        IF quote_ident(session_user)::regrole::oid = %L AND EXISTS (SELECT FROM rehome_source.applying a
             WHERE a.xid = txid_current() AND a.token = %L AND a.slice = %s) THEN
             RETURN NULL;
         END IF;
@@ -548,8 +567,33 @@ BEGIN
 END
 $function$, c.role, token, c.slice, body));
     EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', fn);
+    PERFORM rehome_source.hand_over('FUNCTION', fn || '()');
 END
 $write_capture$;
+
+-- Lets the login of this session pass fence and capture in the place of the one
+-- they know, where it is another since: a user mapping leads to a second login,
+-- say, that is a member of the role to which all this belongs.  Called before
+-- rows are brought back.  It has no rights but the caller's, who must be able to
+-- write these functions anew; so it opens nothing to anybody.
+CREATE OR REPLACE FUNCTION rehome_source.adopt(token text, slice int)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $adopt$
+DECLARE
+    me      oid := quote_ident(session_user)::regrole;
+    home    text;
+    map     int;
+BEGIN
+    SELECT s.home INTO home FROM rehome_source.slice s
+     WHERE s.token = adopt.token AND s.slice = adopt.slice AND s.authority = 'target' AND s.role <> me;
+    IF FOUND THEN
+        PERFORM rehome_source.set_fence(token, slice, true, home);
+    END IF;
+    FOR map IN UPDATE rehome_source.captured AS r SET role = me
+                WHERE r.token = adopt.token AND r.slice = adopt.slice AND r.role <> me RETURNING r.map LOOP
+        PERFORM rehome_source.write_capture(token, map);
+    END LOOP;
+END
+$adopt$;
 
 -- Writes anew the capture functions of tables whose key columns have other
 -- names now.  A function goes by name, since that is the only way to a column
@@ -717,10 +761,12 @@ BEGIN
     EXECUTE format('CREATE INDEX ON %s (xid)', change);
     EXECUTE format('CREATE INDEX ON %s (xid) WHERE op IN (''d'', ''t'')', change);
     EXECUTE format('CREATE SEQUENCE rehome_source.%I', format('refused_%s_%s', token, map));
+    PERFORM rehome_source.hand_over('TABLE', change);
+    PERFORM rehome_source.hand_over('SEQUENCE', format('rehome_source.%I', format('refused_%s_%s', token, map)));
 
     INSERT INTO rehome_source.captured (token, map, slice, relation, key, names, types, per_row, role)
     SELECT create_capture.token, create_capture.map, create_capture.slice, create_capture.relation, k.attnums, n.names, n.types,
-           per_row, session_user
+           per_row, quote_ident(session_user)::regrole
       FROM (SELECT array_agg(a.attnum ORDER BY u.ord) AS attnums
               FROM unnest(create_capture.key) WITH ORDINALITY AS u(name, ord)
               JOIN pg_attribute a ON a.attrelid = create_capture.relation AND a.attname = u.name) AS k,
@@ -784,6 +830,7 @@ BEGIN
     END IF;
     IF to_regclass(stage) IS NULL THEN
         EXECUTE format('CREATE UNLOGGED TABLE %s AS SELECT NULL::"char" AS rehome_op, r.* FROM %s r WITH NO DATA', stage, relation);
+        PERFORM rehome_source.hand_over('TABLE', stage);
     END IF;
 END
 $create_stage$;
