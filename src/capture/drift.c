@@ -18,7 +18,7 @@
  * source: there, and after a TRUNCATE of the target, the table is read as a
  * whole.
  *
- * The rows are turned into jsonb as the migration's owner, since that may run
+ * The rows are turned into JSON as the migration's owner, since that may run
  * functions of the types; the record is written as the extension's owner.
  *
  *-------------------------------------------------------------------------
@@ -35,6 +35,7 @@
 #include "miscadmin.h"
 #include "remote/query.h"
 #include "util/name.h"
+#include "util/row_json.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -44,28 +45,21 @@
 #define RELOG_KEYS 10000
 
 /*
- * row_json returns the text of a row as jsonb; NULL for no row.  The result
- * lives in the current memory context.
+ * row_json returns a row as JSON; NULL for no row.
  */
 static char *
 row_json(Relation rel, HeapTuple tuple)
 {
-	MemoryContext context = CurrentMemoryContext;
-	Oid			type = rel->rd_rel->reltype;
-	Datum		row;
-	char	   *json;
-	int			rc;
+	TupleDesc	desc = RelationGetDescr(rel);
+	Datum	   *values;
+	bool	   *nulls;
 
 	if (tuple == NULL)
 		return NULL;
-	row = heap_copy_tuple_as_datum(tuple, RelationGetDescr(rel));
-	rc = SPI_execute_with_args("SELECT to_jsonb($1)", 1, &type, &row, NULL, true, 1);
-	if (rc != SPI_OK_SELECT || SPI_processed != 1)
-		elog(ERROR, "could not turn a row into jsonb: %s", SPI_result_code_string(rc));
-	MemoryContextSwitchTo(context);
-	json = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-	SPI_freetuptable(SPI_tuptable);
-	return json;
+	values = palloc(sizeof(Datum) * desc->natts);
+	nulls = palloc(sizeof(bool) * desc->natts);
+	heap_deform_tuple(tuple, desc, values, nulls);
+	return rehome_row_json(desc, values, nulls);
 }
 
 /*

@@ -40,6 +40,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "util/attempt.h"
+#include "util/row_json.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -298,29 +299,6 @@ target_key(RehomeSieve *sieve, Datum *values, bool *nulls)
 }
 
 /*
- * row_json returns a row as JSON that jsonb takes: a json value with a
- * character it has no place for becomes a text.
- */
-static char *
-row_json(TupleDesc desc, Datum *values, bool *nulls)
-{
-	HeapTuple	tuple;
-	TupleDesc	shape = desc;
-
-	for (int i = 0; i < desc->natts; i++)
-		if (TupleDescAttr(desc, i)->atttypid == JSONOID && !nulls[i] &&
-			strstr(TextDatumGetCString(values[i]), "\\u0000") != NULL)
-		{
-			if (shape == desc)
-				shape = CreateTupleDescCopy(desc);
-			TupleDescAttr(shape, i)->atttypid = TEXTOID;
-		}
-	desc = BlessTupleDesc(shape);
-	tuple = heap_form_tuple(desc, values, nulls);
-	return text_to_cstring(DatumGetTextPP(DirectFunctionCall1(row_to_json, heap_copy_tuple_as_datum(tuple, desc))));
-}
-
-/*
  * remove_old takes the target's version of a refused row away.
  */
 static void
@@ -370,10 +348,10 @@ refuse(Batch *batch, int row)
 	source_key = key_json(sieve, texts);
 	key_hash(texts, hashed);
 	if (target_key(sieve, values, nulls))
-		key = row_json(sieve->mapping->key_desc, sieve->key->result->tts_values, sieve->key->result->tts_isnull);
+		key = rehome_row_json(sieve->mapping->key_desc, sieve->key->result->tts_values, sieve->key->result->tts_isnull);
 	appendStringInfoString(buf, buf->len > 1 ? ", {" : "{");
 	append_member(buf, "key", key, true);
-	append_member(buf, "source_row", row_json(sieve->mapping->source_desc, values, nulls), true);
+	append_member(buf, "source_row", rehome_row_json(sieve->mapping->source_desc, values, nulls), true);
 	append_member(buf, "rule", error->column_name ? error->column_name : error->constraint_name, false);
 	append_member(buf, "sqlstate", unpack_sql_state(error->sqlerrcode), false);
 	append_member(buf, "message", sieve->redacted ? REHOME_REDACTED_MESSAGE : error->message, false);

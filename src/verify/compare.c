@@ -30,6 +30,7 @@
 #include "miscadmin.h"
 #include "remote/query.h"
 #include "util/name.h"
+#include "util/row_json.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -217,17 +218,49 @@ differing_buckets(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 	return ndiffering > 0 ? buckets : NULL;
 }
 
-/*
- * record stores one difference; tuple is a row of difference_query.
- */
-static void
-record(RehomeDiscrepancies *run, HeapTuple tuple, TupleDesc desc)
+/* One difference, as text. */
+typedef struct Difference
 {
-	char	   *v[5];
+	char	   *kind;
+	char	   *key;
+	char	   *source_row;
+	char	   *target_row;
+	char	   *columns;
+} Difference;
 
-	for (int i = 0; i < lengthof(v); i++)
-		v[i] = SPI_getvalue(tuple, desc, i + 1);
-	rehome_discrepancy_seen(run, v[0], v[1], v[4], v[2], v[3]);
+/*
+ * row_json returns a column of difference_query that is a row as JSON; NULL
+ * for no row.
+ */
+static char *
+row_json(HeapTuple tuple, TupleDesc desc, int column)
+{
+	bool		isnull;
+	Datum		row = SPI_getbinval(tuple, desc, column, &isnull);
+
+	return isnull ? NULL : rehome_record_json(row);
+}
+
+/*
+ * read_differences reads rows of difference_query, as the migration's owner:
+ * that may run functions of their types.
+ */
+static Difference *
+read_differences(SPITupleTable *table)
+{
+	Difference *differences = palloc(sizeof(Difference) * table->numvals);
+
+	for (uint64 i = 0; i < table->numvals; i++)
+	{
+		HeapTuple	tuple = table->vals[i];
+
+		differences[i].kind = SPI_getvalue(tuple, table->tupdesc, 1);
+		differences[i].key = SPI_getvalue(tuple, table->tupdesc, 2);
+		differences[i].source_row = row_json(tuple, table->tupdesc, 3);
+		differences[i].target_row = row_json(tuple, table->tupdesc, 4);
+		differences[i].columns = SPI_getvalue(tuple, table->tupdesc, 5);
+	}
+	return differences;
 }
 
 /*
@@ -268,15 +301,15 @@ difference_query(RehomeMapping *mapping, List *columns, Part *part, RehomeBucket
 	appendStringInfo(&sql, "SELECT CASE WHEN " THERE_T "." THERE " IS NULL THEN 'missing'"
 					 " WHEN " THERE_N "." THERE " IS NULL THEN 'extra' ELSE 'differing' END,"
 					 " jsonb_build_object(%s),"
-					 " CASE WHEN " THERE_N "." THERE " THEN to_jsonb(" THERE_N ") - 'rehome there' END,"
-					 " CASE WHEN " THERE_T "." THERE " THEN to_jsonb(" THERE_T ") - 'rehome there' END,"
+					 " CASE WHEN " THERE_N "." THERE " THEN (SELECT \"rehome row\" FROM (SELECT %s) AS \"rehome row\") END,"
+					 " CASE WHEN " THERE_T "." THERE " THEN (SELECT \"rehome row\" FROM (SELECT %s) AS \"rehome row\") END,"
 					 " CASE WHEN " THERE_T "." THERE " AND " THERE_N "." THERE " THEN (SELECT array_agg(c ORDER BY c COLLATE \"C\")"
 					 "  FROM unnest(ARRAY[%s]::text[]) AS c WHERE c IS NOT NULL) END"
 					 " FROM (SELECT true AS " THERE ", %s FROM rehome_rows AS " THERE_N ") AS " THERE_N
 					 " FULL JOIN (SELECT true AS " THERE ", %s FROM %s AS " THERE_T "%s) AS " THERE_T " ON %s"
 					 " WHERE " THERE_T "." THERE " IS NULL OR " THERE_N "." THERE " IS NULL"
 					 " OR (ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record AND ROW(%s)::text <> ROW(%s)::text)",
-					 key.data, differing.data, all_n, all_t, rehome_live_rows(mapping),
+					 key.data, all_n, all_t, differing.data, all_n, all_t, rehome_live_rows(mapping),
 					 where(condition(part, mapping, THERE_T ".", false, buckets)),
 					 rehome_key_condition(mapping, THERE_T, THERE_N),
 					 all_t, all_n, all_t, all_n);
@@ -343,24 +376,25 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 	{
 		/* the query is the owner's, the record is ours */
 		MemoryContext old = MemoryContextSwitchTo(batch);
+		Difference *differences = read_differences(table);
 
 		rehome_become_self(&as);
 		for (uint64 i = 0; i < table->numvals; i++)
 		{
-			char	   *kind = SPI_getvalue(table->vals[i], table->tupdesc, 1);
+			Difference *d = &differences[i];
 
-			if (mapping->map->on_delete == 'i' && strcmp(kind, "extra") == 0)
+			if (mapping->map->on_delete == 'i' && strcmp(d->kind, "extra") == 0)
 			{
 				verdict->kept++;
 				continue;
 			}
-			if (strcmp(kind, "missing") == 0)
+			if (strcmp(d->kind, "missing") == 0)
 				verdict->missing++;
-			else if (strcmp(kind, "extra") == 0)
+			else if (strcmp(d->kind, "extra") == 0)
 				verdict->extra++;
 			else
 				verdict->differing++;
-			record(run, table->vals[i], table->tupdesc);
+			rehome_discrepancy_seen(run, d->kind, d->key, d->columns, d->source_row, d->target_row);
 		}
 		SPI_freetuptable(table);
 		MemoryContextSwitchTo(old);

@@ -424,4 +424,44 @@ is($pair->sql_target(q{SELECT state || ' ' || authority FROM rehome.status WHERE
 is($pair->sql_source(q{INSERT INTO old.again VALUES (5, '5') RETURNING id}), '5', 'and the source goes on');
 $pair->sql_target(q{CALL rehome.cancel('again')});
 
+# ---------------------------------------------------------------------------
+# What json takes and jsonb does not: the rows are kept all the same, with such a
+# value as a text.
+
+my $odd_types = q{CREATE DOMAIN odd_json AS json; CREATE TYPE odd_pair AS (a integer, j json)};
+my $odd_columns = q{id integer PRIMARY KEY, doc json, docs json[], pair odd_pair, dom odd_json, fine json};
+$pair->sql_source($odd_types);
+$pair->sql_source(qq{CREATE TABLE old.odd ($odd_columns, n integer)});
+my @odd = ('"\u0000"', '"\ud83d"', '"\ude00"', '1e400000');
+$pair->sql_source(sprintf q{INSERT INTO old.odd SELECT %d, j, ARRAY[j], ROW(1, j)::odd_pair, j, '{"f": 1}', -1 FROM (SELECT '{"t": %s}'::json) AS j(j)}, $_ + 1, $odd[$_]) for 0 .. $#odd;
+$pair->sql_source(q{INSERT INTO old.odd VALUES (8, '{"t": 1}', NULL, NULL, '[]', '{"f": 1}', 8), (9, '{"t": "\ud83d\ude00"}', NULL, NULL, NULL, '{"f": 1}', -1)});
+$pair->sql_target($odd_types);
+$pair->sql_target(qq{CREATE TABLE new.odd ($odd_columns, n integer CHECK (n > 0))});
+$pair->import_foreign_schema('old', 'odd', 'odd');
+$pair->sql_target(q{
+	SELECT rehome.create_migration('odd', 'src', 'what only json takes');
+	SELECT rehome.add_table('odd', 'odd.odd', 'new.odd');
+	SELECT rehome.set_table_rule('odd', 'new.odd', on_error => 'quarantine')});
+is((sqlstate_of($target, q{CALL rehome.copy('odd')}))[0], '00000', 'a copy whose refused rows jsonb has no place for');
+my $odd_kept = q{SELECT string_agg(concat_ws(' ', %s->>'id', jsonb_typeof(%1$s->'doc'), jsonb_typeof(%1$s->'docs'), jsonb_typeof(%1$s->'pair'), jsonb_typeof(%1$s->'dom'), jsonb_typeof(%1$s->'fine')), ', ' ORDER BY %1$s->>'id')
+	FROM %2$s};
+is($pair->sql_target(sprintf $odd_kept, 'source_row', 'rehome.quarantine'),
+	join(', ', (map { "$_ string string string string object" } 1 .. 4), '9 object null null null object'), 'they are in quarantine, with texts for what it refuses');
+is($pair->sql_target(q{SELECT concat_ws(' ', source_row->>'doc', source_row->>'docs', source_row->>'pair') FROM rehome.quarantine WHERE source_key->>'id' = '2'}),
+	'{"t": "\ud83d"} {"{\"t\": \"\\\\ud83d\"}"} (1,"{""t"": ""\\\\ud83d""}")', 'as PostgreSQL spells them');
+$pair->sql_source(q{UPDATE old.odd SET n = 1 WHERE id <= 2; UPDATE old.odd SET n = -2 WHERE id = 3});
+is((sqlstate_of($target, q{CALL rehome.sync('odd')}))[0], '00000', 'a batch of such rows');
+is($pair->sql_target(q{SELECT string_agg(source_key->>'id' || ' ' || (source_row->>'n'), ', ' ORDER BY source_key) FROM rehome.quarantine}), '3 -2, 4 -1, 9 -1', 'brings what is good, and keeps what is not');
+
+$pair->sql_target(q{SELECT rehome.set_drift_policy('odd', 'record');
+	UPDATE new.odd SET doc = '"\ude00"' WHERE id = 1;
+	DELETE FROM new.odd WHERE id = 2;
+	UPDATE new.odd SET doc = '2' WHERE id = 8});
+is($pair->sql_target(q{SELECT string_agg(concat_ws(' ', key->>'id', old_row->>'doc', new_row->>'doc'), ', ' ORDER BY key) FROM rehome.drift WHERE migration = 'odd' AND kind <> 'refused'}),
+	'1 {"t": "\u0000"} "\ude00", 2 {"t": "\ud83d"}, 8 {"t": 1} 2', 'writes to such rows at the target are on record');
+is((sqlstate_of($target, q{SELECT * FROM rehome.verify('odd', mode => 'rows')}))[0], '00000', 'verification of such rows');
+is($pair->sql_target(q{SELECT string_agg(concat_ws(' ', key->>'id', kind, source_row->>'doc', target_row->>'doc'), ', ' ORDER BY key) FROM rehome.discrepancy WHERE migration = 'odd' AND resolved_at IS NULL}),
+	'1 differing {"t": "\u0000"} "\ude00", 2 missing {"t": "\ud83d"}, 8 differing {"t": 1} 2', 'and what differs');
+$pair->sql_target(q{CALL rehome.cancel('odd')});
+
 done_testing();
