@@ -240,7 +240,7 @@ rehome_inverse_key_condition(RehomeInverse *inverse, const char *a, const char *
 		const char *name = quote_identifier(rehome_remote_column(inverse->table, lfirst(lc)));
 
 		appendStringInfo(&buf, "%s%s.%s %s %s.%s", buf.len ? " AND " : "", a, name,
-						 (char *) list_nth(map->source_equal, foreach_current_index(lc)), b, name);
+						 rehome_source_equal(map, foreach_current_index(lc)), b, name);
 	}
 	return buf.data;
 }

@@ -358,9 +358,15 @@ move_quarantined(RehomeTurn *turn, const char *condition, const char *rule)
 
 			appendStringInfoString(&sql, i > from ? " OR (" : "(");
 			foreach(lc, rehome_name_list(rows->value[i][1]))
-				appendStringInfo(&sql, "%ssource.%s %s", foreach_current_index(lc) > 0 ? " AND " : "",
-								 quote_identifier(list_nth(map->source_key, foreach_current_index(lc))),
-								 lfirst(lc) ? psprintf("= %s", quote_literal_cstr(lfirst(lc))) : "IS NULL");
+			{
+				int			k = foreach_current_index(lc);
+
+				/* the literal takes the type on the operator's other side */
+				appendStringInfo(&sql, "%ssource.%s %s", k > 0 ? " AND " : "",
+								 quote_identifier(list_nth(map->source_key, k)),
+								 lfirst(lc) == NULL ? "IS NULL" :
+								 psprintf("%s %s", rehome_source_equal(map, k), quote_literal_cstr(lfirst(lc))));
+			}
 			appendStringInfoChar(&sql, ')');
 		}
 		appendStringInfoChar(&sql, ')');
@@ -545,10 +551,7 @@ rehome_turn_take(RehomeTurn *turn, RehomeTurn *next, bool locked, bool *checked,
 					   slice->migration->name, slice->name, map->target, began);
 		if (map->quarantine && (!turn->everything || turn->present != NULL))
 			(void) move_quarantined(turn, CURABLE, NULL);
-		rehome_sieve_end(turn->sieve);
 	}
-	if (turn->present != NULL)
-		tuplestore_end(turn->present);
 	batch->touched += turn->touched;
 	batch->nrows += turn->ngone + turn->nread;
 	map->unpruned += turn->ngone + turn->nread;
@@ -570,7 +573,11 @@ rehome_turn_end(RehomeTurn *turn)
 {
 	if (turn->ahead != NULL)
 		rehome_reader_stop(turn->ahead);
+	if (turn->sieve != NULL)
+		rehome_sieve_end(turn->sieve);
 	rehome_apply_end(turn->mapping);
+	if (turn->present != NULL)
+		tuplestore_end(turn->present);
 	tuplestore_end(turn->gone);
 	tuplestore_end(turn->rows);
 	MemoryContextDelete(turn->context);

@@ -367,6 +367,16 @@ rehome_changed_keys(StringInfo sql, RehomeMigration *migration, RehomeTableMap *
 }
 
 /*
+ * rehome_source_equal returns the operator by which the source's unique index
+ * compares the key's column i, as SQL.
+ */
+const char *
+rehome_source_equal(RehomeTableMap *map, int i)
+{
+	return map->source_equal ? list_nth(map->source_equal, i) : "=";
+}
+
+/*
  * rehome_join_key appends "row.col = key.key1 AND ...", with the operators
  * the source's unique index uses; those that are spelled as well are to be
  * spelled the same.
@@ -382,7 +392,7 @@ rehome_join_key(StringInfo sql, RehomeTableMap *map, Bitmapset *spelled,
 	{
 		appendStringInfo(sql, "%s%s.%s %s %s.key%d", i > 0 ? " AND " : "",
 						 row_alias, quote_identifier(lfirst(lc)),
-						 map->source_equal ? (char *) list_nth(map->source_equal, i) : "=",
+						 rehome_source_equal(map, i),
 						 key_alias, i + 1);
 		if (bms_is_member(i, spelled))
 			appendStringInfo(sql, " AND %s",

@@ -464,4 +464,29 @@ is($pair->sql_target(q{SELECT string_agg(concat_ws(' ', key->>'id', kind, source
 	'1 differing {"t": "\u0000"} "\ude00", 2 missing {"t": "\ud83d"}, 8 differing {"t": 1} 2', 'and what differs');
 $pair->sql_target(q{CALL rehome.cancel('odd')});
 
+# ---------------------------------------------------------------------------
+# Keys of types that an extension made: their operator is named, also for rows
+# that are read again.
+
+$pair->sql_source(q{CREATE EXTENSION ltree; CREATE EXTENSION isn;
+	CREATE TABLE old.node (path ltree, isbn isbn, code integer, PRIMARY KEY (path, isbn));
+	INSERT INTO old.node VALUES ('a.b', '0-393-04002-X', 1), ('a.c', '0-393-04002-X', 1), ('a.d', '0-393-04002-X', 2)});
+$pair->sql_target(q{CREATE EXTENSION ltree; CREATE EXTENSION isn; CREATE TABLE new.node (path ltree, isbn isbn, code integer UNIQUE, PRIMARY KEY (path, isbn))});
+$pair->import_foreign_schema('old', 'node', 'node');
+$pair->sql_target(q{
+	SELECT rehome.create_migration('node', 'src', 'keys of other types');
+	SELECT rehome.add_table('node', 'node.node', 'new.node');
+	SELECT rehome.set_table_rule('node', 'new.node', on_error => 'quarantine');
+	CALL rehome.copy('node')});
+my $nodes = q{SELECT concat_ws(' / ', (SELECT string_agg(path::text || ' ' || code, ', ' ORDER BY path) FROM new.node),
+	(SELECT string_agg(source_key->>'path' || ' ' || sqlstate, ', ' ORDER BY source_key) FROM rehome.quarantine WHERE migration = 'node'))};
+is($pair->sql_target($nodes), 'a.b 1, a.d 2 / a.c 23505', 'one row is refused');
+$pair->sql_source(q{UPDATE old.node SET code = 3 WHERE path = 'a.d'});
+is((sqlstate_of($target, q{CALL rehome.sync('node')}))[0], '00000', 'a batch that tries it again');
+is((sqlstate_of($target, q{SELECT rehome.retry('node', 'new.node')}))[0], '00000', 'so does retry()');
+$pair->sql_source(q{UPDATE old.node SET code = 4 WHERE path = 'a.b'});
+is((sqlstate_of($target, q{CALL rehome.sync('node')}))[0], '00000', 'a batch that cures it');
+is($pair->sql_target($nodes), 'a.b 4, a.c 1, a.d 3', 'brings it in');
+$pair->sql_target(q{CALL rehome.cancel('node')});
+
 done_testing();
