@@ -322,5 +322,28 @@ SELECT migration, name, target, inputs, by_key FROM rehome.derived WHERE migrati
 SELECT replace(rehome.export_migration('again')::text, 'other', 'new')::jsonb #> '{slices,0,derived,0}' = :'definition'::jsonb #> '{slices,0,derived,0}' AS same;
 SELECT rehome.drop_migration('again');
 SELECT tgname, tgrelid::regclass FROM pg_trigger WHERE tgrelid = 'other.invoice'::regclass;
+
+-- Columns whose values rows exchange, and one whose constraint is checked later.
+CREATE TABLE old.score (id int PRIMARY KEY, points int NOT NULL);
+INSERT INTO old.score VALUES (1, 10), (2, 20), (3, 30);
+IMPORT FOREIGN SCHEMA old LIMIT TO (score) FROM SERVER loopback INTO far;
+CREATE TABLE new.score (LIKE old.score INCLUDING ALL, place bigint UNIQUE, seat int UNIQUE DEFERRABLE INITIALLY DEFERRED,
+                        made int GENERATED ALWAYS AS IDENTITY);
+SELECT rehome.create_migration('ranks', 'loopback', 'who is first');
+SELECT rehome.add_table('ranks', 'far.score', 'new.score');
+SELECT rehome.add_derived('ranks', 'place', 'new.score', 'SELECT id, rank() OVER (ORDER BY points DESC) AS place, points / 10 AS seat FROM new.score',
+                          columns => '{place,seat}');
+CALL rehome.copy('ranks');
+SELECT * FROM new.score ORDER BY id;
+UPDATE old.score SET points = 40 - points;
+CALL rehome.sync('ranks');
+SELECT name, rows FROM rehome.refresh_derived('ranks');
+SELECT * FROM new.score ORDER BY id;
+UPDATE old.score SET points = 21 WHERE id = 1;
+CALL rehome.sync('ranks');
+SELECT name, error FROM rehome.refresh_derived('ranks');
+SELECT * FROM new.score ORDER BY id;
+CALL rehome.cancel('ranks');
+SELECT rehome.drop_migration('ranks');
 DROP SCHEMA old, far, new, other CASCADE;
 DROP SERVER loopback CASCADE;

@@ -419,21 +419,21 @@ replace_fragile(RehomeMapping *mapping)
 	List	   *fragile = fragile_columns(mapping);
 	List	   *kept;
 	char	   *target = rehome_target_name(mapping);
-	char	   *differs;
+	char	   *changed;
 
 	if (fragile == NIL)
 		return 0;
 	kept = kept_columns(mapping);
-	differs = psprintf("%s AND ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record",
+	changed = psprintf("%s AND ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record",
 					   rehome_key_condition(mapping, "t", "n"),
 					   rehome_quote_list(fragile, "t."), rehome_quote_list(fragile, "n."));
-	if (rehome_spi(psprintf("SELECT FROM %s AS t JOIN rehome_rows AS n ON %s LIMIT 1", target, differs), "")->n == 0)
+	if (rehome_spi(psprintf("SELECT FROM %s AS t JOIN rehome_rows AS n ON %s LIMIT 1", target, changed), "")->n == 0)
 		return 0;
 	return (int64) rehome_spi(psprintf("WITH gone AS (DELETE FROM %s AS t USING rehome_rows AS n WHERE %s RETURNING t.*)"
 									   " INSERT INTO %s (%s%s%s) OVERRIDING SYSTEM VALUE"
 									   " SELECT %s%s%s FROM (SELECT * FROM gone ORDER BY %s) AS t"
 									   " JOIN rehome_rows AS n ON %s",
-									   target, differs, target,
+									   target, changed, target,
 									   rehome_mapped_list(mapping, ""), kept ? ", " : "", rehome_quote_list(kept, ""),
 									   rehome_mapped_list(mapping, "n."), kept ? ", " : "", rehome_quote_list(kept, "t."),
 									   rehome_quote_list(mapping->map->key, ""),
@@ -499,6 +499,32 @@ merge(RehomeMapping *mapping, const char *sql, int64 n)
 }
 
 /*
+ * differs returns the condition that a target row is not what the one on hand
+ * says.
+ */
+static char *
+differs(RehomeMapping *mapping)
+{
+	return psprintf("ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record",
+					rehome_mapped_list(mapping, "t."), rehome_mapped_list(mapping, "n."));
+}
+
+/*
+ * update_rows is step 3.
+ */
+static int64
+update_rows(RehomeMapping *mapping)
+{
+	char	   *set = assignments(mapping);
+
+	if (set[0] == '\0')
+		return 0;
+	return (int64) rehome_spi(psprintf("UPDATE %s AS t SET %s FROM rehome_rows AS n WHERE %s AND %s",
+									   rehome_target_name(mapping), set, rehome_key_condition(mapping, "t", "n"),
+									   differs(mapping)), "")->processed;
+}
+
+/*
  * upsert is steps 3 and 4 for n rows, in one pass where MERGE can do it.
  */
 static int64
@@ -509,20 +535,16 @@ upsert(RehomeMapping *mapping, int64 n)
 	char	   *set = assignments(mapping);
 	char	   *columns = rehome_mapped_list(mapping, "");
 	char	   *values = rehome_mapped_list(mapping, "n.");
-	char	   *differs = psprintf("ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record",
-								   rehome_mapped_list(mapping, "t."), values);
-	int64		touched = 0;
+	int64		touched;
 
 	if (!has_rules(mapping))
 		return merge(mapping,
 					 psprintf("MERGE INTO %s AS t USING rehome_rows AS n ON %s"
 							  "%s WHEN NOT MATCHED THEN INSERT (%s) OVERRIDING SYSTEM VALUE VALUES (%s)",
 							  target, join, set[0] == '\0' ? "" :
-							  psprintf(" WHEN MATCHED AND %s THEN UPDATE SET %s", differs, set),
+							  psprintf(" WHEN MATCHED AND %s THEN UPDATE SET %s", differs(mapping), set),
 							  columns, values), n);
-	if (set[0] != '\0')
-		touched = (int64) rehome_spi(psprintf("UPDATE %s AS t SET %s FROM rehome_rows AS n WHERE %s AND %s",
-											  target, set, join, differs), "")->processed;
+	touched = update_rows(mapping);
 	return touched + (int64) rehome_spi(psprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM rehome_rows AS n"
 												 " WHERE NOT EXISTS (SELECT FROM %s AS t WHERE %s)",
 												 target, columns, values, target, join), "")->processed;
@@ -573,6 +595,25 @@ rehome_apply_rows(RehomeMapping *mapping, Tuplestorestate *rows, int64 n)
 		touched += upsert(mapping, nleft);
 	rehome_rows_unregister("rehome_rows");
 	tuplestore_end(left);
+	check_deferred(mapping, rows, n);
+	return touched;
+}
+
+/*
+ * rehome_apply_columns makes rows that the target has what the rows on hand
+ * (of mapped_desc) say, and adds none.
+ */
+int64
+rehome_apply_columns(RehomeMapping *mapping, Tuplestorestate *rows, int64 n)
+{
+	int64		touched;
+
+	if (n == 0)
+		return 0;
+	rehome_rows_register("rehome_rows", mapping->mapped_desc, rows, n);
+	touched = replace_fragile(mapping);
+	touched += update_rows(mapping);
+	rehome_rows_unregister("rehome_rows");
 	check_deferred(mapping, rows, n);
 	return touched;
 }

@@ -40,6 +40,7 @@ extern char *rehome_live_rows(RehomeMapping *mapping);
 extern bool rehome_apply_is_fragile(RehomeMapping *mapping);
 extern bool rehome_apply_keeps(RehomeMapping *mapping);
 extern int64 rehome_apply_rows(RehomeMapping *mapping, Tuplestorestate *rows, int64 n);
+extern int64 rehome_apply_columns(RehomeMapping *mapping, Tuplestorestate *rows, int64 n);
 extern bool rehome_sees_stored(Relation rel, Oid role, AclMode privileges);
 extern int64 rehome_apply_direct(RehomeMapping *mapping, Tuplestorestate *rows, int64 n,
 								 Tuplestorestate *left, int64 *nleft);

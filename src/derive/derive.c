@@ -410,25 +410,62 @@ make_rows(Derive *work, RehomeMapping *mapping, Tuplestorestate *rows, int64 n)
 }
 
 /*
+ * changed_rows puts rows of the target that are to change into a store, with
+ * the columns they are to have.  Returns how many.
+ */
+static int64
+changed_rows(Derive *work, RehomeMapping *mapping, Tuplestorestate *store)
+{
+	RehomeStated stated = {work->slice->migration->owner, "pg_catalog, pg_temp"};
+	List	   *columns = work->derivation->columns;
+	char	   *target = rehome_target_name(mapping);
+	char	   *from = work->everything ? psprintf("%s AS t", target) :
+		psprintf("rehome_keys AS k JOIN %s AS t ON %s", target, rehome_key_condition(mapping, "t", "k"));
+	int64		n;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	n = rehome_store_query(&stated, psprintf("SELECT %s, %s FROM %s LEFT JOIN rehome_rows AS n ON %s"
+											 " WHERE ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record",
+											 rehome_quote_list(work->derivation->key, "t."), rehome_quote_list(columns, "n."),
+											 from, rehome_key_condition(mapping, "t", "n"),
+											 rehome_quote_list(columns, "t."), rehome_quote_list(columns, "n.")),
+						   mapping->mapped_desc, store);
+	PopActiveSnapshot();
+	return n;
+}
+
+/*
  * make_columns does the same with columns of rows that are there; where the
- * query gives nothing, they are null.
+ * query gives nothing, they are null.  One UPDATE does it, unless rows may
+ * exchange values that no two may have, or a constraint is checked later.
  */
 static int64
 make_columns(Derive *work, RehomeMapping *mapping, Tuplestorestate *rows, int64 n)
 {
 	List	   *columns = work->derivation->columns;
 	char	   *target = rehome_target_name(mapping);
+	Tuplestorestate *changed = NULL;
 	int64		touched;
 
 	rehome_rows_register("rehome_rows", mapping->mapped_desc, rows, n);
-	touched = (int64) rehome_spi(psprintf("UPDATE %s AS t SET (%s) = ROW(%s) FROM %s AS k LEFT JOIN rehome_rows AS n ON %s"
-										  " WHERE %s AND ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record",
-										  target, rehome_quote_list(columns, ""), rehome_quote_list(columns, "n."),
-										  work->everything ? target : "rehome_keys",
-										  rehome_key_condition(mapping, "k", "n"),
-										  rehome_key_condition(mapping, "t", "k"),
-										  rehome_quote_list(columns, "t."), rehome_quote_list(columns, "n.")), "")->processed;
+	if (rehome_apply_is_fragile(mapping) || rehome_has_deferred(mapping->map->target))
+	{
+		changed = tuplestore_begin_heap(false, false, work_mem);
+		touched = changed_rows(work, mapping, changed);
+	}
+	else
+		touched = (int64) rehome_spi(psprintf("UPDATE %s AS t SET (%s) = ROW(%s) FROM %s AS k LEFT JOIN rehome_rows AS n ON %s"
+											  " WHERE %s AND ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record",
+											  target, rehome_quote_list(columns, ""), rehome_quote_list(columns, "n."),
+											  work->everything ? target : "rehome_keys",
+											  rehome_key_condition(mapping, "k", "n"),
+											  rehome_key_condition(mapping, "t", "k"),
+											  rehome_quote_list(columns, "t."), rehome_quote_list(columns, "n.")), "")->processed;
 	rehome_rows_unregister("rehome_rows");
+	if (changed == NULL)
+		return touched;
+	touched = rehome_apply_columns(mapping, changed, touched);
+	tuplestore_end(changed);
 	return touched;
 }
 
