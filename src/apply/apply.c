@@ -259,35 +259,17 @@ rehome_apply_delete_all(RehomeMapping *mapping)
 }
 
 /*
- * rehome_apply_gone deletes the keys (rows of key_desc) from the target.
- */
-int64
-rehome_apply_gone(RehomeMapping *mapping, Tuplestorestate *gone, int64 n)
-{
-	int64		touched;
-
-	if (n == 0)
-		return 0;
-	rehome_rows_register("rehome_gone", mapping->key_desc, gone, n);
-	touched = rehome_spi(psprintf("DELETE FROM %s AS t USING rehome_gone AS n WHERE %s",
-								  rehome_target_name(mapping),
-								  rehome_key_condition(mapping, "t", "n")), "")->processed;
-	rehome_rows_unregister("rehome_gone");
-	return touched;
-}
-
-/*
- * treat does with target rows of a condition over "t" what the table's rule
- * says of rows that are gone at the source: delete, mark, put into the archive,
- * or ignore.
+ * treat does with target rows of a condition over "t" what a table's rule can
+ * say of rows that are gone at the source: d(elete), m(ark), put into the
+ * a(rchive), or i(gnore).
  */
 static int64
-treat(RehomeMapping *mapping, const char *condition)
+treat(RehomeMapping *mapping, char treatment, const char *condition)
 {
 	RehomeTableMap *map = mapping->map;
 	char	   *target = rehome_target_name(mapping);
 
-	switch (map->on_delete)
+	switch (treatment)
 	{
 		case 'm':
 			{
@@ -357,22 +339,37 @@ rehome_live_rows(RehomeMapping *mapping)
 					rehome_marked(mapping, "m."));
 }
 
-/*
- * rehome_apply_gone_treated treats the keys (rows of key_desc) as gone at the
- * source; with absent, all keys of the target but these.
- */
-int64
-rehome_apply_gone_treated(RehomeMapping *mapping, Tuplestorestate *keys, int64 n, bool absent)
+static int64
+treat_keys(RehomeMapping *mapping, char treatment, Tuplestorestate *keys, int64 n, bool absent)
 {
 	int64		touched;
 
 	if (n == 0 && !absent)
 		return 0;
 	rehome_rows_register("rehome_gone", mapping->key_desc, keys, n);
-	touched = treat(mapping, psprintf("%sEXISTS (SELECT FROM rehome_gone AS n WHERE %s)", absent ? "NOT " : "",
-												   rehome_key_condition(mapping, "t", "n")));
+	touched = treat(mapping, treatment, psprintf("%sEXISTS (SELECT FROM rehome_gone AS n WHERE %s)", absent ? "NOT " : "",
+												 rehome_key_condition(mapping, "t", "n")));
 	rehome_rows_unregister("rehome_gone");
 	return touched;
+}
+
+/*
+ * rehome_apply_gone deletes the keys (rows of key_desc) from the target.
+ */
+int64
+rehome_apply_gone(RehomeMapping *mapping, Tuplestorestate *keys, int64 n)
+{
+	return treat_keys(mapping, 'd', keys, n, false);
+}
+
+/*
+ * rehome_apply_gone_treated treats the keys as gone at the source; with
+ * absent, all keys of the target but these.
+ */
+int64
+rehome_apply_gone_treated(RehomeMapping *mapping, Tuplestorestate *keys, int64 n, bool absent)
+{
+	return treat_keys(mapping, mapping->map->on_delete, keys, n, absent);
 }
 
 /*

@@ -32,7 +32,7 @@ extern void rehome_rows_unregister(const char *name);
 
 /* Applying to the target. */
 extern int64 rehome_apply_delete_all(RehomeMapping *mapping);
-extern int64 rehome_apply_gone(RehomeMapping *mapping, Tuplestorestate *gone, int64 n);
+extern int64 rehome_apply_gone(RehomeMapping *mapping, Tuplestorestate *keys, int64 n);
 extern int64 rehome_apply_gone_treated(RehomeMapping *mapping, Tuplestorestate *keys, int64 n,
 									   bool absent);
 extern char *rehome_marked(RehomeMapping *mapping, const char *prefix);

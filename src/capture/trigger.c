@@ -30,7 +30,7 @@
 #include "compat.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "parser/parse_relation.h"
+#include "util/result.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgrprotos.h"
@@ -181,7 +181,6 @@ static void
 open_change_table(ChangeTable *change, const char *name)
 {
 	Oid			relid = get_relname_relid(name, get_namespace_oid("rehome_change", false));
-	ParseState *pstate = make_parsestate(NULL);
 
 	if (!OidIsValid(relid))
 		ereport(ERROR,
@@ -190,11 +189,7 @@ open_change_table(ChangeTable *change, const char *name)
 				errdetail("Writes that could not be carried back must not happen unnoticed."));
 	change->estate = CreateExecutorState();
 	change->rel = table_open(relid, RowExclusiveLock);
-	(void) addRangeTableEntryForRelation(pstate, change->rel, RowExclusiveLock, NULL, false, false);
-	RehomeRangeTableInit(change->estate, pstate);
-	change->rri = makeNode(ResultRelInfo);
-	InitResultRelInfo(change->rri, change->rel, 1, NULL, 0);
-	ExecOpenIndices(change->rri, false);
+	change->rri = rehome_result_relation(change->estate, change->rel, NULL);
 	change->slot = table_slot_create(change->rel, NULL);
 }
 

@@ -48,7 +48,6 @@ extern void rehome_chunk_replan(RehomeConn *conn, RehomeSlice *slice, List *maps
 typedef struct RehomeLoader RehomeLoader;
 
 extern bool rehome_load_is_plain(Oid target, int16 events);
-extern ResultRelInfo *rehome_result_relation(EState *estate, Relation rel, Bitmapset *updated);
 extern RehomeLoader *rehome_loader_begin(Oid target);
 extern void rehome_loader_put(TupleTableSlot *row, void *loader);
 extern void rehome_loader_end(RehomeLoader *loader);

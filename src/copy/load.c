@@ -29,9 +29,9 @@
 #include "copy/stream.h"
 #include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
-#include "parser/parse_relation.h"
 #include "pgstat.h"
 #include "rewrite/prs2lock.h"
+#include "util/result.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -88,24 +88,6 @@ rehome_load_is_plain(Oid target, int16 events)
 	}
 	table_close(rel, AccessShareLock);
 	return plain && !rehome_has_deferred(target);
-}
-
-/*
- * rehome_result_relation opens a table, and its indexes, for the executor's
- * functions to write to; updated: the columns that an UPDATE sets.
- */
-ResultRelInfo *
-rehome_result_relation(EState *estate, Relation rel, Bitmapset *updated)
-{
-	ParseState *pstate = make_parsestate(NULL);
-	ResultRelInfo *rri = makeNode(ResultRelInfo);
-
-	(void) addRangeTableEntryForRelation(pstate, rel, RowExclusiveLock, NULL, false, false);
-	RehomeRangeTableUpdated(pstate) = updated;
-	RehomeRangeTableInit(estate, pstate);
-	InitResultRelInfo(rri, rel, 1, NULL, 0);
-	ExecOpenIndices(rri, false);
-	return rri;
 }
 
 /*
@@ -192,6 +174,7 @@ rehome_loader_end(RehomeLoader *loader)
 {
 	flush(loader);
 	FreeBulkInsertState(loader->bistate);
+	table_finish_bulk_insert(loader->rel, 0);
 	for (int i = 0; i < BATCH_ROWS && loader->slots[i] != NULL; i++)
 		ExecDropSingleTupleTableSlot(loader->slots[i]);
 	ExecCloseIndices(loader->rri);
