@@ -54,6 +54,7 @@ typedef struct Direct
 	ResultRelInfo *rri;
 	TupleTableSlot *found;		/* the target's row */
 	TupleTableSlot *changed;	/* what it is to be */
+	bool		published;		/* an UPDATE can be, or need not */
 	bool		whole;			/* a new row has nothing but mapped columns */
 	RehomeLoader *loader;		/* for rows that are new, or NULL */
 	int64		touched;
@@ -296,6 +297,9 @@ update(Direct *direct, TupleTableSlot *row)
 	RehomeIndexUpdate indexes;
 	TM_Result	result;
 
+	if (!direct->published)
+		CheckCmdReplicaIdentity(direct->rel, CMD_UPDATE);
+	direct->published = true;
 	slot->tts_tableOid = RelationGetRelid(direct->rel);
 	if (constr != NULL && constr->has_generated_stored)
 		ExecComputeStoredGenerated(direct->rri, direct->estate, slot, CMD_UPDATE);

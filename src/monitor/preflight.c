@@ -312,6 +312,37 @@ check_target_since(List *findings, RehomeSlice *slice, RehomeTableMap *map, cons
 }
 
 /*
+ * check_identity finds what of a target is published with its changes, and
+ * has nothing that tells subscribers which row is meant: PostgreSQL refuses
+ * UPDATE and DELETE there.
+ */
+static List *
+check_identity(List *findings, RehomeTableMap *map)
+{
+	static SPIPlanPtr plan = NULL;
+	RehomeRows *rows;
+
+	rows = rehome_spi_kept(&plan, "SELECT c.oid::regclass, string_agg(quote_ident(p.pubname), ', ' ORDER BY p.pubname)"
+						   " FROM (SELECT $1 AS oid UNION SELECT relid FROM pg_partition_tree($1)) AS l JOIN pg_class c USING (oid)"
+						   " JOIN pg_publication p ON p.pubupdate OR p.pubdelete"
+						   " WHERE c.relkind = 'r' AND pg_relation_is_publishable(c.oid) AND c.relreplident <> 'f'"
+						   " AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid"
+						   "  AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END)"
+						   " AND (p.puballtables OR EXISTS (SELECT FROM (SELECT c.oid UNION SELECT relid FROM pg_partition_ancestors(c.oid)) AS a"
+						   "   JOIN pg_class r USING (oid) WHERE EXISTS (SELECT FROM pg_publication_rel WHERE prpubid = p.oid AND prrelid = r.oid)"
+						   "   OR EXISTS (SELECT FROM pg_publication_namespace WHERE pnpubid = p.oid AND pnnspid = r.relnamespace)))"
+						   /* a copy may have taken it off */
+						   " AND NOT EXISTS (SELECT FROM rehome.saved_object s WHERE s.table_map_id = $2 AND s.rebuilt_at IS NULL)"
+						   " GROUP BY c.oid ORDER BY 1", "oi", map->target, map->id);
+	for (int i = 0; i < rows->n; i++)
+		findings = rehome_finding(findings, "target", "error", rows->value[i][0],
+								  psprintf("is published, with its changes, by %s, and has no replica identity: updates and deletes of its rows are refused",
+										   rows->value[i][1]),
+								  psprintf("ALTER TABLE %s REPLICA IDENTITY USING INDEX ...; or FULL.", rows->value[i][0]));
+	return findings;
+}
+
+/*
  * check_logged finds targets that a crash of this server empties.
  */
 static List *
@@ -365,7 +396,7 @@ check_target(List *findings, RehomeSlice *slice, RehomeTableMap *map)
 		findings = rehome_finding(findings, "target", "warning", name,
 								  "has triggers that fire for replicated changes too; they will fire for every row brought here", NULL);
 	if (slice->migration->live)
-		findings = check_logged(findings, map);
+		findings = check_identity(check_logged(findings, map), map);
 	findings = check_target_since(findings, slice, map, name);
 	foreach(lc, map->columns)
 	{

@@ -79,4 +79,27 @@ same_content($pair, \@content, 'the same content, by one way');
 call(q{CALL rehome.cancel('m')}, 'cancelled');
 call(q{SELECT rehome.drop_migration('m')}, 'dropped');
 
+# The key of a target may be another index than the one its rows are published by.
+my $loose = q{CREATE TABLE app.loose (id int PRIMARY KEY, v text)};
+$pair->sql_source(qq{$loose; INSERT INTO app.loose SELECT i, 'v' || i FROM generate_series(1, 10) i});
+$pair->grant_source('app');
+$pair->sql_target(q{CREATE TABLE app.loose (id int NOT NULL, v text); CREATE UNIQUE INDEX loose_id ON app.loose (id)});
+$pair->import_foreign_schema('app', 'loose', 'loose');
+$pair->sql_target(q{SELECT rehome.create_migration('loose', 'src', 'a key and no identity'); SELECT rehome.add_table('loose', 'loose.loose', 'app.loose', key => '{id}')});
+my $identity = q{SELECT coalesce(string_agg(severity || ' ' || object || ' ' || detail, ', '), 'none') FROM rehome.preflight('loose') WHERE detail LIKE '%replica identity%'};
+is($pair->sql_target($identity), 'error app.loose is published, with its changes, by everything, and has no replica identity: updates and deletes of its rows are refused', 'preflight tells');
+is((sqlstate_of($target, q{CALL rehome.copy('loose')}))[0], 'RH002', 'and nothing begins');
+$pair->sql_target(q{ALTER TABLE app.loose REPLICA IDENTITY USING INDEX loose_id});
+is($pair->sql_target($identity), 'none', 'with an identity there is nothing to tell');
+call(q{CALL rehome.copy('loose')}, 'and it is copied');
+$pair->sql_target(q{ALTER TABLE app.loose REPLICA IDENTITY DEFAULT});
+$pair->sql_source(q{INSERT INTO app.loose VALUES (11, 'new')});
+call(q{CALL rehome.sync('loose')}, 'it is taken away: rows that are new are no update');
+$pair->sql_source(q{UPDATE app.loose SET v = v || '!' WHERE id = 1});
+is((sqlstate_of($target, q{CALL rehome.sync('loose')}))[0], '55000', 'an update that subscribers could not follow is refused, as PostgreSQL does');
+$pair->sql_target(q{ALTER TABLE app.loose REPLICA IDENTITY USING INDEX loose_id});
+call(q{CALL rehome.sync('loose')}, 'with an identity it is in sync');
+same_content($pair, ['app.loose'], 'with the same content');
+call(q{CALL rehome.cancel('loose')}, 'cancelled');
+
 done_testing();
