@@ -250,12 +250,47 @@ rehome_apply_is_fragile(RehomeMapping *mapping)
 }
 
 /*
+ * set_identity says what of a target's rows the log has of old ones.
+ */
+static void
+set_identity(RehomeMapping *mapping, const char *identity)
+{
+	RehomeAs	as;
+
+	rehome_become_catalog_owner(&as);
+	rehome_spi(psprintf("ALTER TABLE %s REPLICA IDENTITY %s", rehome_target_name(mapping), identity), "");
+	rehome_become_self(&as);
+}
+
+/*
+ * lacks_identity tells whether the index that the target's rows are published
+ * by is not there: a copy has taken it off.  It will say itself what it is for
+ * when it is put back.
+ */
+static bool
+lacks_identity(RehomeMapping *mapping)
+{
+	return rehome_spi("SELECT FROM pg_class c WHERE c.oid = $1 AND c.relkind = 'r' AND c.relreplident IN ('d', 'i')"
+					  " AND EXISTS (SELECT FROM pg_publication) AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid"
+					  "  AND CASE c.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END)",
+					  "o", mapping->map->target)->n > 0;
+}
+
+/*
  * rehome_apply_delete_all empties the target.
  */
 int64
 rehome_apply_delete_all(RehomeMapping *mapping)
 {
-	return rehome_spi(psprintf("DELETE FROM %s", rehome_target_name(mapping)), "")->processed;
+	bool		lacking = lacks_identity(mapping);
+	int64		n;
+
+	if (lacking)
+		set_identity(mapping, "FULL");
+	n = (int64) rehome_spi(psprintf("DELETE FROM %s", rehome_target_name(mapping)), "")->processed;
+	if (lacking)
+		set_identity(mapping, "DEFAULT");
+	return n;
 }
 
 /*
