@@ -577,7 +577,8 @@ try_range(Batch *batch, int lo, int hi)
 	error = rehome_attempt_in(write_rows, batch, GetPerTupleMemoryContext(batch->projector->estate));
 	if (error == NULL)
 		return NULL;
-	if (!rehome_refusable(error->sqlerrcode))
+	/* a statement that the target cannot have is no fault of a row's */
+	if (!rehome_refusable(error->sqlerrcode) || error->sqlerrcode == ERRCODE_FEATURE_NOT_SUPPORTED)
 		ReThrowError(error);
 	batch->sieve->taker->reset(batch->sieve->taker->arg);
 	return error;

@@ -489,4 +489,26 @@ is((sqlstate_of($target, q{CALL rehome.sync('node')}))[0], '00000', 'a batch tha
 is($pair->sql_target($nodes), 'a.b 4, a.c 1, a.d 3', 'brings it in');
 $pair->sql_target(q{CALL rehome.cancel('node')});
 
+# ---------------------------------------------------------------------------
+# What the target cannot do at all is no fault of a row's.
+
+$pair->sql_source(q{CREATE TABLE old.able (id integer PRIMARY KEY, v integer); INSERT INTO old.able VALUES (1, 1), (2, 2)});
+$pair->sql_target(q{CREATE TABLE new.able (id integer PRIMARY KEY, v integer)});
+$pair->import_foreign_schema('old', 'able', 'able');
+$pair->sql_target(q{
+	SELECT rehome.create_migration('able', 'src', 'what is not supported');
+	SELECT rehome.add_table('able', 'able.able', 'new.able');
+	SELECT rehome.set_table_rule('able', 'new.able', on_error => 'quarantine');
+	CALL rehome.copy('able')});
+$pair->sql_target(q{
+	CREATE FUNCTION new.unable() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE feature_not_supported; END';
+	CREATE TRIGGER unable BEFORE UPDATE ON new.able FOR EACH ROW EXECUTE FUNCTION new.unable();
+	ALTER TABLE new.able ENABLE ALWAYS TRIGGER unable});
+$pair->sql_source(q{UPDATE old.able SET v = v + 1});
+is((sqlstate_of($target, q{CALL rehome.sync('able')}))[0], '0A000', 'a statement that is not supported fails');
+is($pair->sql_target(q{SELECT string_agg(id || ' ' || v, ', ' ORDER BY id) || ' ' || (SELECT count(*) FROM rehome.quarantine WHERE migration = 'able') FROM new.able}), '1 1, 2 2 0', 'the rows stay, and are not in quarantine');
+$pair->sql_target(q{DROP TRIGGER unable ON new.able; CALL rehome.sync('able')});
+is($pair->sql_target(q{SELECT string_agg(id || ' ' || v, ', ' ORDER BY id) FROM new.able}), '1 2, 2 3', 'they come when it is');
+$pair->sql_target(q{CALL rehome.cancel('able')});
+
 done_testing();
