@@ -23,6 +23,7 @@
  * Permission checks: the *_ownercheck and *_aclcheck families became
  * object_ownercheck and object_aclcheck in 16.
  */
+#include "access/sysattr.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_foreign_server.h"
 #include "utils/acl.h"
@@ -62,14 +63,27 @@ rehome_may_use_server(Oid serverid, Oid roleid)
 					   bms_make_singleton(1))
 #endif
 
-/* And there is where the updated columns are. */
+/*
+ * And there is where the updated columns are.  15.0 and 15.1 compute only those
+ * stored generated columns that they are told of; the others find out.
+ */
+#include "parser/parse_node.h"
+#include "utils/rel.h"
+
+static inline void
+rehome_range_table_updated(ParseState *pstate, Relation rel, Bitmapset *updated)
+{
 #if PG_VERSION_NUM < 160000
-#define RehomeRangeTableUpdated(pstate) \
-	linitial_node(RangeTblEntry, (pstate)->p_rtable)->updatedCols
+	RangeTblEntry *rte = linitial_node(RangeTblEntry, pstate->p_rtable);
+
+	rte->updatedCols = updated;
+	for (int i = 0; updated != NULL && i < RelationGetNumberOfAttributes(rel); i++)
+		if (TupleDescAttr(RelationGetDescr(rel), i)->attgenerated != '\0')
+			rte->extraUpdatedCols = bms_add_member(rte->extraUpdatedCols, i + 1 - FirstLowInvalidHeapAttributeNumber);
 #else
-#define RehomeRangeTableUpdated(pstate) \
-	linitial_node(RTEPermissionInfo, (pstate)->p_rteperminfos)->updatedCols
+	linitial_node(RTEPermissionInfo, pstate->p_rteperminfos)->updatedCols = updated;
 #endif
+}
 
 /* Index insertion grew an argument in 16. */
 #if PG_VERSION_NUM < 160000

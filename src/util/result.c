@@ -23,7 +23,7 @@ rehome_result_relation(EState *estate, Relation rel, Bitmapset *updated)
 	ResultRelInfo *rri = makeNode(ResultRelInfo);
 
 	(void) addRangeTableEntryForRelation(pstate, rel, RowExclusiveLock, NULL, false, false);
-	RehomeRangeTableUpdated(pstate) = updated;
+	rehome_range_table_updated(pstate, rel, updated);
 	RehomeRangeTableInit(estate, pstate);
 	InitResultRelInfo(rri, rel, 1, NULL, 0);
 	ExecOpenIndices(rri, false);
