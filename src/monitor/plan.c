@@ -99,7 +99,8 @@ plan_live(RehomePlan *plan, RehomeSlice *slice, List *maps)
 			 "nobody else can write to the target until cutover");
 		rows = rehome_spi("SELECT c.conname, 'ALTER TABLE ' || c.conrelid::regclass || ' DROP CONSTRAINT ' || quote_ident(c.conname)"
 						  " FROM pg_constraint c JOIN pg_class r ON r.oid = c.conrelid"
-						  " WHERE c.conrelid = $1 AND c.contype IN ('p', 'u', 'x', 'f') AND r.relkind = 'r' AND NOT r.relispartition"
+						  " WHERE c.conrelid = $1 AND c.contype IN ('p', 'u', 'x', 'f') AND c.conparentid = 0"
+						  " AND r.relkind = 'r' AND NOT r.relispartition"
 						  " UNION ALL SELECT i.indexrelid::regclass::text, 'DROP INDEX ' || i.indexrelid::regclass"
 						  " FROM pg_index i JOIN pg_class r ON r.oid = i.indrelid WHERE i.indrelid = $1 AND r.relkind = 'r' AND NOT r.relispartition"
 						  " AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid AND c.contype IN ('p', 'u', 'x'))"

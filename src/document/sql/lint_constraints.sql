@@ -36,4 +36,6 @@ SELECT 'f', c.conname, columns.list, NULL, NULL, NULL, c.confrelid, parents.list
                        FROM unnest(c.confkey) WITH ORDINALITY AS k(attnum, n)
                        JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum) parents
  WHERE c.conrelid = $1 AND c.contype = 'f' AND columns.list <@ $2::text[]
+   -- not again for each partition of the parent
+   AND NOT EXISTS (SELECT FROM pg_constraint o WHERE o.oid = c.conparentid AND o.conrelid = c.conrelid)
  ORDER BY kind DESC, name

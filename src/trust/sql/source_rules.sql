@@ -23,6 +23,8 @@ SELECT 'foreign', t.n - 1, c.conname,
        (SELECT array_agg(a.attname::text ORDER BY k.i) FROM unnest(c.confkey) WITH ORDINALITY AS k(att, i)
           JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.att)
   FROM t JOIN pg_constraint c ON c.conrelid = t.rel AND c.contype = 'f' JOIN t AS p ON p.rel = c.confrelid
+ -- not again for each partition of the parent
+ WHERE NOT EXISTS (SELECT FROM pg_constraint o WHERE o.oid = (to_jsonb(c)->>'conparentid')::oid AND o.conrelid = c.conrelid)
 UNION ALL
 SELECT 'few', t.n - 1, s.attname, ARRAY[s.attname::text], NULL, NULL
   FROM t JOIN pg_stats s ON s.schemaname = t.schema AND s.tablename = t.name

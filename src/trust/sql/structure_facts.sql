@@ -28,6 +28,8 @@ WITH t AS (
            ARRAY(SELECT x.attname::text FROM unnest(c.confkey) WITH ORDINALITY AS k(att, i)
                    JOIN pg_attribute x ON x.attrelid = c.confrelid AND x.attnum = k.att ORDER BY k.i) AS ref_columns
       FROM t JOIN pg_constraint c ON c.conrelid = t.rel LEFT JOIN t AS r ON r.rel = c.confrelid
+     -- not again for each partition of the parent
+     WHERE NOT EXISTS (SELECT FROM pg_constraint o WHERE o.oid = (to_jsonb(c)->>'conparentid')::oid AND o.conrelid = c.conrelid)
 )
 SELECT 'column' AS kind, n, ARRAY[name] AS columns, NULL::bigint AS ref, NULL::text[] AS ref_columns, 'there' AS value FROM a
 UNION ALL
