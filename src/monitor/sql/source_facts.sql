@@ -22,8 +22,10 @@ SELECT t.n - 1 AS n,
        EXISTS (SELECT FROM pg_index i
                 WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
                   AND NOT 0 = ANY (i.indkey)
-                  AND (SELECT array_agg(a.attname::text) FROM pg_attribute a
-                        WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey)) <@ (t.key::text[])) AS key_unique,
+                  AND (SELECT array_agg(a.attname::text) FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n)
+                         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
+                        -- the others are but included
+                        WHERE k.n <= coalesce((to_jsonb(i)->>'indnkeyatts')::int, i.indnatts)) <@ (t.key::text[])) AS key_unique,
        EXISTS (SELECT FROM pg_trigger g
                 WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgname NOT LIKE 'rehome\_%') AS has_triggers,
        parts.unreadable AS unreadable_parts,

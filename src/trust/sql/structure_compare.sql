@@ -8,21 +8,30 @@ WITH m AS (
     SELECT * FROM jsonb_to_recordset($3::jsonb) AS m(n bigint, source text, target text, rule text, expression text, values_of text, restores text)
 ), tab AS (
     SELECT * FROM jsonb_to_recordset($4::jsonb) AS tab(n bigint, name text, objects_off boolean, owner text)
-), s AS (
+), s_fact AS (
     SELECT kind, n, coalesce(ref, -1) AS ref,
            CASE WHEN kind IN ('trigger', 'policy', 'grant', 'partition') THEN coalesce(columns::text[], '{}')
                 ELSE ARRAY(SELECT coalesce((SELECT m.target FROM m WHERE m.n = f.n AND m.source = c), c)
                              FROM unnest(columns::text[]) WITH ORDINALITY AS x(c, i) ORDER BY i) END AS columns,
-           ARRAY(SELECT coalesce((SELECT m.target FROM m WHERE m.n = f.ref AND m.source = c), c)
+           ARRAY(SELECT coalesce((SELECT m.target FROM m WHERE m.n = (CASE kind WHEN 'foreign key' THEN f.ref ELSE f.n END) AND m.source = c), c)
                    FROM unnest(ref_columns::text[]) WITH ORDINALITY AS x(c, i) ORDER BY i) AS ref_columns,
-           string_agg(value, ' / ' ORDER BY value COLLATE "C") AS value
+           value
       FROM jsonb_to_recordset($1::jsonb) AS f(kind text, n bigint, columns text, ref bigint, ref_columns text, value text)
-     GROUP BY 1, 2, 3, 4, 5
-), t AS (
-    SELECT kind, n, coalesce(ref, -1) AS ref, coalesce(columns::text[], '{}') AS columns, coalesce(ref_columns::text[], '{}') AS ref_columns,
-           string_agg(value, ' / ' ORDER BY value COLLATE "C") AS value
+), t_fact AS (
+    SELECT kind, n, coalesce(ref, -1) AS ref, coalesce(columns::text[], '{}') AS columns, coalesce(ref_columns::text[], '{}') AS ref_columns, value
       FROM jsonb_to_recordset($2::jsonb) AS f(kind text, n bigint, columns text, ref bigint, ref_columns text, value text)
-     GROUP BY 1, 2, 3, 4, 5
+), told AS (
+    -- what an index includes is a part of its value, once it has the target's names
+    SELECT side, kind, n, ref, columns, CASE kind WHEN 'foreign key' THEN ref_columns ELSE '{}' END AS ref_columns,
+           string_agg(value || CASE WHEN kind = 'foreign key' OR ref_columns = '{}' THEN ''
+                                    ELSE format(', include (%s)', (SELECT string_agg(c, ', ' ORDER BY c COLLATE "C") FROM unnest(ref_columns) AS c)) END,
+                      ' / ' ORDER BY value COLLATE "C", ref_columns) AS value
+      FROM (SELECT 's' AS side, * FROM s_fact UNION ALL SELECT 't', * FROM t_fact) AS f
+     GROUP BY 1, 2, 3, 4, 5, 6
+), s AS (
+    SELECT kind, n, ref, columns, ref_columns, value FROM told WHERE side = 's'
+), t AS (
+    SELECT kind, n, ref, columns, ref_columns, value FROM told WHERE side = 't'
 ), differing AS (
     SELECT kind, n, columns, ref, ref_columns, s.value AS source, t.value AS target,
            (SELECT m.rule FROM m WHERE m.n = coalesce(s.n, t.n) AND ARRAY[m.target] = columns) AS rule,

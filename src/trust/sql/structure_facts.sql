@@ -1,8 +1,8 @@
 -- What a server's catalog says about tables.  $1, $2: schemas and tables.  A
 -- row each fact: what it is about (the table's number, columns, the number and
--- columns of another table of these), and its value.  Names of constraints and
--- indexes are left out: they do not matter.  The same text is sent to the
--- source and run here.  Runs on PostgreSQL 10 and later.
+-- columns of another table of these, or those an index includes), and its value.
+-- Names of constraints and indexes are left out: they do not matter.  The same
+-- text is sent to the source and run here.  Runs on PostgreSQL 10 and later.
 WITH t AS (
     SELECT u.n - 1 AS n, c.oid AS rel, c.relkind, c.relowner, c.relacl, c.relrowsecurity, c.relforcerowsecurity, c.reltuples
       FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS u(schema, name, n)
@@ -14,12 +14,27 @@ WITH t AS (
       FROM t JOIN pg_attribute a ON a.attrelid = t.rel AND a.attnum > 0 AND NOT a.attisdropped
       LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 ), i AS (
-    SELECT t.n, t.rel, i.indexrelid, i.indisunique, i.indisvalid, pg_get_expr(i.indpred, i.indrelid) AS predicate, m.amname,
-           ARRAY(SELECT coalesce((SELECT x.attname::text FROM pg_attribute x WHERE x.attrelid = t.rel AND x.attnum = k.att AND k.att > 0),
-                                 pg_get_indexdef(i.indexrelid, k.i::int, true))
-                   FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(att, i) ORDER BY k.i) AS columns
+    SELECT t.n, i.indisunique, i.indisvalid, pg_get_expr(i.indpred, i.indrelid) AS predicate, m.amname, e.columns, e.included, e.options,
+           to_jsonb(i)->>'indnullsnotdistinct' = 'true' AS nulls_equal, coalesce(c.contype, 'i') AS contype, c.condeferrable, c.condeferred,
+           (SELECT string_agg(o.oprname, ' ' ORDER BY x.i) FROM unnest(c.conexclop) WITH ORDINALITY AS x(op, i) JOIN pg_operator o ON o.oid = x.op) AS operators
       FROM t JOIN pg_index i ON i.indrelid = t.rel JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
-     WHERE NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid AND c.contype IN ('p', 'u', 'x'))
+      LEFT JOIN pg_constraint c ON c.conindid = i.indexrelid AND c.conrelid = i.indrelid AND c.contype IN ('p', 'u', 'x')
+     CROSS JOIN LATERAL (
+           SELECT array_agg(e.name ORDER BY e.k) FILTER (WHERE e.k <= e.keys) AS columns,
+                  array_agg(e.name ORDER BY e.name COLLATE "C") FILTER (WHERE e.k > e.keys) AS included,
+                  string_agg(format('column %s: %s', e.k, e.options), ', ' ORDER BY e.k) FILTER (WHERE e.options <> '') AS options
+             FROM (SELECT k.k, keys, coalesce(a.attname::text, pg_get_indexdef(i.indexrelid, k.k, true)) AS name,
+                          -- what is not as it is by itself; a type's own collation is, and the family of a type's own operators
+                          concat_ws(' ', (SELECT 'collate ' || o.collname FROM pg_collation o
+                                           WHERE o.oid = i.indcollation[k.k - 1] AND o.oid <> y.typcollation),
+                                    (SELECT f.opfname FROM pg_opclass o JOIN pg_opfamily f ON f.oid = o.opcfamily
+                                      WHERE o.oid = i.indclass[k.k - 1]
+                                        AND NOT EXISTS (SELECT FROM pg_opclass d WHERE d.opcfamily = o.opcfamily AND d.opcdefault)),
+                                    CASE i.indoption[k.k - 1] & 3 WHEN 1 THEN 'desc nulls last' WHEN 2 THEN 'nulls first' WHEN 3 THEN 'desc' END) AS options
+                     FROM coalesce((to_jsonb(i)->>'indnkeyatts')::int, i.indnatts) AS keys, generate_series(1, i.indnatts) AS k(k)
+                     JOIN pg_attribute ia ON ia.attrelid = i.indexrelid AND ia.attnum = k.k
+                     LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k.k - 1] AND a.attnum > 0
+                     JOIN pg_type y ON y.oid = coalesce(a.atttypid, ia.atttypid)) AS e) AS e
 ), k AS (
     SELECT t.n, c.oid, c.contype, c.convalidated, c.condeferrable, c.condeferred, c.confdeltype, c.confupdtype, c.confmatchtype,
            c.confrelid, r.n AS ref, pg_get_constraintdef(c.oid) AS def,
@@ -53,9 +68,11 @@ SELECT 'comment', n, ARRAY[name], NULL, NULL, col_description(rel, attnum) FROM 
 UNION ALL
 SELECT 'comment', n, NULL, NULL, NULL, obj_description(rel, 'pg_class') FROM t WHERE obj_description(rel, 'pg_class') IS NOT NULL
 UNION ALL
-SELECT CASE contype WHEN 'p' THEN 'primary key' WHEN 'u' THEN 'unique' ELSE 'exclusion' END, n, columns, NULL, NULL,
-       concat_ws(', ', CASE contype WHEN 'x' THEN def ELSE 'there' END, CASE WHEN condeferrable THEN 'deferrable' END, CASE WHEN condeferred THEN 'deferred' END)
-  FROM k WHERE contype IN ('p', 'u', 'x')
+SELECT DISTINCT CASE contype WHEN 'p' THEN 'primary key' WHEN 'u' THEN 'unique' WHEN 'x' THEN 'exclusion' ELSE 'index' END, n, columns, NULL::bigint, included,
+       concat_ws(', ', CASE WHEN contype IN ('p', 'u') THEN 'there' ELSE amname END, CASE WHEN contype = 'i' AND indisunique THEN 'unique' END,
+                 'with ' || operators, CASE WHEN nulls_equal THEN 'nulls not distinct' END, options, 'where ' || predicate,
+                 CASE WHEN condeferrable THEN 'deferrable' END, CASE WHEN condeferred THEN 'deferred' END, CASE WHEN NOT indisvalid THEN 'not valid' END)
+  FROM i
 UNION ALL
 SELECT 'check', n, columns, NULL, NULL, string_agg(def, '; ' ORDER BY def COLLATE "C") FROM k WHERE contype = 'c' GROUP BY n, columns
 UNION ALL
@@ -65,9 +82,6 @@ SELECT DISTINCT 'foreign key', n, columns, ref, ref_columns,
                  CASE WHEN condeferrable THEN 'deferrable' END, CASE WHEN condeferred THEN 'deferred' END,
                  CASE WHEN NOT convalidated THEN 'not valid' END)
   FROM k WHERE contype = 'f'
-UNION ALL
-SELECT DISTINCT 'index', n, columns, NULL::bigint, NULL::text[],
-       concat_ws(', ', amname, CASE WHEN indisunique THEN 'unique' END, 'where ' || predicate, CASE WHEN NOT indisvalid THEN 'not valid' END) FROM i
 UNION ALL
 SELECT 'trigger', t.n, ARRAY[g.tgname::text], NULL, NULL,
        regexp_replace(regexp_replace(pg_get_triggerdef(g.oid, true), '^CREATE (CONSTRAINT )?TRIGGER \S+ ', '\1'), ' ON (?:\S+) ', ' ')
