@@ -14,11 +14,12 @@ SELECT 'u' AS kind,
            SELECT array_agg(DISTINCT a.attname::text) AS columns
              FROM pg_attribute a
             WHERE a.attrelid = i.indrelid
-              AND (a.attnum = ANY (i.indkey)
-                   OR EXISTS (SELECT FROM pg_depend d
-                               WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
-                                 AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid
-                                 AND d.refobjsubid = a.attnum))) used
+              AND (a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+                   -- a column it includes is one it depends on too, once
+                   OR (SELECT count(*) FROM pg_depend d
+                        WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                          AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid
+                          AND d.refobjsubid = a.attnum) > (a.attnum = ANY ((i.indkey::int2[])[i.indnkeyatts:]))::int)) used
  WHERE i.indrelid = $1 AND i.indisunique AND used.columns <@ $2::text[]
 UNION ALL
 SELECT 'c', c.conname, columns.list, NULL, pg_get_expr(c.conbin, c.conrelid), NULL, NULL, NULL
