@@ -77,6 +77,31 @@ SELECT count(*) > 50 AS many, min((key ->> 'pid')::int) > 100 AND max((key ->> '
   FROM rehome.lint_mapping('m', sample => 100) WHERE lint = 'duplicate';
 SELECT rehome.drop_migration('m');
 
+-- A parent in partitions is one parent.  A unique index concerns its key, not
+-- what it includes beside it.
+CREATE TABLE old.region (rid int PRIMARY KEY);
+CREATE TABLE old.place (id int PRIMARY KEY, rid int, code text);
+INSERT INTO old.region VALUES (1), (2), (3);
+INSERT INTO old.place VALUES (1, 1, 'a'), (2, 2, 'b'), (3, 3, 'b'), (4, 9, 'c');
+CREATE TABLE new.region (rid int PRIMARY KEY) PARTITION BY LIST (rid);
+CREATE TABLE new.region_1 PARTITION OF new.region FOR VALUES IN (1);
+CREATE TABLE new.region_rest PARTITION OF new.region DEFAULT;
+CREATE TABLE new.place (id int PRIMARY KEY, rid int REFERENCES new.region, code text, extra text, more text);
+CREATE UNIQUE INDEX place_code ON new.place (code) INCLUDE (extra);
+CREATE UNIQUE INDEX place_code_2 ON new.place (code) INCLUDE (more) WHERE more IS NULL;
+CREATE TABLE new.part (id int PRIMARY KEY, rid int REFERENCES new.region) PARTITION BY RANGE (id);
+CREATE TABLE new.part_1 PARTITION OF new.part DEFAULT;
+SELECT rehome.create_migration('m', NULL, 'parents in partitions');
+SELECT rehome.add_table('m', 'old.region', 'new.region');
+SELECT rehome.add_table('m', 'old.place', 'new.place');
+SELECT rehome.add_table('m', 'old.place', 'new.part_1');
+SELECT object, "column", lint, key, detail FROM rehome.lint_mapping('m') WHERE severity IN ('error', 'warning') AND lint <> 'no rule';
+-- What is not listed is counted.
+SET rehome.max_discrepancies = 1;
+SELECT "column", lint, key, detail FROM rehome.lint_mapping('m', NULL) WHERE severity = 'error' AND object = 'new.place';
+RESET rehome.max_discrepancies;
+SELECT object, action FROM rehome.plan('m') WHERE action ~ 'fkey';
+SELECT rehome.drop_migration('m');
 SELECT rehome.lint_mapping(NULL);
 :code
 SELECT rehome.lint_mapping('none');

@@ -19,6 +19,7 @@
 #include "apply/apply.h"
 #include "document/lint.h"
 #include "document/sql/lint_constraints.sql.h"
+#include "guc.h"
 #include "miscadmin.h"
 #include "util/attempt.h"
 #include "util/name.h"
@@ -51,13 +52,16 @@ run_query(void *arg)
 }
 
 /*
- * put_rows runs a query and puts a finding for each of its rows: key, detail.
+ * put_rows runs a query and puts a finding for each of its rows: key, detail,
+ * and whether the rows differ.  What is not going to be listed is counted
+ * where it is found.
  */
 static void
 put_rows(RehomeLint *lint, char *sql, const char *column, const char *name, const char *constraint,
 		 const char *hint)
 {
-	SampleQuery		query = {.sql = sql};
+	SampleQuery		query = {.sql = psprintf("SELECT *, count(*) OVER () FROM (%s) AS bad(key, detail, differ) LIMIT %d",
+										 sql, Max(rehome_max_discrepancies, 1))};
 	ErrorData  *error = rehome_attempt(run_query, &query);
 	int64		n = 0;
 
@@ -70,10 +74,10 @@ put_rows(RehomeLint *lint, char *sql, const char *column, const char *name, cons
 		return;
 	}
 	for (int i = 0; i < query.rows->n; i++)
-		rehome_lint_row(lint, &n, column, query.rows->nfields > 2 && rehome_bool(query.rows->value[i][2]) ?
-						"case or collation" : name,
+		rehome_lint_row(lint, &n, column, rehome_bool(query.rows->value[i][2]) ? "case or collation" : name,
 						query.rows->value[i][0], query.rows->value[i][1], hint);
-	rehome_lint_rest(lint, n, column, name);
+	if (query.rows->n > 0)
+		rehome_lint_rest(lint, rehome_int64(query.rows->value[0][3]), column, name);
 }
 
 /*
@@ -126,7 +130,7 @@ check_check(RehomeLint *lint, char **con)
 					 quote_literal_cstr(psprintf("%s refuses ", con[CON_NAME])));
 	foreach(lc, columns)
 		appendStringInfo(&sql, "%s%s", foreach_current_index(lc) > 0 ? ", " : "", quote_identifier(lfirst(lc)));
-	appendStringInfo(&sql, ")::text FROM rehome_sample WHERE NOT (%s) ORDER BY 1", con[CON_CONDITION]);
+	appendStringInfo(&sql, ")::text, false FROM rehome_sample WHERE NOT (%s) ORDER BY 1", con[CON_CONDITION]);
 	put_rows(lint, sql.data, columns == NIL ? NULL : linitial(columns), "check", con[CON_NAME],
 			 "State with a rule what becomes of such a value, or correct it at the source.");
 }
@@ -225,7 +229,7 @@ check_foreign_key(RehomeLint *lint, char **con)
 					 quote_literal_cstr(psprintf("%s: there is no %s with ", con[CON_NAME], rehome_relation_name(parent))));
 	foreach(lc, columns)
 		appendStringInfo(&sql, "%ss.%s", foreach_current_index(lc) > 0 ? ", " : "", quote_identifier(lfirst(lc)));
-	appendStringInfoString(&sql, ")::text FROM rehome_sample AS s WHERE true");
+	appendStringInfoString(&sql, ")::text, false FROM rehome_sample AS s WHERE true");
 	foreach(lc, columns)
 		appendStringInfo(&sql, " AND s.%s IS NOT NULL", quote_identifier(lfirst(lc)));
 	appendStringInfo(&sql, " AND NOT EXISTS (SELECT FROM %s AS source WHERE true",
