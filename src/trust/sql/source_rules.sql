@@ -9,9 +9,9 @@ WITH t AS (
       JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = u.name
 )
 SELECT 'unique' AS kind, t.n - 1 AS n, i.indexrelid::regclass::text AS name,
-       (SELECT array_agg(a.attname::text ORDER BY k.i) FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(att, i)
+       (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(att, n)
           JOIN pg_attribute a ON a.attrelid = t.rel AND a.attnum = k.att
-         WHERE k.i <= coalesce((to_jsonb(i)->>'indnkeyatts')::int, i.indnatts)) AS columns,
+         WHERE k.n <= coalesce((to_jsonb(i)->>'indnkeyatts')::int, i.indnatts)) AS columns,
        NULL::bigint AS parent, NULL::text[] AS parent_columns
   FROM t JOIN pg_index i ON i.indrelid = t.rel
  WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
