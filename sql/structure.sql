@@ -111,6 +111,57 @@ SELECT rehome.add_table('n', 'far.box', 'new.box');
 SELECT object, detail FROM rehome.preflight('n') WHERE severity IN ('error', 'warning');
 SELECT rehome.drop_migration('n');
 
+-- What has ended stands in nobody's way, not even when its tables are gone.
+CREATE TABLE old.gone (id int PRIMARY KEY);
+CREATE TABLE new.gone (id int PRIMARY KEY);
+CREATE TABLE old.done (id int PRIMARY KEY);
+CREATE TABLE new.done (id int PRIMARY KEY);
+CREATE TABLE old.late (id int PRIMARY KEY);
+IMPORT FOREIGN SCHEMA old LIMIT TO (gone, done, late) FROM SERVER loopback INTO far;
+SELECT rehome.create_migration('p', 'loopback', 'in phases');
+SELECT rehome.add_slice('p', 'goes');
+SELECT rehome.add_slice('p', 'given_up');
+SELECT rehome.add_slice('p', 'done');
+SELECT rehome.add_table('p', 'far.box', 'new.box', slice => 'goes');
+SELECT rehome.add_table('p', 'far.gone', 'new.gone', slice => 'given_up');
+SELECT rehome.add_table('p', 'far.done', 'new.done', slice => 'done');
+-- An empty slice is not measured, and none of the others waits for it.
+SELECT object, detail FROM rehome.preflight('p') WHERE severity = 'error';
+CALL rehome.cancel('p', 'main');
+CALL rehome.copy('p', 'done');
+SELECT target, ok FROM rehome.verify('p', 'done');
+CALL rehome.cutover('p', 'done');
+CALL rehome.complete('p', 'done');
+CALL rehome.cancel('p', 'given_up');
+CALL rehome.copy('p', 'goes');
+SELECT target, ok FROM rehome.verify('p', 'goes');
+SELECT count(*) FROM rehome.structure('p', 'goes');
+SELECT metric, value FROM rehome.scorecard('p') WHERE metric IN ('correctness', 'structure_unintended', 'pending');
+DROP TABLE old.done, new.gone;
+SELECT object, detail FROM rehome.preflight('p') WHERE severity = 'error';
+SELECT DISTINCT object FROM rehome.plan('p');
+SELECT object, lint FROM rehome.lint_mapping('p');
+SELECT name FROM rehome.suggest_checks('p');
+\set VERBOSITY terse
+SET client_min_messages = notice;
+SELECT s ->> 'slice' AS slice, t ->> 'target' AS target
+  FROM jsonb_array_elements(rehome.export_migration('p') -> 'slices') AS s, jsonb_array_elements(s -> 'tables') AS t;
+SET client_min_messages = warning;
+SELECT DISTINCT object FROM rehome.structure('p');
+-- A slice on its way has to have its tables.
+CREATE TABLE new.late (id int PRIMARY KEY);
+SELECT rehome.add_slice('p', 'late');
+SELECT rehome.add_table('p', 'far.late', 'new.late', slice => 'late');
+DROP TABLE new.late;
+SELECT rehome.export_migration('p');
+:code
+\set VERBOSITY default
+CALL rehome.cancel('p', 'late');
+CALL rehome.cancel('p', 'goes');
+-- Of a migration that is over, what has been completed is told.
+SELECT metric, value IS NOT NULL AS measured FROM rehome.scorecard('p') WHERE metric IN ('correctness', 'freeze');
+SELECT rehome.drop_migration('p');
+
 DROP SCHEMA old, far, new CASCADE;
 DROP FUNCTION public.noop();
 DROP SERVER loopback CASCADE;

@@ -22,8 +22,29 @@
 #include "utils/jsonb.h"
 
 /*
+ * tell_dropped tells which tables of a slice that has ended are left out.
+ */
+static void
+tell_dropped(RehomeSlice *slice)
+{
+	ListCell   *lc;
+
+	foreach(lc, rehome_table_maps_get(slice))
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		if (!rehome_table_map_exists(map))
+			ereport(NOTICE,
+					errmsg("a table of slice \"%s\" of migration \"%s\", which is %s, is left out",
+						   slice->name, slice->migration->name, rehome_state_name(slice->state)),
+					errdetail("Source %s, target %s: one was dropped.", rehome_relation_name(map->source),
+							  rehome_relation_name(map->target)));
+	}
+}
+
+/*
  * rehome_definition returns the text of a migration's definition.  Raises
- * when a relation of it was dropped.
+ * when a relation of it was dropped, if its slice has not ended.
  */
 char *
 rehome_definition(RehomeMigration *migration)
@@ -31,7 +52,10 @@ rehome_definition(RehomeMigration *migration)
 	ListCell   *lc;
 
 	foreach(lc, rehome_slices_get(migration, NULL))
-		(void) rehome_table_maps_require(lfirst(lc));
+		if (rehome_slice_ended(lfirst(lc)))
+			tell_dropped(lfirst(lc));
+		else
+			(void) rehome_table_maps_require(lfirst(lc));
 	return rehome_spi_value(sql_definition, "it", migration->id, (char *) NULL);
 }
 

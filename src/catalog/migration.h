@@ -58,6 +58,16 @@ typedef struct RehomeSlice
 	bool		lazy_position;	/* the position of an empty batch need not be stored */
 } RehomeSlice;
 
+/*
+ * rehome_slice_ended tells whether nothing more will be done to a slice; its
+ * tables may be gone.
+ */
+static inline bool
+rehome_slice_ended(RehomeSlice *slice)
+{
+	return slice->state == REHOME_COMPLETED || slice->state == REHOME_CANCELLED;
+}
+
 /* What a rule is to whoever evaluates it. */
 typedef enum RehomeColumnKind
 {

@@ -543,7 +543,8 @@ rehome_lint_mapping(PG_FUNCTION_ARGS)
 	lint.migration = rehome_migration_argument(fcinfo);
 	rows = rehome_spi(sql_lint_rules, "i", lint.migration->id);
 	foreach(lc, rehome_slices_get(lint.migration, NULL))
-		lint.maps = list_concat(lint.maps, rehome_table_maps_require(lfirst(lc)));
+		if (!rehome_slice_ended(lfirst(lc)))
+			lint.maps = list_concat(lint.maps, rehome_table_maps_require(lfirst(lc)));
 	foreach(lc, lint.maps)
 	{
 		lint.map = lfirst(lc);

@@ -154,10 +154,13 @@ rehome_plan(PG_FUNCTION_ARGS)
 	foreach(lc, rehome_slices_get(rehome_migration_argument(fcinfo), NULL))
 	{
 		RehomeSlice *slice = lfirst(lc);
-		List	   *maps = rehome_table_maps_require(slice);
+		List	   *maps;
 		char	   *object = psprintf("slice %s", slice->name);
 		ListCell   *lc2;
 
+		if (rehome_slice_ended(slice))
+			continue;
+		maps = rehome_table_maps_require(slice);
 		if (slice->migration->live)
 			plan_live(&plan, slice, maps);
 		foreach(lc2, maps)

@@ -562,7 +562,8 @@ rehome_preflight_require(RehomeSlice *slice)
 PG_FUNCTION_INFO_V1(rehome_preflight);
 
 /*
- * rehome_preflight(migration name) returns all findings of all slices.
+ * rehome_preflight(migration name) returns all findings of all slices that
+ * something can still stand in the way of.
  */
 Datum
 rehome_preflight(PG_FUNCTION_ARGS)
@@ -577,6 +578,8 @@ rehome_preflight(PG_FUNCTION_ARGS)
 	{
 		ListCell   *lc2;
 
+		if (rehome_slice_ended(lfirst(lc)))
+			continue;
 		foreach(lc2, rehome_preflight_slice(lfirst(lc), true))
 		{
 			RehomeFinding *f = lfirst(lc2);

@@ -208,7 +208,7 @@ put_orphans(RehomeSink *sink, RehomeSlice *slice, List *maps, char **difference)
 static void
 compare_slice(RehomeSink *sink, RehomeSlice *slice)
 {
-	List	   *maps = rehome_table_maps_require(slice);
+	List	   *maps = rehome_slice_ended(slice) ? rehome_table_maps_get(slice) : rehome_table_maps_require(slice);
 	List	   *schemas[2] = {NIL, NIL};
 	List	   *tables[2] = {NIL, NIL};
 	RehomeRows *facts[2];
@@ -217,6 +217,9 @@ compare_slice(RehomeSink *sink, RehomeSlice *slice)
 	int			unintended = 0;
 	ListCell   *lc;
 
+	foreach(lc, maps)
+		if (!rehome_table_map_exists(lfirst(lc)))
+			maps = foreach_delete_current(maps, lc);	/* gone since it has ended */
 	if (maps == NIL)
 		return;
 	foreach(lc, maps)
@@ -265,6 +268,28 @@ compare_slice(RehomeSink *sink, RehomeSlice *slice)
 				 psprintf("{\"differences\": %d, \"unintended\": %d}", differences, unintended));
 }
 
+/*
+ * slices_told leaves out of all slices those the scorecard does not count
+ * either: cancelled ones, and completed ones while others are on their way.
+ */
+static List *
+slices_told(List *slices)
+{
+	bool		on_their_way = false;
+	ListCell   *lc;
+
+	foreach(lc, slices)
+		on_their_way = on_their_way || (!rehome_slice_ended(lfirst(lc)) && rehome_table_maps_get(lfirst(lc)) != NIL);
+	foreach(lc, slices)
+	{
+		RehomeSlice *slice = lfirst(lc);
+
+		if (slice->state == REHOME_CANCELLED || (slice->state == REHOME_COMPLETED && on_their_way))
+			slices = foreach_delete_current(slices, lc);
+	}
+	return slices;
+}
+
 PG_FUNCTION_INFO_V1(rehome_structure);
 
 /*
@@ -275,11 +300,13 @@ rehome_structure(PG_FUNCTION_ARGS)
 {
 	RehomeCall	call;
 	RehomeSink	sink;
+	List	   *slices;
 	ListCell   *lc;
 
 	rehome_sink_begin(&sink, fcinfo);
 	rehome_call_begin(&call, fcinfo);
-	foreach(lc, rehome_slices_get(rehome_migration_argument(fcinfo), PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1))))
+	slices = rehome_slices_get(rehome_migration_argument(fcinfo), PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1)));
+	foreach(lc, PG_ARGISNULL(1) ? slices_told(slices) : slices)
 		compare_slice(&sink, lfirst(lc));
 	rehome_call_end(&call);
 	return (Datum) 0;

@@ -545,7 +545,8 @@ rehome_suggest_checks(PG_FUNCTION_ARGS)
 	migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(&call, migration);
 	foreach(lc, rehome_slices_get(migration, NULL))
-		asked = suggest_slice(lfirst(lc), !asked) || asked;
+		if (!rehome_slice_ended(lfirst(lc)))
+			asked = suggest_slice(lfirst(lc), !asked) || asked;
 	rows = rehome_spi("SELECT kind, name, layer, source_sql, target_sql, key, reason, adopted_at IS NOT NULL"
 					  " FROM rehome.check_suggestion WHERE migration_id = $1 ORDER BY kind, name", "i", migration->id);
 	for (int i = 0; i < rows->n; i++)

@@ -5,7 +5,7 @@ WITH map AS (
       FROM rehome.table_map t
       JOIN rehome.slice s ON s.id = t.slice_id
       JOIN rehome.migration m ON m.id = s.migration_id
-     WHERE m.id = $1
+     WHERE m.id = $1 AND s.state NOT IN ('completed', 'cancelled')
 ), field AS (
     SELECT map.*, a.attname, a.attnum, a.atttypid, a.atttypmod, a.attnotnull, a.atthasdef, a.attidentity,
            c.kind, c.expression, c."column" AS ruled, a.attname = ANY (map.key) AS in_key

@@ -1,21 +1,28 @@
 -- Everything that is measured of a migration, with its criterion if there is
--- one.  $1: the migration's id; $2: a slice's id, null for all; $3: the setting
+-- one.  $1: the migration's id; $2: a slice's id, null for all that are on their
+-- way, or if none is for those that were completed; $3: the setting
 -- rehome.freeze_timeout in milliseconds.
-WITH s AS (
-    SELECT s.id, s.name AS slice, m.name AS migration, m.created_at, s.position_at, s.pending, v.at AS verified_at,
+WITH l AS (
+    SELECT s.*, EXISTS (SELECT FROM rehome.table_map t WHERE t.slice_id = s.id) AS tables FROM rehome.slice s WHERE s.migration_id = $1
+), s AS (
+    SELECT s.id, s.name AS slice, m.name AS migration, m.created_at, s.position_at, s.pending, s.tables, v.at AS verified_at,
            (v.detail->>'rows')::numeric AS verified_rows, (v.detail->>'wrong')::numeric AS wrong_rows
-      FROM rehome.slice s
+      FROM l AS s
       JOIN rehome.migration m ON m.id = s.migration_id
       LEFT JOIN LATERAL (SELECT e.at, e.detail FROM rehome.event e
                           WHERE e.migration = m.name AND e.slice = s.name AND e.kind = 'verified'
                             AND e.detail->>'mode' <> 'count' AND e.at >= m.created_at
                           ORDER BY e.id DESC LIMIT 1) AS v ON true
-     WHERE m.id = $1 AND ($2::int IS NULL OR s.id = $2::int)
+     WHERE CASE WHEN $2::int IS NOT NULL THEN s.id = $2::int
+                WHEN s.state = 'completed' THEN NOT EXISTS (SELECT FROM l WHERE l.tables AND l.state NOT IN ('completed', 'cancelled'))
+                ELSE s.state <> 'cancelled' END
+), moved AS (
+    SELECT * FROM s WHERE tables
 ), verified AS (
-    -- of all slices, or it is not measured
+    -- of all slices that have tables, or it is not measured
     SELECT CASE WHEN bool_and(verified_at IS NOT NULL) THEN min(verified_at) END AS at,
            sum(verified_rows) AS rows, sum(wrong_rows) AS wrong
-      FROM s
+      FROM moved
 ), d AS (
     -- the rule may have been revoked while a verification applied it
     SELECT count(*) FILTER (WHERE a.id IS NULL AND d.blocking) AS blocking,
@@ -51,7 +58,7 @@ WITH s AS (
       FROM rehome.quarantine q JOIN s ON s.migration = q.migration AND s.slice = q.slice WHERE NOT q.accepted
     UNION ALL
     SELECT 7, 'staleness', round(extract(epoch FROM clock_timestamp() - min(position_at)), 3),
-           CASE WHEN bool_and(position_at IS NOT NULL) THEN clock_timestamp() END, 'seconds' FROM s
+           CASE WHEN bool_and(position_at IS NOT NULL) THEN clock_timestamp() END, 'seconds' FROM moved
     UNION ALL
     SELECT 8, 'pending', sum(pending), max(position_at), 'rows' FROM s
     UNION ALL
@@ -82,7 +89,7 @@ WITH s AS (
     UNION ALL
     SELECT 13, 'structure_unintended', sum((e.detail->>'unintended')::int),
            CASE WHEN bool_and(e.at IS NOT NULL) THEN min(e.at) END, NULL
-      FROM s LEFT JOIN LATERAL (SELECT e.at, e.detail FROM rehome.event e
+      FROM moved AS s LEFT JOIN LATERAL (SELECT e.at, e.detail FROM rehome.event e
                                  WHERE e.migration = s.migration AND e.slice = s.slice AND e.kind = 'structure' AND e.at >= s.created_at
                                  ORDER BY e.id DESC LIMIT 1) AS e ON true
     UNION ALL
@@ -90,7 +97,7 @@ WITH s AS (
     UNION ALL
     SELECT 15, 'freeze', round(max(extract(epoch FROM (e.detail->>'freeze')::interval)), 3),
            CASE WHEN bool_and(e.at IS NOT NULL) THEN min(e.at) END, 'seconds; of the last cutover or rollback'
-      FROM s LEFT JOIN LATERAL (SELECT e.at, e.detail FROM rehome.event e
+      FROM moved AS s LEFT JOIN LATERAL (SELECT e.at, e.detail FROM rehome.event e
                                  WHERE e.migration = s.migration AND e.slice = s.slice AND e.detail ? 'freeze' AND e.at >= s.created_at
                                  ORDER BY e.id DESC LIMIT 1) AS e ON true
     UNION ALL
