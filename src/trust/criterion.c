@@ -106,6 +106,7 @@ void
 rehome_define_criterion(RehomeMigration *migration, RehomeCriterionStated *criterion)
 {
 	require_comparison(criterion);
+	rehome_trust_interval(criterion->max_age, "max_age");
 	if (strncmp(criterion->metric, "check.", 6) != 0 && strncmp(criterion->metric, "query.", 6) != 0)
 		require_metric(migration, criterion->metric);
 	rehome_spi("INSERT INTO rehome.criterion AS k (migration_id, metric, comparator, threshold, blocking, owner, max_age)"

@@ -55,13 +55,19 @@ unknown_names(RehomeMigration *migration, int kind, const char *names, RehomePro
 }
 
 /*
- * too_often adds that an interval is shorter than what a worker can do.
+ * out_of_range adds that an interval is shorter than what a worker can do, or
+ * longer than what can be added to a time.
  */
 static void
-too_often(const char *every, RehomeProblems *problems)
+out_of_range(const char *every, RehomeProblems *problems)
 {
-	if (every != NULL && !rehome_bool(rehome_spi_value("SELECT $1::interval >= '1 second'", "t", every)))
+	if (every == NULL)
+		return;
+	if (!rehome_bool(rehome_spi_value("SELECT $1::interval >= '1 second'", "t", every)))
 		rehome_problem(problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL, "every is %s; it is at least a second.", every);
+	else if (!rehome_trust_interval_fits(every))
+		rehome_problem(problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL, "every is %s; it is at most %s.", every,
+					   REHOME_TRUST_LONGEST);
 }
 
 /*
@@ -74,7 +80,7 @@ rehome_define_schedule(RehomeMigration *migration, bool check, const char *name,
 	int			kind = check ? 0 : 1;
 
 	rehome_problems_init(&problems);
-	too_often(every, &problems);
+	out_of_range(every, &problems);
 	unknown_names(migration, kind, rehome_name_array(list_make1(pstrdup(name))), &problems);
 	rehome_problems_raise(&problems, "it cannot be scheduled like this");
 	rehome_spi(psprintf("UPDATE %s SET every = $3::interval, due_at = clock_timestamp() WHERE migration_id = $1 AND name = $2::name",
@@ -93,7 +99,7 @@ rehome_set_schedule(PG_FUNCTION_ARGS)
 	RehomeCall	call;
 	RehomeMigration *migration;
 	RehomeProblems problems;
-	char	   *every = PG_ARGISNULL(1) ? NULL : DatumGetCString(DirectFunctionCall1(interval_out, PG_GETARG_DATUM(1)));
+	char	   *every;
 	char	   *names[lengthof(kinds)];
 	bool		all = PG_ARGISNULL(2) && PG_ARGISNULL(3);
 	uint64		n = 0;
@@ -103,8 +109,9 @@ rehome_set_schedule(PG_FUNCTION_ARGS)
 	rehome_call_begin(&call, fcinfo);
 	migration = rehome_migration_argument(fcinfo);
 	rehome_require_owner(&call, migration);
+	every = PG_ARGISNULL(1) ? NULL : DatumGetCString(DirectFunctionCall1(interval_out, PG_GETARG_DATUM(1)));
 	rehome_problems_init(&problems);
-	too_often(every, &problems);
+	out_of_range(every, &problems);
 	for (int kind = 0; kind < lengthof(kinds); kind++)
 		unknown_names(migration, kind, names[kind], &problems);
 	rehome_problems_raise(&problems, "the schedule of migration \"%s\" cannot be set like this", migration->name);

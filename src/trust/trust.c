@@ -46,3 +46,29 @@ rehome_trust_required(FunctionCallInfo fcinfo, int n, const char *what)
 				errmsg("%s must be given", what));
 	return value;
 }
+
+/*
+ * rehome_trust_interval_fits tells whether an interval can be added to the
+ * times of results, now and for as long as anybody may ask: one that cannot
+ * would make every look at them fail.
+ */
+bool
+rehome_trust_interval_fits(const char *interval)
+{
+	return rehome_bool(rehome_spi_value("SELECT $1::interval BETWEEN '-" REHOME_TRUST_LONGEST "' AND '" REHOME_TRUST_LONGEST "'",
+										"t", interval));
+}
+
+/*
+ * rehome_trust_interval raises unless an interval fits; NULL does.
+ */
+void
+rehome_trust_interval(const char *interval, const char *what)
+{
+	if (interval != NULL && !rehome_trust_interval_fits(interval))
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("%s is out of range", what),
+				errdetail("It is: %s", interval),
+				errhint("State at most %s, or NULL for ever.", REHOME_TRUST_LONGEST));
+}

@@ -16,6 +16,11 @@
 
 extern char *rehome_trust_array(FunctionCallInfo fcinfo, int n, const char *what);
 extern char *rehome_trust_required(FunctionCallInfo fcinfo, int n, const char *what);
+extern bool rehome_trust_interval_fits(const char *interval);
+extern void rehome_trust_interval(const char *interval, const char *what);
+
+/* What an interval has to be that is added to times. */
+#define REHOME_TRUST_LONGEST "10000 years"
 
 /* criterion.c: columns of sql/scorecard.sql */
 enum
