@@ -13,6 +13,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "guc.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
@@ -52,10 +54,10 @@ typedef struct QueryResult
 static void
 require_limits(RehomeQueryStated *query)
 {
-	if (!(query->factor >= 1) || !(query->noise >= 0))
+	if (!(query->factor >= 1) || !(query->noise >= 0) || isinf(query->factor) || isinf(query->noise))
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				errmsg("factor must be at least 1 and noise at least 0"));
+				errmsg("factor must be at least 1 and noise at least 0, and neither may be infinite"));
 }
 
 /*
