@@ -71,6 +71,22 @@ SELECT rehome.set_criterion('m', 'correctness', '>', 'NaN');
 SELECT rehome.drop_criterion('m', 'correctness');
 :code
 
+-- Times that would overflow wherever they are added to one.
+SELECT rehome.add_check('m', 'x', 'business', target_sql => 'SELECT 1', valid_for => '300000 years');
+:code
+SELECT rehome.set_criterion('m', 'correctness', '>', 1, max_age => '-300000 years');
+:code
+SELECT rehome.set_schedule('m', '300000 years');
+:code
+SELECT count(*) FROM rehome.check_status;
+-- What no definition can hold.
+SELECT rehome.add_query('m', 'q', 'SELECT 1', factor => 'Infinity');
+:code
+SELECT rehome.add_query('m', 'q', 'SELECT 1', noise => 'Infinity');
+:code
+SELECT rehome.add_query('m', 'q', 'SELECT 1', factor => 'NaN', noise => 'NaN');
+:code
+
 -- Checks of all kinds.  Names are looked up as whoever stated them would.
 SET search_path = new, public;
 SELECT rehome.add_check('m', 'by state', 'business',
@@ -93,6 +109,9 @@ CREATE FUNCTION new.sneaky() RETURNS int LANGUAGE plpgsql AS $$BEGIN DELETE FROM
 SELECT rehome.add_check('m', 'writes here', 'application', target_sql => 'SELECT new.sneaky()');
 SELECT rehome.add_check('m', 'writes there', 'application', 'SELECT nextval(''old.counter'')');
 CREATE SEQUENCE old.counter;
+-- Values that cannot be compared.
+SELECT rehome.add_check('m', 'no such day', 'application', 'SELECT ''2024-99-99'' AS a', 'SELECT ''2024-01-01'' AS a', tolerance => '{"a": "1 day"}');
+SELECT rehome.add_check('m', 'too long a time', 'application', 'SELECT date ''2024-01-02'' AS a', 'SELECT date ''2024-01-01'' AS a', tolerance => '{"a": "99999999999 days"}');
 SELECT rehome.add_check('m', 'billing', 'integration', description => 'the billing system reads the target');
 SELECT rehome.add_check('m', 'by state', 'business', 'SELECT 1', 'SELECT 1');
 :code
@@ -119,7 +138,8 @@ UPDATE rehome.check_result SET at = at - interval '25 hours'
  WHERE check_id = (SELECT id FROM rehome.check_definition WHERE name = 'billing');
 SELECT status FROM rehome.check_status WHERE "check" = 'billing';
 SELECT rehome.drop_check('m', name) FROM rehome.check_definition
- WHERE name IN ('last sale, exactly', 'all is paid', 'divides', 'too long there', 'too long here', 'no such key', 'writes here', 'writes there');
+ WHERE name IN ('last sale, exactly', 'all is paid', 'divides', 'too long there', 'too long here', 'no such key', 'writes here', 'writes there',
+                'no such day', 'too long a time');
 RESET rehome.check_timeout;
 
 -- Queries: what they return, and how long they take.

@@ -18,6 +18,7 @@
 #include "trust/sides.h"
 #include "trust/sql/compare_results.sql.h"
 #include "trust/trust.h"
+#include "util/attempt.h"
 #include "util/sink.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -89,6 +90,7 @@ rehome_define_check(RehomeMigration *migration, RehomeCheckStated *check)
 				errmsg("unknown layer \"%s\"", check->layer),
 				errhint("Layers are business, integration, application and structure."));
 	require_tolerance(check->tolerance);
+	rehome_trust_interval(check->valid_for, "valid_for");
 	for (int side = 0; side < 2; side++)
 		if (sql[side] != NULL)
 		{
@@ -260,12 +262,25 @@ absent_columns(RehomeCheck *check, const char *rows)
 							rows, check->key, check->tolerance);
 }
 
+/* A comparison, for rehome_attempt. */
+typedef struct Comparison
+{
+	RehomeCheck *check;
+	RehomeRows *source;
+	RehomeRows *target;
+	CheckResult *result;
+} Comparison;
+
 /*
- * compare_sides compares two results.
+ * compare compares two results.
  */
 static void
-compare_sides(RehomeCheck *check, RehomeRows *source, RehomeRows *target, CheckResult *result)
+compare(void *arg)
 {
+	RehomeCheck *check = ((Comparison *) arg)->check;
+	RehomeRows *source = ((Comparison *) arg)->source;
+	RehomeRows *target = ((Comparison *) arg)->target;
+	CheckResult *result = ((Comparison *) arg)->result;
 	char	   *rows[2] = {to_array(source, source->n), to_array(target, target->n)};
 	RehomeRows *differences;
 	char	   *summary;
@@ -298,6 +313,25 @@ compare_sides(RehomeCheck *check, RehomeRows *source, RehomeRows *target, CheckR
 							   " (SELECT e->>'kind' AS kind, count(*) AS n FROM jsonb_array_elements($1::jsonb) AS e GROUP BY 1) AS k", "t",
 							   result->evidence);
 	result->message = differences->n > REHOME_EVIDENCE_ROWS ? psprintf("%d rows differ", differences->n) : summary;
+}
+
+/*
+ * compare_sides does it.  The texts of two rows may be no dates, or no times
+ * that can be compared: that is a result of this check, and no other's.
+ */
+static void
+compare_sides(RehomeCheck *check, RehomeRows *source, RehomeRows *target, CheckResult *result)
+{
+	Comparison	comparison = {check, source, target, result};
+	ErrorData  *error = rehome_attempt(compare, &comparison);
+
+	if (error == NULL)
+		return;
+	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+		ReThrowError(error);
+	result->status = "error";
+	result->differences = result->evidence = NULL;
+	result->message = psprintf("the results cannot be compared: %s", error->message);
 }
 
 /*
