@@ -75,6 +75,7 @@ CREATE VIEW rehome.progress AS
         SELECT p.relid, min(p.pid) AS pid, sum(p.bytes_processed)::bigint AS bytes,
                sum(p.tuples_processed)::bigint AS tuples
           FROM pg_catalog.pg_stat_progress_copy p
+         WHERE p.datname = pg_catalog.current_database()
          GROUP BY p.relid
     )
     SELECT m.name AS migration,
