@@ -373,6 +373,46 @@ SELECT count(*) FROM old.u;
 SELECT rehome.drop_migration('m');
 DROP SCHEMA rehome_source CASCADE;
 
+--
+-- recover: of all, what can be
+--
+CREATE SCHEMA far;
+CREATE TABLE old.a (id int PRIMARY KEY);
+CREATE TABLE old.b (id int PRIMARY KEY);
+CREATE TABLE old.c (id int PRIMARY KEY);
+CREATE TABLE new.a (LIKE old.a INCLUDING ALL);
+CREATE TABLE new.b (LIKE old.b INCLUDING ALL);
+CREATE TABLE new.c (LIKE old.c INCLUDING ALL);
+IMPORT FOREIGN SCHEMA old LIMIT TO (a, b, c) FROM SERVER loopback INTO far;
+SELECT rehome.create_migration(m, 'loopback', 'to be recovered') FROM unnest('{ma,mb,mc}'::name[]) AS m;
+SELECT rehome.add_table('ma', 'far.a', 'new.a');
+SELECT rehome.add_table('mb', 'far.b', 'new.b');
+SELECT rehome.add_table('mc', 'far.c', 'new.c');
+CALL rehome.copy('ma');
+CALL rehome.copy('mb');
+CALL rehome.copy('mc');
+-- As a crash would leave them; the source has forgotten one.
+UPDATE rehome.slice SET state = 'cutting_over', authority = 'none';
+DELETE FROM rehome_source.slice WHERE slice = (SELECT s.id FROM rehome.slice s JOIN rehome.migration m ON m.id = s.migration_id WHERE m.name = 'mb');
+SET client_min_messages = notice;
+BEGIN;
+CALL rehome.recover();
+:code
+ROLLBACK;
+SELECT migration, state, authority FROM rehome.status;
+CALL rehome.recover();
+:code
+SELECT migration, state, authority FROM rehome.status;
+CALL rehome.recover('mb');
+:code
+SET client_min_messages = warning;
+UPDATE rehome.slice SET state = 'syncing', authority = 'source' WHERE state = 'cutting_over';
+CALL rehome.cancel('ma');
+CALL rehome.cancel('mb');
+CALL rehome.cancel('mc');
+SELECT rehome.drop_migration(m) FROM unnest('{ma,mb,mc}'::name[]) AS m;
+DROP SCHEMA far CASCADE;
+
 DROP VIEW pg_temp.slice;
 DROP SCHEMA old, new CASCADE;
 DROP SERVER loopback CASCADE;

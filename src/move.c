@@ -17,7 +17,9 @@
 #include "copy/copy.h"
 #include "cutover/cutover.h"
 #include "errors.h"
+#include "miscadmin.h"
 #include "monitor/preflight.h"
+#include "util/attempt.h"
 #include "util/name.h"
 #include "util/problems.h"
 #include "util/spi.h"
@@ -295,19 +297,38 @@ rehome_cancel(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/*
+ * recover_one ends what was interrupted of one slice; for rehome_attempt.
+ */
+static void
+recover_one(void *arg)
+{
+	RehomeSlice *slice = arg;
+
+	rehome_slice_work_lock(slice);
+	if (slice->restored)
+		rehome_slice_require_running(slice);
+	rehome_recover_slice(slice);
+	if (slice->continuous && !slice->paused)
+		rehome_worker_request(slice);
+}
+
 PG_FUNCTION_INFO_V1(rehome_recover);
 
 /*
  * rehome_recover(migration): of all migrations when that is null.  Also
- * makes sure that every slice that should have a worker has one.
+ * makes sure that every slice that should have a worker has one.  One that
+ * cannot be recovered keeps no other from it.
  */
 Datum
 rehome_recover(PG_FUNCTION_ARGS)
 {
 	RehomeCall	call;
+	RehomeProblems problems;
 	RehomeRows *rows;
 
 	rehome_call_begin(&call, fcinfo);
+	rehome_problems_init(&problems);
 	if (!PG_ARGISNULL(0))
 		(void) rehome_migration_get(NameStr(*PG_GETARG_NAME(0)));	/* raises when there is none */
 	rows = rehome_spi("SELECT s.id FROM rehome.slice s JOIN rehome.migration m ON m.id = s.migration_id"
@@ -317,18 +338,26 @@ rehome_recover(PG_FUNCTION_ARGS)
 	for (int i = 0; i < rows->n; i++)
 	{
 		RehomeSlice *slice = rehome_slice_by_id(rehome_int(rows->value[i][0]));
+		ErrorData  *error;
 
-		rehome_slice_work_lock(slice);
-		if (slice->restored)
-			rehome_slice_require_running(slice);
-		rehome_recover_slice(slice);
-		if (slice->continuous && !slice->paused)
-			rehome_worker_request(slice);
-		ereport(NOTICE,
-				errmsg("slice \"%s\" of migration \"%s\" is %s, authority is with: %s", slice->name,
-					   slice->migration->name, rehome_state_name(slice->state),
-					   rehome_authority_name(slice->authority)));
+		CHECK_FOR_INTERRUPTS();
+		if (slice == NULL)
+			continue;			/* dropped meanwhile */
+		error = rehome_attempt(recover_one, slice);
+		if (error == NULL)
+			ereport(NOTICE,
+					errmsg("slice \"%s\" of migration \"%s\" is %s, authority is with: %s", slice->name,
+						   slice->migration->name, rehome_state_name(slice->state),
+						   rehome_authority_name(slice->authority)));
+		else if (rows->n == 1 || error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+			ReThrowError(error);
+		else
+			rehome_problem(&problems, error->sqlerrcode, error->hint, "Slice \"%s\" of migration \"%s\": %s%s%s", slice->name,
+						   slice->migration->name, error->message, error->detail ? ": " : "", error->detail ? error->detail : "");
+		if (call.nonatomic)
+			rehome_call_commit(&call);
 	}
+	rehome_problems_raise(&problems, "%d of %d slices could not be recovered", problems.n, rows->n);
 	rehome_call_end(&call);
 	PG_RETURN_VOID();
 }
