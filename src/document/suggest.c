@@ -49,6 +49,7 @@ typedef struct Column
 {
 	char	   *name;
 	List	   *words;
+	List	   *own_words;		/* without those of its table */
 	Oid			type;
 	int32		typmod;
 	bool		in_key;
@@ -106,6 +107,7 @@ read_table(Oid relid)
 		column = &table->columns[table->ncolumns++];
 		column->name = pstrdup(NameStr(att->attname));
 		column->words = rehome_name_words(column->name);
+		column->own_words = rehome_words_without(column->words, table->words);
 		column->type = att->atttypid;
 		column->typmod = att->atttypmod;
 		column->in_key = bms_is_member(att->attnum - FirstLowInvalidHeapAttributeNumber, key);
@@ -187,15 +189,14 @@ types_alike(Column *from, Column *to)
  * match_columns judges a pair of columns; confidence 0 when it is none.
  */
 static double
-match_columns(Table *source, Column *from, Table *target, Column *to, double *alike)
+match_columns(Column *from, Column *to, double *alike)
 {
 	double		type = types_alike(from, to);
 
 	*alike = rehome_words_alike(from->words, to->words);
-	*alike = Max(*alike, 0.95 * rehome_words_alike(rehome_words_without(from->words, source->words),
-												   rehome_words_without(to->words, target->words)));
-	*alike = Max(*alike, 0.95 * rehome_words_alike(rehome_words_without(from->words, source->words), to->words));
-	*alike = Max(*alike, 0.95 * rehome_words_alike(from->words, rehome_words_without(to->words, target->words)));
+	*alike = Max(*alike, 0.95 * rehome_words_alike(from->own_words, to->own_words));
+	*alike = Max(*alike, 0.95 * rehome_words_alike(from->own_words, to->words));
+	*alike = Max(*alike, 0.95 * rehome_words_alike(from->words, to->own_words));
 	if (type == 0 || *alike == 0)
 		return 0;
 	return WEIGHT_NAME * *alike + WEIGHT_TYPE * type + WEIGHT_KEY * (from->in_key == to->in_key ? 1 : 0);
@@ -216,7 +217,7 @@ cover(Table *source, Table *target)
 		double		alike;
 
 		for (int f = 0; f < source->ncolumns; f++)
-			best = Max(best, match_columns(source, &source->columns[f], target, &target->columns[t], &alike));
+			best = Max(best, match_columns(&source->columns[f], &target->columns[t], &alike));
 		if (best >= LEAST_COLUMN)
 			sum += best;
 	}
@@ -355,7 +356,7 @@ pair_columns(Suggester *s, Table *source, Table *target)
 				CHECK_FOR_INTERRUPTS();
 				if (from->taken || to->taken)
 					continue;
-				confidence = match_columns(source, from, target, to, &alike);
+				confidence = match_columns(from, to, &alike);
 				if (confidence > best->confidence)
 				{
 					best->from = from;
