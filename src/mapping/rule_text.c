@@ -97,6 +97,9 @@ rehome_rule_control(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text_with_len(buf.data, buf.len));
 }
 
+/* So long is an entity, without its semicolon; a text may be full of &. */
+#define MAX_ENTITY 12
+
 /* Named entities; those of HTML 4 that stand in running text. */
 static const struct
 {
@@ -128,12 +131,12 @@ static const struct
 static int
 decode_entity(StringInfo buf, const char *p)
 {
-	const char *end = strchr(p, ';');
+	const char *end = memchr(p, ';', strnlen(p, MAX_ENTITY + 1));
 	unsigned char utf8[MAX_UNICODE_EQUIVALENT_STRING + 1];
 	pg_wchar	code = 0;
 	int			len;
 
-	if (end == NULL || end - p > 12 || end - p < 2)
+	if (end == NULL || end - p < 2)
 		return 0;
 	len = end - p - 1;
 	if (p[1] == '#')

@@ -4,7 +4,8 @@
  *	  SQL functions that column rules on numbers, times and any type are made
  *	  of.
  *
- * All are immutable.  What they cannot take is refused with
+ * All are immutable, but for rule_local_time: what time it is somewhere is
+ * said by tables that change.  What they cannot take is refused with
  * ERRCODE_REHOME_REFUSED, for the column's error policy to decide.
  *
  *-------------------------------------------------------------------------
@@ -192,14 +193,20 @@ Datum
 rehome_rule_epoch(PG_FUNCTION_ARGS)
 {
 	Datum		value = PG_GETARG_DATUM(0);
+	int			unit = PG_GETARG_INT32(1);
 	Datum		micros;
 	TimestampTz result;
 	int64		n;
 
+	if (unit < 1 || USECS_PER_SEC % unit != 0)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("a second has no %d units that are whole microseconds", unit),
+				errhint("It has 1, 1000 or 1000000."));
 	if (numeric_is_nan(DatumGetNumeric(value)) || numeric_is_inf(DatumGetNumeric(value)))
 		rehome_rule_refuse_value("is no time", text_of(NUMERICOID, value));
 	micros = DirectFunctionCall2(numeric_mul, value,
-								 NumericGetDatum(int64_to_numeric(USECS_PER_SEC / PG_GETARG_INT32(1))));
+								 NumericGetDatum(int64_to_numeric(USECS_PER_SEC / unit)));
 	if (DatumGetInt32(DirectFunctionCall2(numeric_cmp, DirectFunctionCall1(numeric_abs, micros),
 										  NumericGetDatum(int64_to_numeric(PG_INT64_MAX)))) > 0)
 		rehome_rule_refuse_value("is out of range", text_of(NUMERICOID, value));
@@ -221,8 +228,14 @@ rehome_rule_unsigned(PG_FUNCTION_ARGS)
 {
 	Datum		value = PG_GETARG_DATUM(0);
 	int			bits = PG_GETARG_INT32(1);
-	Datum		size = NumericGetDatum(int64_to_numeric(INT64CONST(1) << (bits / 2)));
+	Datum		size;
 
+	if (bits < 2 || bits > 64 || bits % 2 != 0)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("no integer has %d bits", bits),
+				errhint("It has 8, 16, 24, 32 or 64."));
+	size = NumericGetDatum(int64_to_numeric(INT64CONST(1) << (bits / 2)));
 	size = DirectFunctionCall2(numeric_mul, size, size);
 	if (DatumGetInt32(DirectFunctionCall2(numeric_cmp, value, NumericGetDatum(int64_to_numeric(0)))) < 0)
 		value = DirectFunctionCall2(numeric_add, value, size);
