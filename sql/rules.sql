@@ -192,6 +192,24 @@ SELECT rehome.add_rule('bad', 'new.u', 'name', NULL);
 :code
 SELECT rehome.set_table_rule('bad', 'new.u', on_error => 'null', on_delete => 'mark', delete_archive => 'old.t');
 :code
+-- A column is a mark, or comes from the source.
+ALTER TABLE new.u ADD gone boolean;
+SELECT rehome.set_table_rule('bad', 'new.u', on_delete => 'mark', delete_column => 'gone');
+SELECT rehome.map_column('bad', 'new.u', 'gone', 'true');
+:code
+SELECT rehome.add_rule('bad', 'new.u', 'gone', 'constant', '{"value": true}');
+:code
+SELECT rehome.map_column('bad', 'new.u', 'gone', NULL);
+-- Called without a rule that knows better.
+SELECT rehome.rule_epoch(1, 0);
+:code
+SELECT rehome.rule_epoch(1, -1), rehome.rule_epoch(1, 3);
+SELECT rehome.rule_unsigned(-1, 64), rehome.rule_unsigned(-1, 8);
+SELECT rehome.rule_unsigned(-1, 128);
+:code
+SELECT rehome.rule_unsigned(-1, -2);
+-- A text full of ampersands takes no longer than another.
+SELECT length(rehome.rule_entities(repeat('&', 1000000) || '&amp;&#x1F600;&toolongforanentity;'));
 DROP SCHEMA old CASCADE;
 DROP SCHEMA new CASCADE;
 CALL rehome.cancel('bad');

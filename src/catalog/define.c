@@ -508,6 +508,12 @@ rehome_define_column(RehomeCall *call, RehomeMigration *migration, RehomeTableMa
 				errcode(ERRCODE_OBJECT_IN_USE),
 				errmsg("column \"%s\" of \"%s\" is derived", column, RelationGetRelationName(target)),
 				errhint("SELECT rehome.drop_derived(...); first, or leave the column out."));
+	if (expression != NULL && map->on_delete == 'm' && map->delete_column != NULL && strcmp(map->delete_column, column) == 0)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("column \"%s\" of \"%s\" marks rows that are gone at the source", column,
+					   RelationGetRelationName(target)),
+				errhint("SELECT rehome.set_table_rule(..., on_delete => 'delete'); first, or leave the column out."));
 	if (expression == NULL && (inverse != NULL || inverse_column != NULL))
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
