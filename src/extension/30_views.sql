@@ -16,8 +16,8 @@ CREATE VIEW rehome.status AS
            s.name AS slice,
            s.state,
            s.authority,
-           s.paused OR s.database_id <> rehome.database_identity() AS paused,
-           CASE WHEN s.database_id <> rehome.database_identity()
+           s.paused OR here.restored AS paused,
+           CASE WHEN here.restored
                 THEN 'this database is a restored copy of the one the slice ran in'
                 ELSE s.reason END AS reason,
            CASE WHEN s.state IN ('syncing', 'cut_over') AND m.source_id IS NOT NULL
@@ -48,6 +48,8 @@ CREATE VIEW rehome.status AS
              WHERE d.migration = m.name AND d.slice = s.name AND d.resolved_at IS NULL) AS drift
       FROM rehome.slice s
       JOIN rehome.migration m ON m.id = s.migration_id
+      -- a standby shows what its primary has on record
+     CROSS JOIN LATERAL (SELECT s.database_id <> rehome.database_identity() AND NOT pg_catalog.pg_is_in_recovery() AS restored) AS here
      ORDER BY m.id, s.id;
 COMMENT ON VIEW rehome.status IS 'where every slice stands';
 COMMENT ON COLUMN rehome.status.staleness IS 'how old the position is: now minus the time it was taken';

@@ -271,6 +271,8 @@ add_node('standby',  $source, has_streaming => 1);
 add_node('promoted', $source, has_streaming => 1);
 $node{promoted}->promote;
 add_node('replica', $target, has_streaming => 1);
+is($node{replica}->safe_psql('postgres', q{SELECT count(*) FILTER (WHERE reason LIKE '%restored%') || ' of ' || (count(*) > 0) FROM rehome.status}),
+	'0 of true', 'a standby of the target does not take itself for a restored copy');
 $pair->sql_target('CREATE DATABASE copy TEMPLATE postgres');
 
 # The source goes on, so that whoever has the backup is behind.
