@@ -140,15 +140,14 @@ in_sync('rolled back');
 # Tables that inherit from one that is moved: no trigger of it fires for their rows.
 for my $side (qw(source target))
 {
-	my $node = $pair->$side;
 	my $sql = "sql_$side";
-	$pair->$sql('CREATE TABLE app.grandchild () INHERITS (app.loaded)');
+	$pair->$sql('CREATE TABLE app.grandchild () INHERITS (app.coded)');
 	is(sync(), 'RH009', "$side: a table has children since: sync says that it has left it out");
 	like(paused(), qr/inherit from/, "$side: a table has children since: it is paused");
-	my ($sqlstate, $message) = sqlstate_of($target, q{SELECT rehome.resume_table('m', 'app.loaded')});
-	is("$sqlstate $message", "42809 table app.loaded at the $side has inheritance children", "$side: a table has children since: it does not go on");
+	my ($sqlstate, $message) = sqlstate_of($target, q{SELECT rehome.resume_table('m', 'app.coded')});
+	is("$sqlstate $message", "42809 table app.coded at the $side has inheritance children", "$side: a table has children since: it does not go on");
 	$pair->$sql('DROP TABLE app.grandchild');
-	$pair->sql_target(q{SELECT rehome.resume_table('m', 'app.loaded')});
+	$pair->sql_target(q{SELECT rehome.resume_table('m', 'app.coded')});
 	in_sync("$side: a table has no children any more");
 }
 
