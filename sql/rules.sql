@@ -137,6 +137,8 @@ INSERT INTO old.v VALUES (1, 'S', 'never', 'a'), (2, 'L', 'soon', 'b');
 CALL rehome.copy('stored');
 SELECT format('SELECT %s AS size, %s AS until FROM new.v AS target ORDER BY id', s.inverse, u.inverse)
   FROM rehome.column_map s, rehome.column_map u WHERE s."column" = 'size' AND s.kind = 'value_map' AND u."column" = 'until' AND u.kind = 'value_map' \gexec
+CALL rehome.cancel('stored');
+SELECT rehome.drop_migration('stored');
 SELECT rehome.add_rule('alike', 'new.m', 'n', 'null', '{"to_null": "n/a"}');
 :code
 SELECT rehome.add_rule('alike', 'new.m', 'said', 'timestamp', '{"zone": "Europe/Berlin", "format": "YYYY-MM-DD HH24:MI TZH"}');

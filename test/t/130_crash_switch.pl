@@ -216,8 +216,8 @@ sub interrupt
 	my $name = "$op, $point, $what";
 	my ($call, $lock, $pid) = stop_at($op, $point);
 	is(takers($name), $taker_at{"$op $point"}, "$name: who takes writes meanwhile");
-	# after the local commit, a rollback can only go on
-	$action{$what}->($call, $lock, $pid, $op eq 'rollback' && $point eq 'source-commit');
+	# when the COMMIT is on its way to the source, both can only go on
+	$action{$what}->($call, $lock, $pid, $point eq 'source-commit');
 	recover_and_repeat($name, $op);
 	return;
 }
