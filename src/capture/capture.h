@@ -63,6 +63,7 @@ extern void rehome_target_guard(RehomeSlice *slice, List *maps);
 extern void rehome_target_install(RehomeSlice *slice, List *maps, bool guarded);
 extern bool rehome_target_covered(List *maps);
 extern char *rehome_target_unlogged(Oid target);
+extern RehomeRows *rehome_target_unidentified(RehomeTableMap *map);
 extern bool rehome_target_is_empty(Oid target, Oid owner);
 extern void rehome_target_require_logged(Oid target);
 extern char *rehome_target_partitions(Oid target, Snapshot snapshot);

@@ -435,6 +435,32 @@ rehome_target_require_logged(Oid target)
 }
 
 /*
+ * rehome_target_unidentified returns the target, or its partitions, that are
+ * published with updates or deletes and have no replica identity: table,
+ * publications.  What a copy has taken off does not count.  It locks nothing.
+ */
+RehomeRows *
+rehome_target_unidentified(RehomeTableMap *map)
+{
+	static SPIPlanPtr plan = NULL;
+	List	   *oids = NIL;
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(map->target, NoLock, NULL))
+		oids = lappend(oids, psprintf("%u", lfirst_oid(lc)));
+	return rehome_spi_kept(&plan, "SELECT c.oid::regclass, string_agg(quote_ident(p.pubname), ', ' ORDER BY p.pubname)"
+						   " FROM unnest($1::oid[]) AS l(oid) JOIN pg_class c USING (oid) JOIN pg_publication p ON p.pubupdate OR p.pubdelete"
+						   " WHERE c.relkind = 'r' AND pg_relation_is_publishable(c.oid) AND c.relreplident <> 'f'"
+						   " AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid"
+						   "  AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END)"
+						   " AND (p.puballtables OR EXISTS (SELECT FROM (SELECT c.oid UNION SELECT relid FROM pg_partition_ancestors(c.oid)) AS a"
+						   "   JOIN pg_class r USING (oid) WHERE EXISTS (SELECT FROM pg_publication_rel WHERE prpubid = p.oid AND prrelid = r.oid)"
+						   "   OR EXISTS (SELECT FROM pg_publication_namespace WHERE pnpubid = p.oid AND pnnspid = r.relnamespace)))"
+						   " AND NOT EXISTS (SELECT FROM rehome.saved_object s WHERE s.table_map_id = $2 AND s.rebuilt_at IS NULL)"
+						   " GROUP BY c.oid ORDER BY 1", "ti", rehome_name_array(oids), map->id);
+}
+
+/*
  * rehome_target_is_empty tells whether a target has no rows that its owner can
  * see.  For a table without a block, which is what most are before their copy,
  * that is known without a query.

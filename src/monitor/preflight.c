@@ -319,21 +319,8 @@ check_target_since(List *findings, RehomeSlice *slice, RehomeTableMap *map, cons
 static List *
 check_identity(List *findings, RehomeTableMap *map)
 {
-	static SPIPlanPtr plan = NULL;
-	RehomeRows *rows;
+	RehomeRows *rows = rehome_target_unidentified(map);
 
-	rows = rehome_spi_kept(&plan, "SELECT c.oid::regclass, string_agg(quote_ident(p.pubname), ', ' ORDER BY p.pubname)"
-						   " FROM (SELECT $1 AS oid UNION SELECT relid FROM pg_partition_tree($1)) AS l JOIN pg_class c USING (oid)"
-						   " JOIN pg_publication p ON p.pubupdate OR p.pubdelete"
-						   " WHERE c.relkind = 'r' AND pg_relation_is_publishable(c.oid) AND c.relreplident <> 'f'"
-						   " AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid"
-						   "  AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END)"
-						   " AND (p.puballtables OR EXISTS (SELECT FROM (SELECT c.oid UNION SELECT relid FROM pg_partition_ancestors(c.oid)) AS a"
-						   "   JOIN pg_class r USING (oid) WHERE EXISTS (SELECT FROM pg_publication_rel WHERE prpubid = p.oid AND prrelid = r.oid)"
-						   "   OR EXISTS (SELECT FROM pg_publication_namespace WHERE pnpubid = p.oid AND pnnspid = r.relnamespace)))"
-						   /* a copy may have taken it off */
-						   " AND NOT EXISTS (SELECT FROM rehome.saved_object s WHERE s.table_map_id = $2 AND s.rebuilt_at IS NULL)"
-						   " GROUP BY c.oid ORDER BY 1", "oi", map->target, map->id);
 	for (int i = 0; i < rows->n; i++)
 		findings = rehome_finding(findings, "target", "error", rows->value[i][0],
 								  psprintf("is published, with its changes, by %s, and has no replica identity: updates and deletes of its rows are refused",
