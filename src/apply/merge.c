@@ -101,6 +101,7 @@ rehome_merge_compose(RehomeConn *conn, RehomeReturn *ret)
 void
 rehome_merge_spare_refused(RehomeConn *conn, RehomeSlice *slice, RehomeReturn *ret)
 {
+	static SPIPlanPtr plan = NULL;
 	RehomeInverse *inverse = ret->inverse;
 	RehomeTableMap *map = inverse->mapping->map;
 	char	   *refused;
@@ -108,12 +109,13 @@ rehome_merge_spare_refused(RehomeConn *conn, RehomeSlice *slice, RehomeReturn *r
 	char	   *staged;
 	char	   *replaced;
 
-	refused = rehome_spi_value("SELECT jsonb_agg(jsonb_build_object('id', q.id::text, 'key',"
-							   "  (SELECT jsonb_object_agg('key' || u.n, q.source_key -> u.name)"
-							   "     FROM unnest($4::text[]) WITH ORDINALITY AS u(name, n))))"
-							   " FROM rehome.quarantine q WHERE q.migration = $1::name AND q.slice = $2::name"
-							   " AND q.target = $3 AND q.source_key IS NOT NULL", "ttot",
-							   slice->migration->name, slice->name, map->target, rehome_name_array(map->source_key));
+	refused = rehome_spi_kept(&plan, "SELECT jsonb_agg(jsonb_build_object('id', q.id::text, 'key',"
+							  "  (SELECT jsonb_object_agg('key' || u.n, q.source_key -> u.name)"
+							  "     FROM unnest($4::text[]) WITH ORDINALITY AS u(name, n))))"
+							  " FROM rehome.quarantine q WHERE q.migration = $1::name AND q.slice = $2::name"
+							  " AND q.target = $3 AND q.source_key IS NOT NULL", "ttot",
+							  slice->migration->name, slice->name, map->target,
+							  rehome_name_array(map->source_key))->value[0][0];
 	if (refused == NULL)
 		return;
 	keys = psprintf("jsonb_array_elements($1::jsonb) AS q, LATERAL jsonb_populate_record(NULL::%s, q -> 'key') AS k",

@@ -54,8 +54,8 @@ rehome_source_identity(RehomeConn *conn)
 RehomeConn *
 rehome_slice_connect(RehomeSlice *slice, const char *purpose)
 {
-	RehomeConn *conn = rehome_conn_open(slice->migration->serverid, slice->migration->owner,
-										psprintf("%s %s/%s", purpose, slice->migration->name, slice->name));
+	RehomeConn *conn = rehome_migration_connect(slice->migration,
+												psprintf("%s %s/%s", purpose, slice->migration->name, slice->name));
 
 	rehome_source_check_identity(conn, slice);
 	return conn;

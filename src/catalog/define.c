@@ -259,7 +259,7 @@ local_foreign_tables(RehomeMigration *migration, const char *schema)
 char *
 rehome_define_import(RehomeMigration *migration, const char *schema, List *wanted)
 {
-	RehomeConn *conn = rehome_conn_open(migration->serverid, migration->owner, "define");
+	RehomeConn *conn = rehome_migration_connect(migration, "define");
 	char	   *local = psprintf("rehome_%s_%s", migration->token, schema);
 	RehomeRows *rows;
 	StringInfoData tables;

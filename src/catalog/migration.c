@@ -40,6 +40,7 @@
 #include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 
 /* The work lock of slice n is the advisory lock (WORK_LOCK_CLASS, n). */
 #define WORK_LOCK_CLASS 0x5252
@@ -86,14 +87,8 @@ migration_from_row(char **v)
 	m->home = v[5];
 	m->source_id = v[6];
 	m->serverid = (Oid) rehome_int64(v[7]);
-	m->live = v[8] != NULL && strcmp(v[8], "postgres_fdw") == 0;
-	if (m->server != NULL && !OidIsValid(m->serverid))
-		ereport(ERROR,
-				errcode(ERRCODE_UNDEFINED_OBJECT),
-				errmsg("server \"%s\" does not exist", m->server),
-				errdetail("It is the source of migration \"%s\".", m->name),
-				errhint("CREATE SERVER %s FOREIGN DATA WRAPPER postgres_fdw OPTIONS (...);",
-						quote_identifier(m->server)));
+	/* of a server that is gone nobody knows; who connects to it is told so */
+	m->live = m->server != NULL && (v[8] == NULL || strcmp(v[8], "postgres_fdw") == 0);
 	return m;
 }
 
@@ -485,8 +480,10 @@ rehome_require_owner(RehomeCall *call, RehomeMigration *migration)
 		ereport(ERROR,
 				errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				errmsg("must be owner of migration \"%s\"", migration->name),
+				SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(migration->owner)) ?
 				errdetail("Its rules run with the rights of role \"%s\".",
-						  GetUserNameFromId(migration->owner, false)));
+						  GetUserNameFromId(migration->owner, false)) :
+				errdetail("That role does not exist any more."));
 }
 
 /* What acquire is to lock, waiting how long. */

@@ -25,7 +25,7 @@ typedef struct RehomeMigration
 	int			id;
 	char	   *name;
 	char	   *server;			/* NULL: this database */
-	Oid			serverid;		/* InvalidOid: this database */
+	Oid			serverid;		/* InvalidOid: this database, or it is gone */
 	bool		live;			/* the source can be captured, synced, fenced */
 	Oid			owner;
 	char	   *token;
@@ -128,6 +128,7 @@ typedef struct RehomeTableMap
 extern RehomeMigration *rehome_migration_get(const char *name);
 extern RehomeMigration *rehome_migration_argument(FunctionCallInfo fcinfo);
 extern RehomeMigration *rehome_migration_by_id(int id);
+extern struct RehomeConn *rehome_migration_connect(RehomeMigration *migration, const char *purpose);
 extern List *rehome_slices_get(RehomeMigration *migration, const char *slice);
 extern RehomeSlice *rehome_slice_by_id(int id);
 extern List *rehome_table_maps_get(RehomeSlice *slice);

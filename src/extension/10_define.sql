@@ -1,5 +1,5 @@
 -- Definitions: create_migration, add_slice, add_table, add_schema,
--- map_column, drop_migration; and looking before leaping: plan, preflight.
+-- map_column, set_owner, drop_migration; and looking before leaping: plan, preflight.
 
 CREATE FUNCTION rehome.create_migration(migration name, server name, reason text,
                                         home text DEFAULT NULL)
@@ -36,6 +36,12 @@ CREATE FUNCTION rehome.map_column(migration name, target regclass, "column" name
     AS 'MODULE_PATHNAME', 'rehome_map_column';
 COMMENT ON FUNCTION rehome.map_column(name, regclass, name, text, text, name, text) IS
     'state how a target column is computed from the source row; null leaves it out';
+
+CREATE FUNCTION rehome.set_owner(migration name, owner regrole)
+    RETURNS void LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'rehome_set_owner';
+COMMENT ON FUNCTION rehome.set_owner(name, regrole) IS
+    'give a migration to another role, which owns its targets';
 
 CREATE FUNCTION rehome.drop_migration(migration name)
     RETURNS void LANGUAGE c VOLATILE

@@ -84,6 +84,7 @@ GRANT EXECUTE ON FUNCTION
     rehome.set_drift_policy(name, text, regclass),
     rehome.repair_drift(name, regclass),
     rehome.accept_drift(name, regclass),
+    rehome.set_owner(name, regrole),
     rehome.drop_migration(name),
     rehome.add_rule(name, regclass, name, text, jsonb, name, text, text, text, name, text),
     rehome.set_table_rule(name, regclass, text, text, name, regclass),

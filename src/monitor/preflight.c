@@ -493,8 +493,8 @@ rehome_preflight_slice(RehomeSlice *slice, bool try_rows)
 	if (!slice->migration->live || maps == NIL)
 		return findings;
 
-	conn = rehome_conn_open(slice->migration->serverid, slice->migration->owner,
-							psprintf("preflight %s/%s", slice->migration->name, slice->name));
+	conn = rehome_migration_connect(slice->migration,
+									psprintf("preflight %s/%s", slice->migration->name, slice->name));
 	role = rehome_conn_value(conn, "SELECT quote_ident(current_user)", "");
 	findings = check_connection(findings, conn, slice);
 	facts = rehome_source_facts(conn, maps);

@@ -234,8 +234,8 @@ compare_slice(RehomeSink *sink, RehomeSlice *slice)
 	}
 	if (slice->migration->live)
 	{
-		RehomeConn *conn = rehome_conn_open(slice->migration->serverid, slice->migration->owner,
-											psprintf("structure %s/%s", slice->migration->name, slice->name));
+		RehomeConn *conn = rehome_migration_connect(slice->migration,
+													psprintf("structure %s/%s", slice->migration->name, slice->name));
 
 		facts[0] = rehome_conn_query(conn, sql_structure_facts, "tt", rehome_name_array(schemas[0]), rehome_name_array(tables[0]));
 		rehome_conn_close(conn);

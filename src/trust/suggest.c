@@ -492,8 +492,8 @@ suggest_slice(RehomeSlice *slice, bool queries)
 		return false;
 	if (slice->migration->live)
 	{
-		conn = rehome_conn_open(slice->migration->serverid, slice->migration->owner,
-								psprintf("suggest %s/%s", slice->migration->name, slice->name));
+		conn = rehome_migration_connect(slice->migration,
+										psprintf("suggest %s/%s", slice->migration->name, slice->name));
 		rehome_conn_begin(conn, "READ ONLY");
 	}
 	rules = read_rules(conn, subjects);

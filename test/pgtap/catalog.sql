@@ -26,7 +26,7 @@ SELECT views_are('rehome', ARRAY['status', 'progress', 'state_transition', 'disc
                                  'check_status', 'query_status', 'derived']);
 SELECT tables_are('rehome_change', ARRAY[]::name[]);
 SELECT functions_are('rehome', ARRAY[
-    'create_migration', 'add_slice', 'add_table', 'add_schema', 'map_column', 'drop_migration',
+    'create_migration', 'add_slice', 'add_table', 'add_schema', 'map_column', 'set_owner', 'drop_migration',
     'plan', 'preflight', 'start', 'copy', 'sync', 'pause', 'resume', 'verify', 'verify_tables',
     'cutover', 'rollback', 'complete', 'cancel', 'recover',
     'mapping_document', 'mapping_document_markdown', 'export_migration', 'import_migration', 'definition_hash',

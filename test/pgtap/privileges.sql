@@ -26,7 +26,7 @@ INSERT INTO least VALUES
     ('verify', 'rehome_operator'), ('verify_tables', 'rehome_operator'), ('start', 'rehome_operator'), ('copy', 'rehome_operator'),
     ('sync', 'rehome_operator'), ('recover', 'rehome_operator'),
     ('create_migration', 'rehome_admin'), ('add_slice', 'rehome_admin'), ('add_table', 'rehome_admin'),
-    ('add_schema', 'rehome_admin'), ('map_column', 'rehome_admin'), ('drop_migration', 'rehome_admin'),
+    ('add_schema', 'rehome_admin'), ('map_column', 'rehome_admin'), ('set_owner', 'rehome_admin'), ('drop_migration', 'rehome_admin'),
     ('cutover', 'rehome_admin'), ('rollback', 'rehome_admin'), ('complete', 'rehome_admin'), ('cancel', 'rehome_admin'),
     ('classify', 'rehome_operator'), ('resolve', 'rehome_admin'), ('accept', 'rehome_admin'), ('revoke_acceptance', 'rehome_admin'),
     ('scorecard', 'rehome_reader'), ('run_checks', 'rehome_operator'), ('report_check', 'rehome_operator'), ('run_queries', 'rehome_operator'), ('structure', 'rehome_operator'),

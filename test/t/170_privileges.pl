@@ -98,6 +98,7 @@ my %call = (
 		set_schedule      => q{SELECT rehome.set_schedule('nope', '1 hour')},
 		set_criterion     => q{SELECT rehome.set_criterion('nope', 'correctness', '=', 100)},
 		drop_criterion    => q{SELECT rehome.drop_criterion('nope', 'correctness')},
+		set_owner        => q{SELECT rehome.set_owner('nope', 'nobody')},
 		drop_migration   => q{SELECT rehome.drop_migration('nope')},
 		(map { $_ => "CALL rehome.$_('nope')" } qw(cutover rollback complete cancel)),
 	});
