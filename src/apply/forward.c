@@ -87,6 +87,7 @@
 #include "util/wait.h"
 #include "utils/builtins.h"
 #include "utils/syscache.h"
+#include "utils/varlena.h"
 
 /*
  * Tells, in one round trip, the snapshot, who has authority, how far the log
@@ -264,20 +265,39 @@ cover_partitions(RehomeConn *conn, RehomeSlice *slice, List *maps, const char *f
 }
 
 /*
+ * was_copied tells whether a partition, given by its qualified name, was read by
+ * the copy: what happened to it before it had all its triggers is not known.
+ */
+static bool
+was_copied(RehomeTableMap *map, const char *name)
+{
+	List	   *parts;
+
+	if (!SplitIdentifierString(pstrdup(name), '.', &parts) || list_length(parts) != 2)
+		elog(ERROR, "\"%s\" is no qualified name", name);
+	return rehome_spi("SELECT FROM rehome.chunk WHERE table_map_id = $1 AND part_schema = $2::name AND part_table = $3::name", "itt",
+					  map->id, linitial(parts), lsecond(parts))->n > 0;
+}
+
+/*
  * added_partitions returns the partitions that a table has beyond those on
- * record; NIL when it has to be read as a whole.  A copy may have read them.
+ * record; NIL when it has to be read as a whole.
  */
 static List *
 added_partitions(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
 {
+	List	   *added;
 	char	   *names;
+	ListCell   *lc;
 
-	if (slice->state != REHOME_SYNCING)
-		return NIL;
 	names = rehome_conn_value(conn, "SELECT rehome_source.added_partitions($1, $2::int, $3::regclass, $4)", "titt",
 							  slice->migration->token, map->id,
 							  rehome_remote_relation(rehome_remote_table(map->source)), map->source_parts);
-	return names ? rehome_name_list(names) : NIL;
+	added = names ? rehome_name_list(names) : NIL;
+	foreach(lc, added)
+		if (was_copied(map, lfirst(lc)))
+			return NIL;
+	return added;
 }
 
 /*

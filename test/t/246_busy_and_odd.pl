@@ -224,6 +224,33 @@ is($pair->sql_source('SELECT count(*) FROM audit WHERE doc = 2'), '1', 'a trigge
 same_content($pair, [qw(doc audit)], 'and what it wrote is at the target too');
 $pair->sql_target(q{CALL rehome.cancel('t')});
 
+# Partitions that come while the table is copied: one that the copy reads, and that is
+# emptied before it has all its triggers, and one that it does not.
+$pair->sql_source(q{CREATE TABLE log (id int PRIMARY KEY, v text) PARTITION BY RANGE (id); CREATE TABLE log_0 PARTITION OF log FOR VALUES FROM (0) TO (100);
+	INSERT INTO log SELECT i, 'old' FROM generate_series(1, 20) AS i; GRANT ALL ON log, log_0 TO rehome_src});
+$pair->sql_target('CREATE TABLE log (id int PRIMARY KEY, v text)');
+$pair->import_foreign_schema('public', 'src', 'log');
+$pair->sql_target(q{SELECT rehome.create_migration('l', 'src', 'a log'); SELECT rehome.add_table('l', 'src.log', 'log')});
+{
+	my $copied = q{SELECT coalesce(sum(rows_applied), 0) FROM rehome.status WHERE migration = 'l'};
+	my $lock = hold_lock($target, debug_lock(), 'odd');
+	my $copy = start_psql($target, q{CALL rehome.copy('l')}, dbname => 'odd', debug_point => 'capture-installed:wait');
+	wait_for_lock_waiter($target, debug_lock(), 'odd');
+	$pair->sql_source(q{CREATE TABLE log_1 PARTITION OF log FOR VALUES FROM (100) TO (200); GRANT ALL ON log_1 TO rehome_src; INSERT INTO log SELECT i, 'copied' FROM generate_series(101, 110) AS i});
+	$lock->quit;
+	is(finish_psql($copy)->{sqlstate}, '00000', 'a partition that comes before the chunks are planned');
+	is($pair->sql_target('SELECT count(*) FROM log'), '30', 'is copied');
+	$pair->sql_source(q{TRUNCATE log_1; INSERT INTO log VALUES (150, 'anew')});
+	$pair->sql_target(q{CALL rehome.sync('l')});
+	same_content($pair, ['log'], 'and what becomes of it is seen');
+	my $before = $pair->sql_target($copied);
+	$pair->sql_source(q{CREATE TABLE log_2 PARTITION OF log FOR VALUES FROM (200) TO (300); GRANT ALL ON log_2 TO rehome_src; INSERT INTO log VALUES (250, 'after')});
+	$pair->sql_target(q{CALL rehome.sync('l')});
+	same_content($pair, ['log'], 'one that comes later, too');
+	is($pair->sql_target($copied) - $before, 1, 'without the rest of the table');
+	$pair->sql_target(q{CALL rehome.cancel('l')});
+}
+
 # Partitions that are elsewhere.
 $pair->sql_source(q{
 	CREATE EXTENSION postgres_fdw; CREATE SERVER cold FOREIGN DATA WRAPPER postgres_fdw;
