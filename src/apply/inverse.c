@@ -225,10 +225,11 @@ rehome_inverse_local_names(RehomeInverse *inverse)
 }
 
 /*
- * rehome_inverse_key_condition returns "a.key = b.key AND ..." at the source.
+ * key_condition returns "a.key = b.key AND ..." at the source; in_change: b is
+ * a row of its change table.
  */
-char *
-rehome_inverse_key_condition(RehomeInverse *inverse, const char *a, const char *b)
+static char *
+key_condition(RehomeInverse *inverse, const char *a, const char *b, bool in_change)
 {
 	RehomeTableMap *map = inverse->mapping->map;
 	StringInfoData buf;
@@ -237,12 +238,32 @@ rehome_inverse_key_condition(RehomeInverse *inverse, const char *a, const char *
 	initStringInfo(&buf);
 	foreach(lc, map->source_key)
 	{
+		int			k = foreach_current_index(lc);
 		const char *name = quote_identifier(rehome_remote_column(inverse->table, lfirst(lc)));
 
-		appendStringInfo(&buf, "%s%s.%s %s %s.%s", buf.len ? " AND " : "", a, name,
-						 rehome_source_equal(map, foreach_current_index(lc)), b, name);
+		appendStringInfo(&buf, "%s%s.%s %s %s.%s", k > 0 ? " AND " : "", a, name,
+						 rehome_source_equal(map, k), b, in_change ? psprintf("key%d", k + 1) : name);
 	}
 	return buf.data;
+}
+
+/*
+ * rehome_inverse_key_condition returns "a.key = b.key AND ..." at the source.
+ */
+char *
+rehome_inverse_key_condition(RehomeInverse *inverse, const char *a, const char *b)
+{
+	return key_condition(inverse, a, b, false);
+}
+
+/*
+ * rehome_inverse_key_is returns "a.column = key.key1 AND ..." at the source: key
+ * is a row of its change table.
+ */
+char *
+rehome_inverse_key_is(RehomeInverse *inverse, const char *a, const char *key)
+{
+	return key_condition(inverse, a, key, true);
 }
 
 /*
@@ -257,23 +278,4 @@ rehome_inverse_keys(RehomeInverse *inverse, const char *prefix)
 	foreach(lc, inverse->mapping->map->source_key)
 		names = lappend(names, (char *) rehome_remote_column(inverse->table, lfirst(lc)));
 	return rehome_quote_list(names, prefix);
-}
-
-/*
- * rehome_inverse_key_is returns "a.column = key.key1 AND ..." at the source: key
- * is a row of its change table.
- */
-char *
-rehome_inverse_key_is(RehomeInverse *inverse, const char *a, const char *key)
-{
-	RehomeTableMap *map = inverse->mapping->map;
-	StringInfoData buf;
-	ListCell   *lc;
-
-	initStringInfo(&buf);
-	foreach(lc, map->source_key)
-		appendStringInfo(&buf, "%s%s.%s %s %s.key%d", buf.len ? " AND " : "", a,
-						 quote_identifier(rehome_remote_column(inverse->table, lfirst(lc))),
-						 (char *) list_nth(map->source_equal, foreach_current_index(lc)), key, foreach_current_index(lc) + 1);
-	return buf.data;
 }
