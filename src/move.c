@@ -187,7 +187,7 @@ rehome_sync(PG_FUNCTION_ARGS)
 		{
 			if (call.nonatomic)
 				maps = rehome_reverse_inspected(&call, conn, slice, maps, "sync");
-			n = rehome_reverse_batch(conn, slice, maps, NULL, false);
+			n = rehome_reverse_batch(conn, slice, maps, NULL, false, NULL);
 			if (n < 0)
 				rehome_raise_both(slice);
 		}

@@ -43,11 +43,11 @@
  * A partition that is attached brings rows, one that is detached takes rows
  * away, and no trigger tells.  So the position includes which partitions
  * there were (rehome.table_map.source_parts).  When there are more, K has all
- * keys of those, too; when some are gone, the table is read as a whole, as after
- * a TRUNCATE.  Either is done in a batch that looks the tables over, which also
- * finds a partition that had been detached for a while: its triggers are others.
- * And before it takes S1 new partitions get the triggers that do not come by
- * themselves, so that nothing happens to them unseen once they are on record.
+ * keys of those, too; when some are gone, the table is read as a whole.  Either
+ * is done in a batch that looks the tables over, which also finds a partition
+ * that had been detached for a while: its triggers are others.  And before it
+ * takes S1 new partitions get the triggers that do not come by themselves, so
+ * that nothing happens to them unseen once they are on record.
  *
  * What S1 sees need not be on the source's disk: with synchronous_commit off
  * a transaction is visible before it is durable.  If the source then crashed,
@@ -302,7 +302,7 @@ added_partitions(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
 
 /*
  * tables_due returns the tables that have changed, and their number; those of
- * whole as a whole.  The largest are the first: while they are applied, the
+ * whole as after a TRUNCATE.  The largest are the first: while they are applied, the
  * source can get on with the others.
  */
 static Due *
@@ -315,16 +315,20 @@ tables_due(RehomeConn *conn, RehomeSlice *slice, List *maps, List *whole, const 
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
-		char		flag = list_member_ptr(whole, map) ? 't' : flags[foreach_current_index(lc)];
+		char		flag = flags[foreach_current_index(lc)];
 		List	   *added = NIL;
+
+		/* with a partition its triggers are gone, too */
+		if (flag != 'p' && list_member_ptr(whole, map))
+			flag = 't';
 
 		/* it may have been paused just now */
 		if (flag == '-' || map->paused)
 			continue;
 		if (flag == 'a')
 			added = added_partitions(conn, slice, map);
-		if (flag == 'p' || (flag == 'a' && added == NIL))
-			flag = 't';
+		if (flag == 'a' && added == NIL)
+			flag = 'p';
 		due[(*n)++] = (Due) {map, flag, added, pages_of(map->target)};
 	}
 	qsort(due, *n, sizeof(Due), larger_first);

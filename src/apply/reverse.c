@@ -330,15 +330,39 @@ stage_all(RehomeConn *conn, RehomeSlice *slice, List *returns)
 }
 
 /*
+ * any_uncovered tells whether a target has got a partition since, in the active
+ * snapshot, whose TRUNCATE is not captured.
+ */
+static bool
+any_uncovered(List *maps)
+{
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		char	   *parts;
+		List	   *added;
+		bool		whole;
+
+		if (rehome_target_repartitioned(lfirst(lc), GetActiveSnapshot(), &parts, &added, &whole) &&
+			strcmp(parts, REHOME_PARTITIONS_UNKNOWN) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
  * rehome_reverse_batch brings the source from its position to a snapshot of
  * the target: the one given, or, when that is NULL, one taken now.  With
  * keep_open the source transaction stays open,
- * still recognised as ours.  Returns the rows sent; -1, with the transaction
- * open, when the source says that it has authority.
+ * still recognised as ours.  Where uncovered is not NULL it is told whether there
+ * are partitions that want triggers first, and then nothing else is done: a table
+ * would have to be brought as a whole.  Returns the rows sent; -1, with the
+ * transaction open, when the source says that it has authority.
  */
 int64
 rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
-					 Snapshot snapshot, bool keep_open)
+					 Snapshot snapshot, bool keep_open, bool *uncovered)
 {
 	List	   *returns = NIL;
 	List	   *asked = maps;
@@ -352,6 +376,11 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		rehome_target_check_capture(maps);
 	rehome_target_hold(maps);
 	PushActiveSnapshot(snapshot ? snapshot : GetLatestSnapshot());
+	if (uncovered != NULL && (*uncovered = any_uncovered(maps)))
+	{
+		PopActiveSnapshot();
+		return 0;
+	}
 	reached = rehome_position_of_active();
 	rehome_conn_begin(conn, "");
 	rehome_conn_exec(conn, psprintf("SET LOCAL lock_timeout = %d; SET LOCAL statement_timeout = %d",

@@ -482,9 +482,10 @@ rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag, List *adde
 	turn->sessions = sessions;
 	turn->conn = sessions->conn;
 	turn->mapping = rehome_mapping_compile(map, slice->migration->owner);
-	turn->everything = flag == 't';
-	/* what only the target has of its rows is not to be lost */
-	if (turn->everything && (map->on_delete != 'd' || rehome_apply_keeps(turn->mapping)))
+	turn->everything = flag == 't' || flag == 'p';
+	/* what only the target has of its rows is not to be lost; and most may be as they are here */
+	if (turn->everything && (map->on_delete != 'd' || rehome_apply_keeps(turn->mapping) ||
+							 (flag == 'p' && !rehome_apply_is_fragile(turn->mapping))))
 		turn->present = tuplestore_begin_heap(false, false, work_mem);
 	/* with quarantine, what meets another row half way is tried again in the end */
 	turn->by_parts = map->quarantine || (turn->everything && turn->present == NULL) ||

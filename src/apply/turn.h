@@ -35,7 +35,7 @@ typedef struct RehomeTurn
 	List	   *added;			/* partitions whose rows count as changed, by name */
 	MemoryContext context;		/* all that follows */
 	RehomeMapping *mapping;
-	bool		everything;		/* truncated: all there is is read */
+	bool		everything;		/* truncated, or partitions are gone: all there is is read */
 	Tuplestorestate *present;	/* then, if what is gone is not just deleted: the keys read */
 	int64		npresent;
 	bool		finished;		/* all have been read */

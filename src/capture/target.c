@@ -558,7 +558,7 @@ rehome_target_repartitioned(RehomeTableMap *map, Snapshot snapshot, char **parts
 	if (!rehome_target_covered(list_make1(map)))
 	{
 		*whole = true;
-		*parts = "?";
+		*parts = REHOME_PARTITIONS_UNKNOWN;
 	}
 	return true;
 }

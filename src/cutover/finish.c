@@ -109,7 +109,7 @@ bring_last(RehomeCall *call, RehomeSlice *slice)
 	if (!slice->one_way)
 	{
 		maps = rehome_reverse_inspected(call, conn, slice, maps, "complete");
-		if (rehome_reverse_batch(conn, slice, maps, NULL, false) < 0)
+		if (rehome_reverse_batch(conn, slice, maps, NULL, false, NULL) < 0)
 			rehome_raise_both(slice);
 		tell_left_out(slice, maps);
 	}

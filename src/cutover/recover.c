@@ -73,7 +73,7 @@ reread_lossy(RehomeSlice *slice, bool all)
 bool
 rehome_give_back(RehomeConn *conn, RehomeSlice *slice, List *maps, char **tail)
 {
-	if (rehome_reverse_batch(conn, slice, maps, NULL, true) < 0)
+	if (rehome_reverse_batch(conn, slice, maps, NULL, true, NULL) < 0)
 		return false;
 	rehome_refused_end(slice, "source", "rolled back");
 	*tail = rehome_sequences_to_source(conn, maps);

@@ -135,7 +135,7 @@ drain(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice, List *maps)
 {
 	for (int i = 0; i < REHOME_MAX_DRAINS && call->nonatomic; i++)
 	{
-		int64		n = rehome_reverse_batch(conn, slice, maps, NULL, false);
+		int64		n = rehome_reverse_batch(conn, slice, maps, NULL, false, NULL);
 
 		if (n < 0)
 			rehome_raise_both(slice);

@@ -105,7 +105,7 @@ rehome_verify_freeze(RehomeSlice *slice, List *maps, List *kept, char **snapshot
 		rehome_target_hold(rehome_maps_running(maps));
 		PushActiveSnapshot(GetLatestSnapshot());
 		*snapshot = rehome_position_of_active();
-		if (rehome_reverse_batch(conn, slice, maps, GetActiveSnapshot(), true) < 0)
+		if (rehome_reverse_batch(conn, slice, maps, GetActiveSnapshot(), true, NULL) < 0)
 			rehome_raise_both(slice);
 	}
 	return conn;

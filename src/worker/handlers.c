@@ -190,6 +190,7 @@ static long
 reverse(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 {
 	bool		anew = worker->conn == NULL;	/* at first, and after each error */
+	bool		uncovered;
 	int64		n;
 
 	if (!rehome_slice_try_work_lock(slice->id))
@@ -205,7 +206,9 @@ reverse(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 		return 0;
 	if (rehome_target_cover(slice, rehome_maps_running(worker->maps)))
 		return 0;
-	n = rehome_reverse_batch(worker->conn, slice, worker->maps, NULL, false);
+	n = rehome_reverse_batch(worker->conn, slice, worker->maps, NULL, false, &uncovered);
+	if (uncovered)
+		return 0;
 	if (n < 0)
 		rehome_raise_both(slice);
 	if (n > 0 || !slice->lazy_position)

@@ -213,7 +213,7 @@ BEGIN
      WHERE c.token = added_partitions.token AND c.map = added_partitions.map;
     FOR part IN SELECT c.oid FROM rehome_source.partition_tree(relation) AS c(oid)
                  WHERE c.oid <> relation AND c.oid::oid::text <> ALL (string_to_array(parts, ',')) LOOP
-        IF NOT has_table_privilege(part, 'SELECT') THEN
+        IF NOT has_table_privilege(part, 'SELECT') OR row_security_active(part) THEN
             RETURN NULL;
         END IF;
         IF EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = part AND a.attname = ANY (key) AND NOT a.attnotnull) THEN
