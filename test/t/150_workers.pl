@@ -218,12 +218,11 @@ for my $hangs ('its session', 'the whole server')
 	arrives('nobody in the way');
 }
 
-# A server of another name is an error like any other: nothing can be recorded
-# in a migration that cannot be read, but the worker goes on trying.
+# A server of another name is an error like any other, once it is connected to.
 {
-	my $from = -s $target->logfile;
 	$pair->sql_target('ALTER SERVER src RENAME TO elsewhere');
-	$target->wait_for_log(qr/server "src" does not exist(?s:.*)server "src" does not exist(?s:.*)server "src" does not exist/, $from);
+	$pair->sql_source(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'pg_rehome sync%'});
+	ok(wait_until($target, q{SELECT bool_and(error LIKE 'server "src" does not exist%') FROM rehome.status}), 'a server renamed: the status shows it');
 	$pair->sql_target('ALTER SERVER elsewhere RENAME TO src');
 	arrives('a server renamed and named back');
 }
