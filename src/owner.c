@@ -95,7 +95,7 @@ rehome_set_owner(PG_FUNCTION_ARGS)
 		RehomeSlice *slice = lfirst(lc);
 
 		rehome_slice_work_lock(slice);
-		if (slice->state == REHOME_COMPLETED || slice->state == REHOME_CANCELLED)
+		if (rehome_slice_ended(slice))
 			continue;
 		check_targets(&problems, rehome_table_maps_get(slice), role);
 		check_targets(&problems, rehome_derived_maps(slice), role);

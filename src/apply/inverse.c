@@ -152,7 +152,6 @@ rehome_inverse_describe(RehomeConn *conn, RehomeInverse *inverse)
 		if (!carried && !rehome_bool(rows->value[r][1]))
 			inverse->stays = lappend(inverse->stays, rows->value[r][0]);
 	}
-	inverse->complete = inverse->stays == NIL;
 }
 
 /*

@@ -29,8 +29,7 @@ typedef struct RehomeInverse
 	int			ncolumns;
 	RehomeInverseColumn *columns;
 	List	   *fragile;		/* source columns of other unique indexes */
-	bool		complete;		/* every column the source stores is carried */
-	List	   *stays;			/* those that are not, as the source calls them */
+	List	   *stays;			/* columns it stores that are not carried; both as it calls them */
 } RehomeInverse;
 
 extern RehomeInverse *rehome_inverse_compile(RehomeTableMap *map, Oid owner);

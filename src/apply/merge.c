@@ -27,7 +27,8 @@ rehome_merge_compose(RehomeConn *conn, RehomeReturn *ret)
 	RehomeInverse *inverse = ret->inverse;
 	RehomeTableMap *map = inverse->mapping->map;
 	StringInfoData set;
-	List	   *fragile;
+	char	   *replaced;		/* a unique value changes */
+	char	   *out;			/* takes such rows out */
 	const char *visible = "";	/* rows that the filter lets through */
 	const char *still_there = "";
 
@@ -45,23 +46,22 @@ rehome_merge_compose(RehomeConn *conn, RehomeReturn *ret)
 							 quote_identifier(inverse->columns[i].remote));
 	ret->visible = visible;
 	ret->set = set.len > 0 ? set.data : NULL;
-	fragile = inverse->fragile;
-	if (fragile != NIL && inverse->complete)
-		ret->replaced = psprintf("ROW(%s)::record *<> ROW(%s)::record",
-								 rehome_quote_list(fragile, "r."), rehome_quote_list(fragile, "s."));
-	if (fragile != NIL && !inverse->complete)
-		ret->exchange = psprintf("WITH gone AS (DELETE FROM %s r USING %s s WHERE s.rehome_op = 'u' AND %s AND ROW(%s)::record *<> ROW(%s)::record%s RETURNING r.*)"
+	replaced = psprintf("ROW(%s)::record *<> ROW(%s)::record",
+						rehome_quote_list(inverse->fragile, "r."), rehome_quote_list(inverse->fragile, "s."));
+	out = psprintf("DELETE FROM %s r USING %s s WHERE s.rehome_op = 'u' AND %s AND %s%s",
+				   ret->relation, ret->stage, ret->join, replaced, visible);
+	if (inverse->fragile != NIL && inverse->stays != NIL)
+		ret->exchange = psprintf("WITH gone AS (%s RETURNING r.*)"
 								 " INSERT INTO %s (%s, %s) OVERRIDING SYSTEM VALUE SELECT %s, %s FROM gone JOIN %s s ON s.rehome_op = 'u' AND %s"
-								 " WHERE (SELECT count(*) FROM gone) >= 0",
-								 ret->relation, ret->stage, ret->join,
-								 rehome_quote_list(fragile, "r."), rehome_quote_list(fragile, "s."), visible,
+								 " WHERE (SELECT count(*) FROM gone) >= 0", out,
 								 ret->relation, rehome_inverse_columns(inverse, "", false), rehome_quote_list(inverse->stays, ""),
 								 rehome_inverse_columns(inverse, "s.", false), rehome_quote_list(inverse->stays, "gone."),
 								 ret->stage, rehome_inverse_key_condition(inverse, "gone", "s"));
-	if (fragile != NIL && inverse->complete)
-		ret->upsert[0] = psprintf("DELETE FROM %s r USING %s s WHERE s.rehome_op = 'u' AND %s AND ROW(%s)::record *<> ROW(%s)::record%s",
-								  ret->relation, ret->stage, ret->join,
-								  rehome_quote_list(fragile, "r."), rehome_quote_list(fragile, "s."), visible);
+	else if (inverse->fragile != NIL)
+	{
+		ret->replaced = replaced;
+		ret->upsert[0] = out;
+	}
 	if (set.len > 0)
 		ret->upsert[1] = psprintf("UPDATE %s r SET %s FROM %s s WHERE s.rehome_op = 'u' AND %s AND ROW(%s)::record *<> ROW(%s)::record%s",
 								  ret->relation, set.data, ret->stage, ret->join,

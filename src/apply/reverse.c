@@ -330,28 +330,6 @@ stage_all(RehomeConn *conn, RehomeSlice *slice, List *returns)
 }
 
 /*
- * any_uncovered tells whether a target has got a partition since, in the active
- * snapshot, whose TRUNCATE is not captured.
- */
-static bool
-any_uncovered(List *maps)
-{
-	ListCell   *lc;
-
-	foreach(lc, maps)
-	{
-		char	   *parts;
-		List	   *added;
-		bool		whole;
-
-		if (rehome_target_repartitioned(lfirst(lc), GetActiveSnapshot(), &parts, &added, &whole) &&
-			strcmp(parts, REHOME_PARTITIONS_UNKNOWN) == 0)
-			return true;
-	}
-	return false;
-}
-
-/*
  * rehome_reverse_batch brings the source from its position to a snapshot of
  * the target: the one given, or, when that is NULL, one taken now.  With
  * keep_open the source transaction stays open,
@@ -376,7 +354,7 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		rehome_target_check_capture(maps);
 	rehome_target_hold(maps);
 	PushActiveSnapshot(snapshot ? snapshot : GetLatestSnapshot());
-	if (uncovered != NULL && (*uncovered = any_uncovered(maps)))
+	if (uncovered != NULL && (*uncovered = rehome_targets_uncovered(maps, GetActiveSnapshot()) != NIL))
 	{
 		PopActiveSnapshot();
 		return 0;

@@ -470,6 +470,7 @@ rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag, List *adde
 	MemoryContext context;
 	MemoryContext old;
 	RehomeTurn *turn;
+	bool		fragile;
 
 	context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome batch table", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
@@ -482,14 +483,14 @@ rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag, List *adde
 	turn->sessions = sessions;
 	turn->conn = sessions->conn;
 	turn->mapping = rehome_mapping_compile(map, slice->migration->owner);
+	fragile = rehome_apply_is_fragile(turn->mapping);
 	turn->everything = flag == 't' || flag == 'p';
 	/* what only the target has of its rows is not to be lost; and most may be as they are here */
 	if (turn->everything && (map->on_delete != 'd' || rehome_apply_keeps(turn->mapping) ||
-							 (flag == 'p' && !rehome_apply_is_fragile(turn->mapping))))
+							 (flag == 'p' && !fragile)))
 		turn->present = tuplestore_begin_heap(false, false, work_mem);
 	/* with quarantine, what meets another row half way is tried again in the end */
-	turn->by_parts = map->quarantine || (turn->everything && turn->present == NULL) ||
-		!rehome_apply_is_fragile(turn->mapping);
+	turn->by_parts = map->quarantine || (turn->everything && turn->present == NULL) || !fragile;
 	turn->gone = tuplestore_begin_heap(false, false, work_mem);
 	turn->rows = tuplestore_begin_heap(false, false, work_mem);
 	if (turn->everything)

@@ -67,11 +67,9 @@ extern RehomeRows *rehome_target_unidentified(RehomeTableMap *map);
 extern bool rehome_target_is_empty(Oid target, Oid owner);
 extern void rehome_target_require_logged(Oid target);
 extern char *rehome_target_partitions(Oid target, Snapshot snapshot);
-/* What is noted instead of partitions, as long as one's TRUNCATE is not captured. */
-#define REHOME_PARTITIONS_UNKNOWN "?"
-
 extern bool rehome_target_repartitioned(RehomeTableMap *map, Snapshot snapshot, char **parts,
 										List **added, bool *whole);
+extern List *rehome_targets_uncovered(List *maps, Snapshot snapshot);
 extern bool rehome_target_cover(RehomeSlice *slice, List *maps);
 extern void rehome_target_hold(List *maps);
 extern void rehome_target_check_capture(List *maps);

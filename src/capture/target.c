@@ -477,6 +477,9 @@ rehome_target_is_empty(Oid target, Oid owner)
 		rehome_spi_as(owner, false, psprintf("SELECT 1 FROM %s LIMIT 1", rehome_relation_name(target)))->n == 0;
 }
 
+/* What is noted instead of partitions, as long as one's TRUNCATE is not captured. */
+#define PARTITIONS_UNKNOWN "?"
+
 /*
  * append_partitions appends those of a table, and theirs.
  */
@@ -558,20 +561,20 @@ rehome_target_repartitioned(RehomeTableMap *map, Snapshot snapshot, char **parts
 	if (!rehome_target_covered(list_make1(map)))
 	{
 		*whole = true;
-		*parts = REHOME_PARTITIONS_UNKNOWN;
+		*parts = PARTITIONS_UNKNOWN;
 	}
 	return true;
 }
 
 /*
- * rehome_target_cover gives partitions added to the targets since cutover
- * the triggers that do not come by themselves, before a batch sees them.  True
- * when targets have been locked for that, and are to be let go at once.
+ * rehome_targets_uncovered returns the maps whose targets have got partitions
+ * since, in a snapshot (NULL: now), that lack the triggers that do not come by
+ * themselves.
  */
-bool
-rehome_target_cover(RehomeSlice *slice, List *maps)
+List *
+rehome_targets_uncovered(List *maps, Snapshot snapshot)
 {
-	List	   *bare = NIL;
+	List	   *uncovered = NIL;
 	ListCell   *lc;
 
 	foreach(lc, maps)
@@ -580,14 +583,27 @@ rehome_target_cover(RehomeSlice *slice, List *maps)
 		List	   *added;
 		bool		whole;
 
-		if (rehome_target_repartitioned(lfirst(lc), NULL, &parts, &added, &whole) &&
-			!rehome_target_covered(list_make1(lfirst(lc))))
-			bare = lappend(bare, lfirst(lc));
+		if (rehome_target_repartitioned(lfirst(lc), snapshot, &parts, &added, &whole) &&
+			strcmp(parts, PARTITIONS_UNKNOWN) == 0)
+			uncovered = lappend(uncovered, lfirst(lc));
 	}
-	if (bare == NIL)
+	return uncovered;
+}
+
+/*
+ * rehome_target_cover gives partitions added to the targets since cutover
+ * these triggers.  True when targets have been locked for that, and are to be
+ * let go at once.
+ */
+bool
+rehome_target_cover(RehomeSlice *slice, List *maps)
+{
+	List	   *uncovered = rehome_targets_uncovered(maps, NULL);
+
+	if (uncovered == NIL)
 		return false;
-	rehome_targets_lock(bare, ShareRowExclusiveLock);
-	rehome_target_install(slice, bare, false);
+	rehome_targets_lock(uncovered, ShareRowExclusiveLock);
+	rehome_target_install(slice, uncovered, false);
 	return true;
 }
 

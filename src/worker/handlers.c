@@ -190,7 +190,6 @@ static long
 reverse(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 {
 	bool		anew = worker->conn == NULL;	/* at first, and after each error */
-	bool		uncovered;
 	int64		n;
 
 	if (!rehome_slice_try_work_lock(slice->id))
@@ -204,10 +203,13 @@ reverse(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 	slice->lazy_position = !older_than(worker->positioned_at, POSITION_INTERVAL);
 	if ((anew || !slice->lazy_position) && rehome_reverse_inspect(worker->conn, slice, worker->maps, anew))
 		return 0;
-	if (rehome_target_cover(slice, rehome_maps_running(worker->maps)))
+	if (worker->uncovered && rehome_target_cover(slice, rehome_maps_running(worker->maps)))
+	{
+		worker->uncovered = false;
 		return 0;
-	n = rehome_reverse_batch(worker->conn, slice, worker->maps, NULL, false, &uncovered);
-	if (uncovered)
+	}
+	n = rehome_reverse_batch(worker->conn, slice, worker->maps, NULL, false, &worker->uncovered);
+	if (worker->uncovered)
 		return 0;
 	if (n < 0)
 		rehome_raise_both(slice);

@@ -22,6 +22,7 @@ struct RehomeWorkerState
 	MemoryContext context;		/* what else is kept */
 	RehomeState state;			/* the maps were read in */
 	bool		in_doubt;		/* the sides disagree: recover first */
+	bool		uncovered;		/* partitions of targets want triggers before the next batch back */
 	char	   *idle_snapshot;	/* of the source, in which nothing was new; or NULL */
 	char	   *prune_position; /* applied, not yet known to be on disk */
 	bool		prune_wanted;	/* a batch has found something since that was set */
