@@ -47,6 +47,8 @@
 #include "utils/memutils.h"
 #include "utils/queryenvironment.h"
 
+#define FETCH_ROWS 1000
+
 /*
  * compress_images has the images of pages that are written first after a
  * checkpoint compressed, unless the server does that anyway.  Rows that change
@@ -86,6 +88,30 @@ rehome_applying_end(RehomeApplying *applying)
 	rehome_own_writes_end();
 	rehome_become_self(&applying->as);
 	AtEOXact_GUC(true, applying->guc_level);
+}
+
+/*
+ * rehome_rows_read stores what a query returns, and in *desc (unless that is
+ * NULL) what it looks like.  Returns the number of rows.
+ */
+int64
+rehome_rows_read(const char *sql, Tuplestorestate *store, TupleDesc *desc)
+{
+	Portal		cursor = rehome_cursor_open(sql);
+	SPITupleTable *table;
+	int64		n = 0;
+
+	if (desc != NULL)
+		*desc = CreateTupleDescCopy(cursor->tupDesc);
+	while ((table = rehome_cursor_fetch(cursor, FETCH_ROWS)) != NULL)
+	{
+		for (uint64 i = 0; i < table->numvals; i++)
+			tuplestore_puttuple(store, table->vals[i]);
+		n += table->numvals;
+		SPI_freetuptable(table);
+	}
+	SPI_cursor_close(cursor);
+	return n;
 }
 
 /*
@@ -405,6 +431,24 @@ int64
 rehome_apply_gone_treated(RehomeMapping *mapping, Tuplestorestate *keys, int64 n, bool absent)
 {
 	return treat_keys(mapping, mapping->map->on_delete, keys, n, absent);
+}
+
+/*
+ * rehome_absent_keys stores the keys of target rows "t" of a condition that are
+ * not among those present (both rows of key_desc), and returns their number.
+ */
+int64
+rehome_absent_keys(RehomeMapping *mapping, const char *within, Tuplestorestate *present,
+				   int64 npresent, Tuplestorestate *absent)
+{
+	int64		n;
+
+	rehome_rows_register("rehome_present", mapping->key_desc, present, npresent);
+	n = rehome_rows_read(psprintf("SELECT %s FROM %s AS t WHERE (%s) AND NOT EXISTS (SELECT FROM rehome_present AS n WHERE %s)",
+								  rehome_quote_list(mapping->map->key, "t."), rehome_target_name(mapping), within,
+								  rehome_key_condition(mapping, "t", "n")), absent, NULL);
+	rehome_rows_unregister("rehome_present");
+	return n;
 }
 
 /*

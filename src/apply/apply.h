@@ -26,6 +26,7 @@ extern void rehome_applying_begin(RehomeApplying *applying, Oid owner);
 extern void rehome_applying_end(RehomeApplying *applying);
 
 /* Rows on hand, visible to SQL under a name while registered. */
+extern int64 rehome_rows_read(const char *sql, Tuplestorestate *store, TupleDesc *desc);
 extern void rehome_rows_register(const char *name, TupleDesc desc,
 								 Tuplestorestate *store, int64 n);
 extern void rehome_rows_unregister(const char *name);
@@ -35,6 +36,8 @@ extern int64 rehome_apply_delete_all(RehomeMapping *mapping);
 extern int64 rehome_apply_gone(RehomeMapping *mapping, Tuplestorestate *keys, int64 n);
 extern int64 rehome_apply_gone_treated(RehomeMapping *mapping, Tuplestorestate *keys, int64 n,
 									   bool absent);
+extern int64 rehome_absent_keys(RehomeMapping *mapping, const char *within, Tuplestorestate *present,
+								int64 npresent, Tuplestorestate *absent);
 extern char *rehome_marked(RehomeMapping *mapping, const char *prefix);
 extern char *rehome_live_rows(RehomeMapping *mapping);
 extern bool rehome_apply_is_fragile(RehomeMapping *mapping);

@@ -42,8 +42,9 @@
  *
  * A partition that is attached brings rows, one that is detached takes rows
  * away, and no trigger tells.  So the position includes which partitions
- * there were (rehome.table_map.source_parts).  When there are more, K has all
- * keys of those, too; when some are gone, the table is read as a whole.  Either
+ * there were (rehome.table_map.source_parts), and their bounds.  When there are
+ * more, K has all keys of those, too; when some are gone, what is within their
+ * bounds is compared (repartition.c).  Either
  * is done in a batch that looks the tables over, which also finds a partition
  * that had been detached for a while: its triggers are others.  And before it
  * takes S1 new partitions get the triggers that do not come by themselves, so
@@ -72,6 +73,7 @@
 
 #include "access/htup_details.h"
 #include "apply/apply.h"
+#include "apply/repartition.h"
 #include "apply/touched.h"
 #include "apply/turn.h"
 #include "capture/capture.h"
@@ -87,7 +89,6 @@
 #include "util/wait.h"
 #include "utils/builtins.h"
 #include "utils/syscache.h"
-#include "utils/varlena.h"
 
 /*
  * Tells, in one round trip, the snapshot, who has authority, how far the log
@@ -207,7 +208,7 @@ typedef struct Due
 {
 	RehomeTableMap *map;
 	char		flag;			/* what the poll says of it */
-	List	   *added;			/* partitions whose rows count as changed, by name */
+	RehomeRepartition *moved;	/* partitions that came or went; NULL: none did, or all is read */
 	int32		pages;			/* of the target */
 } Due;
 
@@ -252,7 +253,7 @@ cover_partitions(RehomeConn *conn, RehomeSlice *slice, List *maps, const char *f
 		RehomeTableMap *map = lfirst(lc);
 		char		flag = flags[foreach_current_index(lc)];
 
-		if (flag != 'a' && flag != 'p')
+		if (flag != 'a' && flag != 'g' && flag != 'p')
 			continue;
 		if (locked)
 			rehome_source_cover(conn, slice, map, true);
@@ -262,42 +263,6 @@ cover_partitions(RehomeConn *conn, RehomeSlice *slice, List *maps, const char *f
 	if (batch->uncovered != NIL)
 		slice->lazy_position = false;
 	return batch->uncovered == NIL;
-}
-
-/*
- * was_copied tells whether a partition, given by its qualified name, was read by
- * the copy: what happened to it before it had all its triggers is not known.
- */
-static bool
-was_copied(RehomeTableMap *map, const char *name)
-{
-	List	   *parts;
-
-	if (!SplitIdentifierString(pstrdup(name), '.', &parts) || list_length(parts) != 2)
-		elog(ERROR, "\"%s\" is no qualified name", name);
-	return rehome_spi("SELECT FROM rehome.chunk WHERE table_map_id = $1 AND part_schema = $2::name AND part_table = $3::name", "itt",
-					  map->id, linitial(parts), lsecond(parts))->n > 0;
-}
-
-/*
- * added_partitions returns the partitions that a table has beyond those on
- * record; NIL when it has to be read as a whole.
- */
-static List *
-added_partitions(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
-{
-	List	   *added;
-	char	   *names;
-	ListCell   *lc;
-
-	names = rehome_conn_value(conn, "SELECT rehome_source.added_partitions($1, $2::int, $3::regclass, $4)", "titt",
-							  slice->migration->token, map->id,
-							  rehome_remote_relation(rehome_remote_table(map->source)), map->source_parts);
-	added = names ? rehome_name_list(names) : NIL;
-	foreach(lc, added)
-		if (was_copied(map, lfirst(lc)))
-			return NIL;
-	return added;
 }
 
 /*
@@ -316,20 +281,21 @@ tables_due(RehomeConn *conn, RehomeSlice *slice, List *maps, List *whole, const 
 	{
 		RehomeTableMap *map = lfirst(lc);
 		char		flag = flags[foreach_current_index(lc)];
-		List	   *added = NIL;
+		RehomeRepartition *moved = NULL;
 
-		/* with a partition its triggers are gone, too */
-		if (flag != 'p' && list_member_ptr(whole, map))
-			flag = 't';
+		if (list_member_ptr(whole, map))
+			flag = flag == 'g' || flag == 'p' ? 'p' : 't';
 
 		/* it may have been paused just now */
 		if (flag == '-' || map->paused)
 			continue;
-		if (flag == 'a')
-			added = added_partitions(conn, slice, map);
-		if (flag == 'a' && added == NIL)
-			flag = 'p';
-		due[(*n)++] = (Due) {map, flag, added, pages_of(map->target)};
+		if (flag == 'a' || flag == 'g')
+		{
+			moved = rehome_repartition(conn, slice, map);
+			if (moved == NULL)
+				flag = 'p';
+		}
+		due[(*n)++] = (Due) {map, flag, moved, pages_of(map->target)};
 	}
 	qsort(due, *n, sizeof(Due), larger_first);
 	return due;
@@ -358,7 +324,7 @@ take_turns(RehomeConn *conn, RehomeSlice *slice, const Due *due, int n, List *ma
 		{
 			due[i].map->unpruned++;
 			batch->ntables++;
-			next = rehome_turn_begin(slice, due[i].map, due[i].flag, due[i].added, &sessions);
+			next = rehome_turn_begin(slice, due[i].map, due[i].flag, due[i].moved, &sessions);
 		}
 		if (turn != NULL)
 		{

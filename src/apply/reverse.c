@@ -152,9 +152,8 @@ changed_keys(RehomeMapping *mapping, const char *since, List *added, const char 
 	RehomeTableMap *map = mapping->map;
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
 	TupleDesc	desc;
-	Portal		cursor;
-	SPITupleTable *table;
 	StringInfoData sql;
+	int64		n;
 	ListCell   *lc;
 
 	initStringInfo(&sql);
@@ -172,16 +171,8 @@ changed_keys(RehomeMapping *mapping, const char *since, List *added, const char 
 						 rehome_relation_name(lfirst_oid(lc)));
 	appendStringInfoString(&sql, ") AS changed GROUP BY ");
 	rehome_append_keys(&sql, mapping->nkey, rehome_mapping_target_spelled(mapping));
-	cursor = rehome_cursor_open(sql.data);
-	desc = CreateTupleDescCopy(cursor->tupDesc);
-	while ((table = rehome_cursor_fetch(cursor, FETCH_ROWS)) != NULL)
-	{
-		for (uint64 i = 0; i < table->numvals; i++)
-			tuplestore_puttuple(store, table->vals[i]);
-		SPI_freetuptable(table);
-	}
-	SPI_cursor_close(cursor);
-	rehome_rows_register(name, desc, store, tuplestore_tuple_count(store));
+	n = rehome_rows_read(sql.data, store, &desc);
+	rehome_rows_register(name, desc, store, n);
 	return store;
 }
 

@@ -36,6 +36,7 @@
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 /*
  * Rows that are applied at once: about as many as fit into the buffers of a
@@ -65,6 +66,15 @@ source_select(StringInfo sql, RehomeMapping *mapping)
 }
 
 /*
+ * more_rows lists the FROM items of rows that changed without a trigger.
+ */
+static List *
+more_rows(RehomeTurn *turn)
+{
+	return turn->moved ? turn->moved->rows : NIL;
+}
+
+/*
  * read_gone stores the keys (as the target knows them) of changed rows that
  * the source no longer has, or that the filter no longer lets through.  A key
  * that is spelled differently now is gone, to a target to which that is another
@@ -84,7 +94,7 @@ read_gone(RehomeTurn *turn, RehomeConn *conn)
 	for (int k = 1; k <= n; k++)
 		appendStringInfo(&sql, "%sk.key%d", k > 1 ? ", " : "", k);
 	appendStringInfoString(&sql, " FROM ");
-	rehome_changed_keys(&sql, turn->slice->migration, map, spelled, rehome_position_of(turn->slice, map), turn->added, map->filter == NULL);
+	rehome_changed_keys(&sql, turn->slice->migration, map, spelled, rehome_position_of(turn->slice, map), more_rows(turn), map->filter == NULL);
 	appendStringInfoString(&sql, " AS k WHERE NOT EXISTS (SELECT FROM ");
 	rehome_remote_from(&sql, rehome_remote_table(map->source), NULL, false);
 	appendStringInfoString(&sql, " WHERE ");
@@ -135,7 +145,7 @@ rows_query(RehomeTurn *turn)
 	if (!turn->everything)
 	{
 		appendStringInfoString(&sql, " JOIN ");
-		rehome_changed_keys(&sql, turn->slice->migration, map, NULL, rehome_position_of(turn->slice, map), turn->added, false);
+		rehome_changed_keys(&sql, turn->slice->migration, map, NULL, rehome_position_of(turn->slice, map), more_rows(turn), false);
 		appendStringInfoString(&sql, " AS k ON ");
 		rehome_join_key(&sql, map, NULL, "source", "k");
 	}
@@ -439,7 +449,8 @@ move_rows(RehomeTurn *turn)
 }
 
 /*
- * apply_gone takes away what is gone: the keys on hand, or everything.
+ * apply_gone takes away what is known to be gone before any row comes: the keys
+ * on hand, or everything.
  */
 static void
 apply_gone(RehomeTurn *turn)
@@ -451,8 +462,6 @@ apply_gone(RehomeTurn *turn)
 		turn->touched += rehome_apply_gone_treated(turn->mapping, turn->gone, turn->ngone, false);
 	else if (turn->present == NULL)
 		turn->touched += rehome_apply_delete_all(turn->mapping);
-	else if (turn->finished)
-		turn->touched += rehome_apply_gone_treated(turn->mapping, turn->present, turn->npresent, true);
 	rehome_applying_end(&applying);
 	if (!turn->everything)
 		rehome_touched_keys(turn->mapping, turn->mapping->key_desc, turn->gone, turn->ngone);
@@ -460,11 +469,41 @@ apply_gone(RehomeTurn *turn)
 }
 
 /*
+ * apply_absent takes away what is not among the rows that have come: of all, or
+ * of what is within the bounds of partitions that are gone.
+ */
+static void
+apply_absent(RehomeTurn *turn)
+{
+	RehomeApplying applying;
+	int64		n = 0;
+
+	if (turn->present == NULL)
+		return;
+	rehome_applying_begin(&applying, turn->slice->migration->owner);
+	if (turn->everything)
+		turn->touched += rehome_apply_gone_treated(turn->mapping, turn->present, turn->npresent, true);
+	else
+	{
+		tuplestore_clear(turn->gone);
+		PushActiveSnapshot(GetLatestSnapshot());
+		n = rehome_absent_keys(turn->mapping, turn->moved->within, turn->present, turn->npresent, turn->gone);
+		PopActiveSnapshot();
+		turn->touched += rehome_apply_gone_treated(turn->mapping, turn->gone, n, false);
+	}
+	rehome_applying_end(&applying);
+	if (!turn->everything)
+		rehome_touched_keys(turn->mapping, turn->mapping->key_desc, turn->gone, n);
+	turn->ngone += n;
+	CommandCounterIncrement();
+}
+
+/*
  * rehome_turn_begin gets a table, whose target is locked, ready for its turn; flag
- * is what the poll says of it, and added names partitions that are new.
+ * is what the poll says of it, and moved tells of partitions that came or went.
  */
 RehomeTurn *
-rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag, List *added,
+rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag, RehomeRepartition *moved,
 				  RehomeSessions *sessions)
 {
 	MemoryContext context;
@@ -478,7 +517,7 @@ rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag, List *adde
 	turn->slice = slice;
 	turn->map = map;
 	turn->flag = flag;
-	turn->added = added;
+	turn->moved = moved;
 	turn->context = context;
 	turn->sessions = sessions;
 	turn->conn = sessions->conn;
@@ -488,6 +527,8 @@ rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag, List *adde
 	/* what only the target has of its rows is not to be lost; and most may be as they are here */
 	if (turn->everything && (map->on_delete != 'd' || rehome_apply_keeps(turn->mapping) ||
 							 (flag == 'p' && !fragile)))
+		turn->present = tuplestore_begin_heap(false, false, work_mem);
+	else if (moved != NULL && moved->within != NULL)
 		turn->present = tuplestore_begin_heap(false, false, work_mem);
 	/* with quarantine, what meets another row half way is tried again in the end */
 	turn->by_parts = map->quarantine || (turn->everything && turn->present == NULL) || !fragile;
@@ -525,7 +566,7 @@ rehome_turn_take(RehomeTurn *turn, RehomeTurn *next, bool locked, bool *checked,
 	if (turn->sieve != NULL)
 		began = rehome_spi_value("SELECT clock_timestamp()", "");
 	rehome_become(&as, slice->migration->owner);
-	if (turn->flag == 'd' || turn->flag == 'a' || (!turn->everything && map->filter != NULL))
+	if (!turn->everything && (turn->flag != 'u' || map->filter != NULL))
 		read_gone(turn, turn->ahead ? other_session(turn->sessions, turn->conn) : turn->conn);
 	apply_gone(turn);
 	ask_ahead(turn);
@@ -533,18 +574,17 @@ rehome_turn_take(RehomeTurn *turn, RehomeTurn *next, bool locked, bool *checked,
 	rehome_become_self(&as);
 	rehome_debug_point("batch-read");
 
-	*checked = map->source_parts == NULL || turn->everything || turn->sieve != NULL || !turn->by_parts;
+	*checked = map->source_parts == NULL || turn->present != NULL || turn->everything || turn->sieve != NULL || !turn->by_parts;
 	if (map->source_parts != NULL && *checked && !locked && rehome_forward_stale(turn->conn, map))
 	{
 		MemoryContextSwitchTo(old);
 		return false;
 	}
-	turn->finished = true;
-	if (turn->present != NULL && !turn->by_parts)
-		apply_gone(turn);		/* makes room for what is new */
+	if (!turn->by_parts)
+		apply_absent(turn);		/* makes room for what is new */
 	apply_rows(turn);
-	if (turn->present != NULL && turn->by_parts)
-		apply_gone(turn);
+	if (turn->by_parts)
+		apply_absent(turn);
 	if (turn->sieve != NULL)
 	{
 		if (turn->everything)
@@ -558,7 +598,7 @@ rehome_turn_take(RehomeTurn *turn, RehomeTurn *next, bool locked, bool *checked,
 	batch->nrows += turn->ngone + turn->nread;
 	map->unpruned += turn->ngone + turn->nread;
 	rehome_touched_bound(map, turn->ngone + turn->nread);
-	if (turn->everything || turn->added != NIL)
+	if (turn->everything || turn->moved != NULL)
 		rehome_source_note_partitions(turn->conn, slice, map);
 	if (turn->everything)
 		rehome_spi("UPDATE rehome.table_map SET rules_hash = rehome.rules_hash(id) WHERE id = $1", "i", map->id);

@@ -9,6 +9,7 @@
 #define REHOME_TURN_H
 
 #include "apply/apply.h"
+#include "apply/repartition.h"
 #include "copy/reader.h"
 #include "copy/sieve.h"
 
@@ -32,13 +33,12 @@ typedef struct RehomeTurn
 	RehomeSlice *slice;
 	RehomeTableMap *map;
 	char		flag;			/* what the poll says of it */
-	List	   *added;			/* partitions whose rows count as changed, by name */
+	RehomeRepartition *moved;	/* partitions that came or went; NULL: none did, or all is read */
 	MemoryContext context;		/* all that follows */
 	RehomeMapping *mapping;
-	bool		everything;		/* truncated, or partitions are gone: all there is is read */
-	Tuplestorestate *present;	/* then, if what is gone is not just deleted: the keys read */
+	bool		everything;		/* truncated, say: all there is is read */
+	Tuplestorestate *present;	/* the keys read, where what is gone is found by them */
 	int64		npresent;
-	bool		finished;		/* all have been read */
 	bool		by_parts;		/* rows may be applied while others are read */
 	Tuplestorestate *gone;
 	int64		ngone;
@@ -55,7 +55,7 @@ typedef struct RehomeTurn
 } RehomeTurn;
 
 extern RehomeTurn *rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag,
-									 List *added, RehomeSessions *sessions);
+									 RehomeRepartition *moved, RehomeSessions *sessions);
 extern bool rehome_turn_take(RehomeTurn *turn, RehomeTurn *next, bool locked, bool *checked,
 							 RehomeBatch *batch);
 extern void rehome_turn_end(RehomeTurn *turn);

@@ -225,7 +225,10 @@ learn(RehomeSlice *slice, RehomeTableMap *map, RehomeRows *rows)
 {
 	map->source_equal = rehome_name_list(rows->value[0][0]);
 	if (slice->position == NULL)
+	{
 		map->source_parts = rows->value[0][1];
+		map->source_bounds = rows->value[0][2];
+	}
 }
 
 /*
@@ -302,13 +305,17 @@ static void
 record_captures(List *maps)
 {
 	List	   *equal = NIL;
+	List	   *bounds = NIL;
 	ListCell   *lc;
 
 	foreach(lc, maps)
+	{
 		equal = lappend(equal, rehome_name_array(((RehomeTableMap *) lfirst(lc))->source_equal));
-	rehome_spi("UPDATE rehome.table_map t SET source_equal = u.equal::text[], source_parts = u.parts"
-			   " FROM unnest($1::int[], $2::text[], $3::text[]) AS u(id, equal, parts) WHERE t.id = u.id", "ttt",
-			   rehome_map_ids(maps), rehome_name_array(equal), rehome_map_source_parts(maps));
+		bounds = lappend(bounds, ((RehomeTableMap *) lfirst(lc))->source_bounds);
+	}
+	rehome_spi("UPDATE rehome.table_map t SET source_equal = u.equal::text[], source_parts = u.parts, source_bounds = u.bounds::jsonb"
+			   " FROM unnest($1::int[], $2::text[], $3::text[], $4::text[]) AS u(id, equal, parts, bounds) WHERE t.id = u.id", "tttt",
+			   rehome_map_ids(maps), rehome_name_array(equal), rehome_map_source_parts(maps), rehome_name_array(bounds));
 }
 
 /*
@@ -452,6 +459,16 @@ mend_beside(RehomeSlice *slice)
 }
 
 /*
+ * is_part_of tells whether a table's fingerprint is another one but for that of
+ * partitions which are gone.
+ */
+static bool
+is_part_of(const char *print, const char *of)
+{
+	return rehome_bool(rehome_spi_value("SELECT string_to_array($1, ',') <@ string_to_array($2, ',')", "tt", print, of));
+}
+
+/*
  * rehome_source_inspect, called when the slice's fingerprint is another than
  * the one on record, finds the tables whose own has changed.  Those where
  * capture or fence do not work any more, or whose columns are not what the
@@ -504,7 +521,7 @@ rehome_source_inspect(RehomeConn *conn, RehomeSlice *slice, List *maps,
 			continue;
 		if (map->source_print != NULL && strcmp(map->source_print, print_now) == 0)
 			continue;
-		if (map->source_print != NULL)
+		if (map->source_print != NULL && !is_part_of(print_now, map->source_print))
 			*touched = lappend(*touched, map);
 		rehome_spi("UPDATE rehome.table_map SET source_print = $2 WHERE id = $1", "it",
 				   map->id, print_now);
@@ -582,26 +599,34 @@ rehome_source_cover(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, b
 
 /*
  * rehome_source_note_partitions notes which partitions a table has in the
- * snapshot of the transaction that is open on conn, and what it looks like with
- * them.
+ * snapshot of the transaction that is open on conn, their bounds, and what it
+ * looks like with them.
  */
 void
 rehome_source_note_partitions(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
 {
 	MemoryContext context = GetMemoryChunkContext(map);
+	RehomeRows *rows;
 	char	   *parts;
+	char	   *bounds;
 
 	if (map->source_parts == NULL)
 		return;
-	parts = rehome_conn_value(conn, "SELECT rehome_source.partitions($1::regclass)", "t",
-							  rehome_remote_relation(rehome_remote_table(map->source)));
+	rows = rehome_conn_query(conn, "SELECT rehome_source.partitions($1::regclass), rehome_source.partition_bounds($1::regclass)", "t",
+							 rehome_remote_relation(rehome_remote_table(map->source)));
+	parts = rows->value[0][0];
+	bounds = rows->value[0][1] ? rows->value[0][1] : "[]";
 	/* one that has none is another table, which the next look at the source finds */
-	if (parts == NULL || strcmp(parts, map->source_parts) == 0)
+	if (parts == NULL)
+		return;
+	/* one that was detached for a while may have another bound */
+	if (strcmp(parts, map->source_parts) == 0 && map->source_bounds != NULL && strcmp(bounds, map->source_bounds) == 0)
 		return;
 	map->source_parts = MemoryContextStrdup(context, parts);
+	map->source_bounds = MemoryContextStrdup(context, bounds);
 	map->source_print = MemoryContextStrdup(context, inspect_tables(conn, slice, list_make1(map))->value[0][0]);
-	rehome_spi("UPDATE rehome.table_map SET source_parts = $2, source_print = $3 WHERE id = $1", "itt",
-			   map->id, map->source_parts, map->source_print);
+	rehome_spi("UPDATE rehome.table_map SET source_parts = $2, source_bounds = $3::jsonb, source_print = $4 WHERE id = $1", "ittt",
+			   map->id, map->source_parts, map->source_bounds, map->source_print);
 }
 
 /*

@@ -61,7 +61,7 @@ static int64 last_event = 0;
 
 #define TABLE_MAP_COLUMNS \
 	"SELECT t.id, t.slice_id, t.source::oid, t.target::oid, t.key, t.source_key," \
-	" t.source_equal, t.filter, t.source_parts, t.source_print, t.target_parts," \
+	" t.source_equal, t.filter, t.source_parts, t.source_bounds, t.source_print, t.target_parts," \
 	" t.drift_policy, t.paused, t.reason, t.position, t.source_columns, t.target_columns," \
 	" t.on_error, t.on_delete, t.delete_column, t.delete_archive::oid" \
 	" FROM rehome.table_map t "
@@ -296,18 +296,19 @@ table_map_from_row(char **v)
 	map->source_equal = rehome_name_list(v[6]);
 	map->filter = v[7];
 	map->source_parts = v[8];
-	map->source_print = v[9];
-	map->target_parts = v[10];
-	map->drift_policy = rehome_drift_policy_parse(v[11]);
-	map->paused = rehome_bool(v[12]);
-	map->reason = v[13];
-	map->position = v[14];
-	map->source_columns = v[15];
-	map->target_columns = v[16];
-	map->quarantine = strcmp(v[17], "quarantine") == 0;
-	map->on_delete = v[18][0];
-	map->delete_column = v[19];
-	map->delete_archive = (Oid) rehome_int64(v[20]);
+	map->source_bounds = v[9];
+	map->source_print = v[10];
+	map->target_parts = v[11];
+	map->drift_policy = rehome_drift_policy_parse(v[12]);
+	map->paused = rehome_bool(v[13]);
+	map->reason = v[14];
+	map->position = v[15];
+	map->source_columns = v[16];
+	map->target_columns = v[17];
+	map->quarantine = strcmp(v[18], "quarantine") == 0;
+	map->on_delete = v[19][0];
+	map->delete_column = v[20];
+	map->delete_archive = (Oid) rehome_int64(v[21]);
 	return map;
 }
 

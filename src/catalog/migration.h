@@ -105,6 +105,7 @@ typedef struct RehomeTableMap
 	List	   *source_key;		/* char *, source columns, local names */
 	List	   *source_equal;	/* char *, operators at the source; NIL before capture */
 	char	   *source_parts;	/* partitions at the position; NULL: a plain table */
+	char	   *source_bounds;	/* and their bounds */
 	char	   *source_print;	/* fingerprint of table and triggers at the position */
 	char	   *target_parts;	/* the target's partitions at the position back */
 	char	   *filter;

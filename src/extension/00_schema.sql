@@ -78,6 +78,7 @@ CREATE TABLE rehome.table_map (
     source_key      name[] NOT NULL,
     source_equal    text[],
     source_parts    text,
+    source_bounds   jsonb,
     source_print    text,
     target_parts    text,
     filter          text,
@@ -110,6 +111,8 @@ COMMENT ON COLUMN rehome.table_map.source_equal IS
     'equality operator of each source key column, as the source names it';
 COMMENT ON COLUMN rehome.table_map.source_parts IS
     'partitions of a partitioned source table at the position; null: a plain table';
+COMMENT ON COLUMN rehome.table_map.source_bounds IS
+    'the bounds of these, as rehome_source.partition_bounds() tells them';
 COMMENT ON COLUMN rehome.table_map.source_print IS
     'fingerprint of the source table and its triggers at the position';
 COMMENT ON COLUMN rehome.table_map.target_parts IS

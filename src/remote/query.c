@@ -334,16 +334,15 @@ rehome_spelled_alike(const char *a, const char *b)
 
 /*
  * rehome_changed_keys appends a subquery of the distinct keys changed since
- * a position, and of all in the partitions of added, as key1, key2, ..., in order;
- * with gone_only those that may be without a row.  Two spellings of a key are two
+ * a position, and of more (FROM items of "source"; char *), as key1, key2, ...,
+ * in order; with gone_only those that may be without a row.  Two spellings of a key are two
  * keys where spelled (counted from 0, as rehome_mapping_source_spelled() has them)
  * says so.
  */
 void
 rehome_changed_keys(StringInfo sql, RehomeMigration *migration, RehomeTableMap *map,
-					Bitmapset *spelled, const char *since, List *added, bool gone_only)
+					Bitmapset *spelled, const char *since, List *more, bool gone_only)
 {
-	RehomeRemoteTable *table = rehome_remote_table(map->source);
 	int			n = list_length(map->source_key);
 	ListCell   *lc;
 
@@ -354,11 +353,8 @@ rehome_changed_keys(StringInfo sql, RehomeMigration *migration, RehomeTableMap *
 	appendStringInfo(sql, " FROM %s WHERE %s AND op %s",
 					 rehome_change_table(migration, map),
 					 rehome_position_unseen(since), gone_only ? "= 'd'" : "<> 't'");
-	foreach(lc, gone_only ? NIL : added)
-	{
-		appendStringInfo(sql, " UNION ALL SELECT %s FROM ", rehome_quote_list(map->source_key, "source."));
-		rehome_remote_from(sql, table, lfirst(lc), true);
-	}
+	foreach(lc, gone_only ? NIL : more)
+		appendStringInfo(sql, " UNION ALL SELECT %s FROM %s", rehome_quote_list(map->source_key, "source."), (char *) lfirst(lc));
 	appendStringInfoString(sql, ") AS changed GROUP BY ");
 	rehome_append_keys(sql, n, spelled);
 	appendStringInfoString(sql, " ORDER BY ");

@@ -35,7 +35,7 @@ extern char *rehome_remote_key_array(RehomeTableMap *map, RehomeRemoteTable *tab
 extern char *rehome_change_table(RehomeMigration *migration, RehomeTableMap *map);
 extern char *rehome_stage_table(RehomeMigration *migration, RehomeTableMap *map);
 extern void rehome_changed_keys(StringInfo sql, RehomeMigration *migration, RehomeTableMap *map,
-								Bitmapset *spelled, const char *since, List *added, bool gone_only);
+								Bitmapset *spelled, const char *since, List *more, bool gone_only);
 extern const char *rehome_source_equal(RehomeTableMap *map, int i);
 extern void rehome_join_key(StringInfo sql, RehomeTableMap *map, Bitmapset *spelled,
 							const char *row_alias, const char *key_alias);

@@ -123,11 +123,33 @@ BEGIN
 END
 $partitions$;
 
+-- The bounds of a table's partitions, of every level, each with its parent; null
+-- for a table without.  name and type: the column that it bounds, the first one of
+-- several, null where a bound does not say which values its rows have there, or
+-- these are not compared alike everywhere.
+CREATE OR REPLACE FUNCTION rehome_source.partition_bounds(relation regclass)
+RETURNS jsonb LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $partition_bounds$
+BEGIN
+    RETURN (
+    SELECT jsonb_agg(jsonb_build_object('part', c.oid, 'parent', i.inhparent, 'bound', pg_get_expr(c.relpartbound, c.oid),
+                                        'name', a.attname, 'type', a.atttypid, 'typmod', a.atttypmod) ORDER BY c.oid)
+      FROM rehome_source.partition_tree(relation) AS p(relid)
+      JOIN pg_class c ON c.oid = p.relid AND c.oid <> relation
+      JOIN pg_inherits i ON i.inhrelid = c.oid
+      JOIN pg_partitioned_table t ON t.partrelid = i.inhparent
+      LEFT JOIN pg_attribute a ON a.attrelid = t.partrelid AND a.attnum = t.partattrs[0] AND t.partstrat IN ('r', 'l')
+           AND a.atttypid IN ('bool'::regtype, 'int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'oid'::regtype, 'numeric'::regtype,
+                              'date'::regtype, 'time'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype, 'uuid'::regtype)
+           AND EXISTS (SELECT FROM pg_opclass o
+                        WHERE o.oid = t.partclass[0] AND o.opcdefault AND o.opcnamespace = 'pg_catalog'::regnamespace));
+END
+$partition_bounds$;
+
 -- What has become of tables since a position each (txid_snapshot as text): a
 -- character a table map, '-' unchanged, 'u' changed, 'd' changed and some rows
 -- may be gone, 't' to be read as a whole.  Where its partitions are others than
 -- parts, null of a table that had none: 'a' there are more, and some rows may
--- be gone, 'p' to be read as a whole.
+-- be gone, 'g' some are gone, and there may be more, 'p' to be read as a whole.
 -- A statement a table, prepared for the session: one query of all tables
 -- together would take a gigabyte, and time in the square of their number, for
 -- 2,000 of them; one that is planned each time, ten times as long.  Volatile,
@@ -160,7 +182,7 @@ BEGIN
             now := rehome_source.partitions(to_regclass(relations[i]));
             moved := now IS DISTINCT FROM parts[i];
         END IF;
-        IF moved AND (array_remove(string_to_array(parts[i], ','), 'none') <@ string_to_array(now, ',')) IS NOT TRUE THEN
+        IF moved AND now IS NULL THEN
             flag := 'p';
         ELSE
             change := format('change_%s_%s', token, maps[i]);
@@ -180,7 +202,9 @@ BEGIN
                    INTO flag USING xmin, xmax, xip;
             END IF;
             IF moved THEN
-                flag := CASE WHEN flag = 't' THEN 'p' ELSE 'a' END;
+                flag := CASE WHEN flag = 't' THEN 'p'
+                             WHEN array_remove(string_to_array(parts[i], ','), 'none') <@ string_to_array(now, ',') THEN 'a'
+                             ELSE 'g' END;
             END IF;
         END IF;
         flags := flags || coalesce(flag, '-');
@@ -376,8 +400,8 @@ RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $finge
                              WHERE c.token = fingerprint.token AND c.slice = fingerprint.slice), ''))
 $fingerprint$;
 
--- The same for one table: its fingerprint, that of the partitions in parts
--- included, and what is wrong with it, or null.
+-- The same for one table: its fingerprint, that of each of the partitions in
+-- parts that it still has after it, and what is wrong with it, or null.
 CREATE OR REPLACE FUNCTION rehome_source.inspect(token text, map int, relation text, parts text,
                                                  OUT print text, OUT damage text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $inspect$
@@ -390,9 +414,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $inspect$
     ), captured AS (
         SELECT c.broken, c.per_row FROM rehome_source.captured c WHERE c.token = inspect.token AND c.map = inspect.map
     )
-    SELECT coalesce(to_regclass(relation)::oid::text, '-') || ':'
-           || (SELECT coalesce(string_agg(m.oid || m.tgenabled::text || m.xmin, ',' ORDER BY m.oid), '') FROM mine m
-                WHERE m.tgrelid = to_regclass(relation) OR m.tgrelid::text = ANY (string_to_array(parts, ','))),
+    SELECT (SELECT coalesce(string_agg(p.relid::oid || ':' || coalesce(t.print, ''), ','
+                                       ORDER BY p.relid <> to_regclass(relation), p.relid::oid), '-')
+              FROM rehome_source.partition_tree(to_regclass(relation)) AS p(relid)
+              LEFT JOIN (SELECT m.tgrelid, md5(string_agg(m.oid || m.tgenabled::text || m.xmin, ',' ORDER BY m.oid)) AS print
+                           FROM mine m GROUP BY m.tgrelid) AS t ON t.tgrelid = p.relid
+             WHERE p.relid = to_regclass(relation) OR p.relid::oid::text = ANY (string_to_array(parts, ','))),
            CASE WHEN to_regclass(relation) IS NULL THEN 'the table does not exist any more'
                 WHEN EXISTS (SELECT FROM captured c WHERE c.broken IS NOT NULL) THEN (SELECT c.broken FROM captured c)
                 WHEN (SELECT count(*) FROM mine WHERE tgrelid = to_regclass(relation)) < 7 THEN 'triggers of capture or fence are missing: the table was replaced, or they were dropped'
@@ -684,11 +711,11 @@ $refused$;
 -- A change row is one of 'i', 'u', 'd' with a key, or 't' without; an update
 -- that changes the key is a 'u' of the new and a 'd' of the old one, so that
 -- only keys with a 'd' can be without a row.
--- Returns the equality operators of the key and the partitions.  Takes SHARE ROW
--- EXCLUSIVE on the table, so that when this commits every older writer is
+-- Returns the equality operators of the key, the partitions and their bounds.
+-- Takes SHARE ROW EXCLUSIVE on the table, so that when this commits every older writer is
 -- finished.
 CREATE OR REPLACE FUNCTION rehome_source.create_capture(token text, slice int, map int, relation regclass, key name[],
-                                                        patient boolean, OUT operators text[], OUT parts text)
+                                                        patient boolean, OUT operators text[], OUT parts text, OUT bounds jsonb)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $create_capture$
 DECLARE
     change      text := format('rehome_source.%I', format('change_%s_%s', token, map));
@@ -707,6 +734,7 @@ DECLARE
 BEGIN
     operators := rehome_source.key_operators(relation, key);
     parts := rehome_source.partitions(relation);
+    bounds := rehome_source.partition_bounds(relation);
     IF to_regclass(change) IS NOT NULL THEN
         RETURN;
     END IF;
