@@ -296,6 +296,8 @@ CALL rehome.sync('m');
 CALL rehome.cutover('m');
 :code
 CALL rehome.recover('m');
+SELECT rehome.pause('m');
+:code
 -- Nothing is left on either side but the rows.
 SELECT count(*) FROM pg_namespace WHERE nspname = 'rehome_source';
 SELECT tgrelid::regclass, tgname FROM pg_trigger
@@ -317,6 +319,21 @@ CALL rehome.cancel('m');
 SELECT count(*) FROM new.t;
 SELECT indexrelid::regclass, indisprimary FROM pg_index WHERE indrelid = 'new.t'::regclass;
 SELECT count(*) FROM pg_namespace WHERE nspname = 'rehome_source';
+SELECT rehome.drop_migration('m');
+-- Where no slice is named, those that have ended are left out.
+TRUNCATE new.t, new.u;
+SELECT rehome.create_migration('m', 'loopback', 'two slices');
+SELECT rehome.add_slice('m', 'rest');
+SELECT rehome.add_schema('m', 'old', 'new');
+CALL rehome.cancel('m', 'rest');
+CALL rehome.copy('m');
+CALL rehome.sync('m');
+SELECT target, ok FROM rehome.verify('m') ORDER BY target::text;
+SELECT * FROM rehome.verify('m', 'rest', target => 'new.t');
+SELECT rehome.pause('m');
+SELECT name, paused FROM rehome.slice ORDER BY name;
+SELECT rehome.resume('m');
+CALL rehome.cancel('m');
 SELECT rehome.drop_migration('m');
 -- And cancelled before anything was done.
 SELECT rehome.create_migration('m', 'loopback', 'never begun');

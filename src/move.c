@@ -28,13 +28,13 @@
 
 /*
  * named_slices returns the slices that arguments 0 (migration) and 1 (slice,
- * may be null) name.
+ * null: all that have not ended) name.
  */
 static List *
 named_slices(FunctionCallInfo fcinfo)
 {
-	return rehome_slices_get(rehome_migration_argument(fcinfo),
-							 PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1)));
+	return rehome_slices_named(rehome_migration_argument(fcinfo),
+							   PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1)));
 }
 
 static void
@@ -379,6 +379,7 @@ rehome_pause(PG_FUNCTION_ARGS)
 	{
 		RehomeSlice *slice = lfirst(lc);
 
+		rehome_slice_require_not_ended(slice, "pause");
 		if (rehome_spi("UPDATE rehome.slice SET paused = true, reason = $2 WHERE id = $1 AND NOT paused",
 					   "it", slice->id, reason ? reason : "paused by hand")->processed == 0)
 			ereport(NOTICE, errmsg("slice \"%s\" is paused already", slice->name));

@@ -670,8 +670,9 @@ rehome_source_remove(RehomeConn *conn, RehomeSlice *slice, List *maps, bool keep
 			known = lappend(known, lfirst(lc));
 	if (rehome_conn_query(conn, "SELECT 1 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
 						  " WHERE n.nspname = 'rehome_source'"
-						  " AND (p.proname LIKE 'capture\\_' || $1 || '\\_%' OR (NOT $2 AND p.proname = 'fence_' || $1 || '_' || $3::text))",
-						  "tbi", slice->migration->token, keep_fence, slice->id)->n == 0)
+						  " AND (p.proname IN (SELECT 'capture_' || $1 || '_' || m FROM unnest($4::int[]) AS m)"
+						  "      OR (NOT $2 AND p.proname = 'fence_' || $1 || '_' || $3::text))",
+						  "tbit", slice->migration->token, keep_fence, slice->id, rehome_map_ids(maps))->n == 0)
 		return false;
 	drop_by_table(conn, "drop_capture", token, maps);
 	if (keep_fence)

@@ -324,6 +324,7 @@ rehome_add_schema(PG_FUNCTION_ARGS)
 	List	   *sources = NIL;
 	List	   *targets = NIL;
 	Oid			target_ns;
+	int			missing;
 	bool		imported = false;
 
 	rehome_call_begin(&call, fcinfo);
@@ -354,16 +355,21 @@ rehome_add_schema(PG_FUNCTION_ARGS)
 	{
 		Oid			target = get_relname_relid(tables->value[i][1], target_ns);
 
-		sources = lappend_oid(sources, (Oid) rehome_int64(tables->value[i][0]));
-		targets = lappend_oid(targets, target);
 		if (!OidIsValid(target))
+		{
 			rehome_problem(&problems, ERRCODE_UNDEFINED_TABLE,
 						   "Create them first, as with pg_dump --schema-only, or add the tables you want one by one with rehome.add_table().",
 						   "Table \"%s\" does not exist in schema \"%s\".",
 						   tables->value[i][1], target_schema);
+			continue;
+		}
+		sources = lappend_oid(sources, (Oid) rehome_int64(tables->value[i][0]));
+		targets = lappend_oid(targets, target);
 	}
-	rehome_problems_raise(&problems, "schema \"%s\" lacks tables of the source", target_schema);
+	missing = problems.n;
 	rehome_define_tables(&call, slice, sources, targets, imported, &problems);
+	if (problems.n == missing)
+		rehome_problems_raise(&problems, "schema \"%s\" lacks tables of the source", target_schema);
 	rehome_problems_raise(&problems, "cannot map the tables of schema \"%s\" to those of \"%s\"",
 						  source_schema, target_schema);
 	rehome_event(name, slice_name, "defined",

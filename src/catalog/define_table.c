@@ -254,7 +254,7 @@ rehome_define_check_key(Relation target, List *key, RehomeProblems *problems)
 	if (key == NIL)
 	{
 		rehome_problem(problems, ERRCODE_INVALID_TABLE_DEFINITION,
-					   "Add a primary key, or pass key => ARRAY[...] naming the columns of a unique index.",
+					   "Add a primary key, or name the columns of a unique index: rehome.add_table(..., key => ARRAY[...]).",
 					   "\"%s\" has no primary key and none was given.",
 					   RelationGetRelationName(target));
 		return;

@@ -197,6 +197,25 @@ rehome_slices_get(RehomeMigration *migration, const char *slice)
 }
 
 /*
+ * rehome_slices_named returns one slice of a migration, or all of them that have
+ * not ended when slice is NULL; all that there are, where none is left.
+ */
+List *
+rehome_slices_named(RehomeMigration *migration, const char *slice)
+{
+	List	   *slices = rehome_slices_get(migration, slice);
+	List	   *left = NIL;
+	ListCell   *lc;
+
+	if (slice != NULL)
+		return slices;
+	foreach(lc, slices)
+		if (!rehome_slice_ended(lfirst(lc)))
+			left = lappend(left, lfirst(lc));
+	return left != NIL ? left : slices;
+}
+
+/*
  * slice_row reads a slice by its id: a row of SLICE_COLUMNS, or none.
  */
 static RehomeRows *
@@ -632,60 +651,6 @@ void
 rehome_slice_maps_changed(RehomeSlice *slice)
 {
 	rehome_spi("UPDATE rehome.slice SET maps_version = maps_version + 1 WHERE id = $1", "i", slice->id);
-}
-
-/*
- * rehome_slice_require raises unless the slice is in state a or b, naming
- * the state it found and the calls that are legal from there.
- */
-void
-rehome_slice_require(RehomeSlice *slice, const char *call,
-					 RehomeState a, RehomeState b)
-{
-	if (slice->state == a || slice->state == b)
-		return;
-	ereport(ERROR,
-			errcode(ERRCODE_REHOME_ILLEGAL_STATE),
-			errmsg("cannot %s slice \"%s\" of migration \"%s\" while it is %s",
-				   call, slice->name, slice->migration->name,
-				   rehome_state_name(slice->state)),
-			errhint("Legal now: %s.", rehome_state_calls(slice->state, slice->migration->live)));
-}
-
-/*
- * rehome_slice_require_running raises when the slice is paused.
- */
-void
-rehome_slice_require_running(RehomeSlice *slice)
-{
-	if (!slice->paused)
-		return;
-	ereport(ERROR,
-			errcode(ERRCODE_REHOME_PAUSED),
-			errmsg("slice \"%s\" of migration \"%s\" is paused",
-				   slice->name, slice->migration->name),
-			errdetail("Reason: %s.", slice->restored ?
-					  "this database is a restored copy of the one the slice ran in" :
-					  slice->reason ? slice->reason : "none given"),
-			errhint("SELECT rehome.resume(%s, %s);",
-					quote_literal_cstr(slice->migration->name),
-					quote_literal_cstr(slice->name)));
-}
-
-/*
- * rehome_slice_require_way_back raises when the slice was cut over one way.
- */
-void
-rehome_slice_require_way_back(RehomeSlice *slice, const char *call)
-{
-	if (slice->state == REHOME_CUT_OVER && slice->one_way)
-		ereport(ERROR,
-				errcode(ERRCODE_REHOME_ILLEGAL_STATE),
-				errmsg("cannot %s slice \"%s\" of migration \"%s\": it was cut over one way",
-					   call, slice->name, slice->migration->name),
-				errdetail("Nothing that was written since has been brought back to the source."),
-				errhint("CALL rehome.complete(%s, %s);", quote_literal_cstr(slice->migration->name),
-						quote_literal_cstr(slice->name)));
 }
 
 /*

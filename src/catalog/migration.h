@@ -131,6 +131,7 @@ extern RehomeMigration *rehome_migration_argument(FunctionCallInfo fcinfo);
 extern RehomeMigration *rehome_migration_by_id(int id);
 extern struct RehomeConn *rehome_migration_connect(RehomeMigration *migration, const char *purpose);
 extern List *rehome_slices_get(RehomeMigration *migration, const char *slice);
+extern List *rehome_slices_named(RehomeMigration *migration, const char *slice);
 extern RehomeSlice *rehome_slice_by_id(int id);
 extern List *rehome_table_maps_get(RehomeSlice *slice);
 extern List *rehome_table_maps_require(RehomeSlice *slice);
@@ -147,6 +148,13 @@ extern const char *rehome_drift_policy_name(RehomeDriftPolicy policy);
 /* Who may what. */
 extern void rehome_require_owner(RehomeCall *call, RehomeMigration *migration);
 
+/* What is legal now (legal.c). */
+extern void rehome_slice_require(RehomeSlice *slice, const char *call,
+								 RehomeState a, RehomeState b);
+extern void rehome_slice_require_not_ended(RehomeSlice *slice, const char *call);
+extern void rehome_slice_require_running(RehomeSlice *slice);
+extern void rehome_slice_require_way_back(RehomeSlice *slice, const char *call);
+
 /* Changing a slice. */
 extern void rehome_slice_work_lock(RehomeSlice *slice);
 extern void rehome_slice_work_wait(RehomeSlice *slice);
@@ -154,10 +162,6 @@ extern void rehome_slice_work_share(RehomeSlice *slice);
 extern bool rehome_slice_try_work_lock(int slice_id);
 extern void rehome_slice_reread(RehomeSlice *slice);
 extern void rehome_slice_maps_changed(RehomeSlice *slice);
-extern void rehome_slice_require(RehomeSlice *slice, const char *call,
-								 RehomeState a, RehomeState b);
-extern void rehome_slice_require_running(RehomeSlice *slice);
-extern void rehome_slice_require_way_back(RehomeSlice *slice, const char *call);
 extern void rehome_slice_set_state(RehomeSlice *slice, RehomeState state, const char *kind,
 								   const char *message, const char *detail);
 extern void rehome_slice_set_position(RehomeSlice *slice, const char *position,

@@ -151,6 +151,8 @@ rehome_state_calls(RehomeState from, bool live)
 			last = transitions[i].call;
 		}
 	}
+	if (from == REHOME_COPYING && live)
+		appendStringInfoString(&buf, ", rehome.start()");
 	if (from == REHOME_SYNCING || from == REHOME_CUT_OVER)
 		appendStringInfoString(&buf, live ? ", rehome.sync(), rehome.verify()" : ", rehome.verify()");
 	if (from == REHOME_PLANNED || from == REHOME_COMPLETED || from == REHOME_CANCELLED)

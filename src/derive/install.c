@@ -182,8 +182,8 @@ rehome_derivation_install(RehomeSlice *slice, RehomeDerivation *derivation)
 static void
 drop_trigger(Oid relid, const char *name)
 {
-	if (get_rel_name(relid) != NULL)
-		rehome_spi(psprintf("DROP TRIGGER IF EXISTS %s ON %s", name, rehome_relation_name(relid)), "");
+	if (get_rel_name(relid) != NULL && OidIsValid(get_trigger_oid(relid, name, true)))
+		rehome_spi(psprintf("DROP TRIGGER %s ON %s", name, rehome_relation_name(relid)), "");
 }
 
 /*

@@ -177,7 +177,8 @@ check_source_table(List *findings, RehomeTableMap *map, char **fact, const char 
 								  "is unlogged: a crash of the source empties it, and no trigger tells",
 								  "ALTER TABLE ... SET LOGGED, or verify after a crash.");
 	if (rehome_bool(fact[FACT_CHILDREN]))
-		findings = rehome_finding(findings, "source", "error", name, "has inheritance children", "Map each table by itself.");
+		findings = rehome_finding(findings, "source", "error", name, "has inheritance children",
+								  "Move the children's rows into it, or make it a partitioned table, at the source; or leave the table out: cancel the slice and define it without it.");
 	if (fact[FACT_MAPPED_PARENT] != NULL)
 		findings = rehome_finding(findings, "source", "error", name,
 								  psprintf("is a partition of %s, which is mapped too", fact[FACT_MAPPED_PARENT]),

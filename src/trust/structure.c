@@ -215,6 +215,7 @@ compare_slice(RehomeSink *sink, RehomeSlice *slice)
 	RehomeRows *rows;
 	int			differences;
 	int			unintended = 0;
+	char	   *role = NULL;
 	ListCell   *lc;
 
 	foreach(lc, maps)
@@ -238,13 +239,14 @@ compare_slice(RehomeSink *sink, RehomeSlice *slice)
 													psprintf("structure %s/%s", slice->migration->name, slice->name));
 
 		facts[0] = rehome_conn_query(conn, sql_structure_facts, "tt", rehome_name_array(schemas[0]), rehome_name_array(tables[0]));
+		role = rehome_conn_value(conn, "SELECT session_user", "");
 		rehome_conn_close(conn);
 	}
 	else
 		facts[0] = rehome_spi(sql_structure_facts, "tt", rehome_name_array(schemas[0]), rehome_name_array(tables[0]));
 	facts[1] = rehome_spi(sql_structure_facts, "tt", rehome_name_array(schemas[1]), rehome_name_array(tables[1]));
-	rows = rehome_spi(sql_structure_compare, "ttttt", facts_array(facts[0]), facts_array(facts[1]),
-					  columns_array(slice, maps), tables_array(slice, maps), rehome_state_name(slice->state));
+	rows = rehome_spi(sql_structure_compare, "tttttt", facts_array(facts[0]), facts_array(facts[1]),
+					  columns_array(slice, maps), tables_array(slice, maps), rehome_state_name(slice->state), role);
 	differences = rows->n;
 	for (int i = 0; i < rows->n; i++)
 	{

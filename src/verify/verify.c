@@ -526,6 +526,7 @@ rehome_verify(PG_FUNCTION_ARGS)
 	RehomeScope scope;
 	Oid			target = PG_ARGISNULL(3) ? InvalidOid : PG_GETARG_OID(3);
 	int			slice_id = 0;
+	List	   *slices;
 	ListCell   *lc;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(2))
@@ -545,12 +546,23 @@ rehome_verify(PG_FUNCTION_ARGS)
 		if (slice_id == 0)
 			slice_id = rehome_table_map_of(migration, target)->slice_id;
 	}
-	foreach(lc, rehome_slices_get(migration, PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1))))
+	slices = rehome_slices_named(migration, PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1)));
+	if (slice_id != 0)
+	{
+		RehomeSlice *mapped = rehome_slice_by_id(slice_id);
+
+		if (!PG_ARGISNULL(1) && ((RehomeSlice *) linitial(slices))->id != slice_id)
+			ereport(ERROR,
+					errcode(ERRCODE_UNDEFINED_OBJECT),
+					errmsg("table %s is not mapped in slice \"%s\" of migration \"%s\"", rehome_relation_name(target),
+						   ((RehomeSlice *) linitial(slices))->name, migration->name),
+					errhint("It belongs to slice \"%s\".", mapped->name));
+		slices = list_make1(mapped);
+	}
+	foreach(lc, slices)
 	{
 		RehomeSlice *slice = lfirst(lc);
 
-		if (slice_id != 0 && slice->id != slice_id)
-			continue;
 		(void) verify_slice(&call, slice, target, mode, &scope, (ReturnSetInfo *) fcinfo->resultinfo, false);
 	}
 	rehome_call_end(&call);
@@ -604,7 +616,7 @@ rehome_verify_tables(PG_FUNCTION_ARGS)
 	scope.touched = mode != REHOME_VERIFY_COUNT;
 	context = AllocSetContextCreate(call.context, "pg_rehome verify_tables", ALLOCSET_DEFAULT_SIZES);
 	migration = rehome_migration_get(NameStr(*PG_GETARG_NAME(0)));
-	foreach(lc, rehome_slices_get(migration, PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1))))
+	foreach(lc, rehome_slices_named(migration, PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1))))
 	{
 		RehomeSlice *slice = lfirst(lc);
 		ListCell   *target;

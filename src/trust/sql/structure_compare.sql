@@ -3,7 +3,7 @@
 -- columns, with the rule of each (copy, expression or skip), and the source
 -- column whose values it has as they are; $4: tables, by number: the target's
 -- name, whether indexes are still off, the migration's owner; $5: the state of
--- the slice.
+-- the slice; $6: the role that connects to the source.
 WITH m AS (
     SELECT * FROM jsonb_to_recordset($3::jsonb) AS m(n bigint, source text, target text, rule text, expression text, values_of text, restores text)
 ), tab AS (
@@ -56,6 +56,7 @@ SELECT tab.name || CASE WHEN d.columns = '{}' THEN '' ELSE format('(%s)', array_
            WHEN d.kind = 'sequence' AND d.source IS NOT NULL AND d.target IS NOT NULL
                 AND EXISTS (SELECT FROM m WHERE m.n = d.n AND ARRAY[m.target] = d.columns AND m.values_of IS NOT NULL)
                THEN CASE WHEN $5 IN ('cut_over', 'completed') THEN 'authority is with the target' ELSE 'carried over by the cutover' END
+           WHEN d.kind = 'grant' AND d.target IS NULL AND d.columns = ARRAY[$6] THEN 'what the connecting role needs'
            WHEN d.kind = 'owner' AND d.target = tab.owner THEN 'the migration''s owner owns its targets'
            WHEN d.kind IN ('index', 'primary key', 'unique', 'exclusion', 'foreign key') AND d.target IS NULL AND tab.objects_off
                THEN 'taken off for the load, comes back'

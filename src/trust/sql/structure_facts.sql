@@ -86,7 +86,8 @@ UNION ALL
 SELECT 'trigger', t.n, ARRAY[g.tgname::text], NULL, NULL,
        regexp_replace(regexp_replace(pg_get_triggerdef(g.oid, true), '^CREATE (CONSTRAINT )?TRIGGER \S+ ', '\1'), ' ON (?:\S+) ', ' ')
            || CASE g.tgenabled WHEN 'D' THEN ', disabled' ELSE '' END
-  FROM t JOIN pg_trigger g ON g.tgrelid = t.rel AND NOT g.tgisinternal AND g.tgname !~ '^rehome_(guard|capture|fence)'
+  FROM t JOIN pg_trigger g ON g.tgrelid = t.rel AND NOT g.tgisinternal
+  JOIN pg_proc f ON f.oid = g.tgfoid JOIN pg_namespace s ON s.oid = f.pronamespace AND s.nspname NOT IN ('rehome', 'rehome_source')
 UNION ALL
 SELECT 'row security', n, NULL, NULL, NULL, CASE WHEN relforcerowsecurity THEN 'forced' ELSE 'enabled' END FROM t WHERE relrowsecurity
 UNION ALL
