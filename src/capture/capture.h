@@ -12,6 +12,7 @@
 #include "remote/connection.h"
 #include "storage/lockdefs.h"
 #include "util/problems.h"
+#include "utils/relcache.h"
 
 /* At the source. */
 extern RehomeConn *rehome_slice_connect(RehomeSlice *slice, const char *purpose);
@@ -85,6 +86,7 @@ extern void rehome_own_writes_init(void);
 extern void rehome_own_writes_begin(void);
 extern void rehome_own_writes_end(void);
 extern bool rehome_own_writes(void);
+extern bool rehome_is_part(Relation rel, Oid of);
 
 /* Writes of others to a target, where the drift policy lets them pass. */
 extern char *rehome_drift_relog(RehomeConn *conn, RehomeSlice *slice, List *maps);

@@ -122,6 +122,11 @@ rehome_record_drift(PG_FUNCTION_ARGS)
 				errmsg("table map %d does not exist", map),
 				errdetail("Writes to \"%s\" that could not be recorded must not happen unnoticed.",
 						  RelationGetRelationName(trigger->tg_relation)));
+	if (!rehome_is_part(trigger->tg_relation, (Oid) rehome_int64(rows->value[0][1])))
+	{
+		rehome_call_end(&call);
+		return PointerGetDatum(NULL);
+	}
 	rehome_become(&as, (Oid) rehome_int64(rows->value[0][0]));
 	old_row = row_json(trigger->tg_relation, old_tuple);
 	new_row = row_json(trigger->tg_relation, new_tuple);

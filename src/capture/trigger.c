@@ -18,21 +18,26 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/stratnum.h"
 #include "access/table.h"
 #include "access/transam.h"
 #include "access/xact.h"
 #include "capture/capture.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
+#include "catalog/pg_inherits.h"
 #include "commands/sequence.h"
 #include "commands/trigger.h"
 #include "compat.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
 #include "util/result.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -111,6 +116,65 @@ pass_on(TriggerData *trigger)
 PG_FUNCTION_INFO_V1(rehome_guard);
 
 /*
+ * target_of returns the target of a table map; InvalidOid if there is no such
+ * map.  It is asked of the latest snapshot: a transaction may be older than the
+ * map and write to its target.
+ */
+static Oid
+target_of(int map)
+{
+	Relation	rel = table_openrv(makeRangeVar("rehome", "table_map", -1), AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Oid			target = InvalidOid;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	list_free(RelationGetIndexList(rel));	/* rd_pkindex */
+	ScanKeyInit(&key, get_attnum(RelationGetRelid(rel), "id"), BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(map));
+	scan = systable_beginscan(rel, rel->rd_pkindex, OidIsValid(rel->rd_pkindex), snapshot, 1, &key);
+	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		null;
+
+		target = DatumGetObjectId(heap_getattr(tuple, get_attnum(RelationGetRelid(rel), "target"),
+											   RelationGetDescr(rel), &null));
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, AccessShareLock);
+	return target;
+}
+
+/*
+ * rehome_is_part tells whether a table is another one, or a part of it.
+ */
+bool
+rehome_is_part(Relation rel, Oid of)
+{
+	Oid			relid = RelationGetRelid(rel);
+
+	if (relid == of)
+		return true;
+	if (rel->rd_rel->relispartition)
+		return list_member_oid(get_partition_ancestors(relid), of);
+	return has_superclass(relid) && list_member_oid(find_all_inheritors(of, NoLock, NULL), relid);
+}
+
+/*
+ * is_foreign tells whether a trigger with the id of a table map is on a table
+ * that is no part of its target: a partition that was detached, or one of
+ * somebody who has put it there himself.
+ */
+static bool
+is_foreign(TriggerData *trigger, int map)
+{
+	Oid			target = target_of(map);
+
+	return OidIsValid(target) && !rehome_is_part(trigger->tg_relation, target);
+}
+
+/*
  * note_refusal counts a write that the guard refuses, with a sequence, which
  * the abort that follows does not take back, and tells the log who it was.
  */
@@ -120,7 +184,7 @@ note_refusal(TriggerData *trigger)
 	LOCAL_FCINFO(no_arguments, 0);
 	Datum		client;
 
-	if (trigger->tg_trigger->tgnargs > 1)
+	if (trigger->tg_trigger->tgnargs > 1 && !is_foreign(trigger, atoi(trigger->tg_trigger->tgargs[1])))
 	{
 		Oid			counter = get_relname_relid(psprintf("refused_%s", trigger->tg_trigger->tgargs[1]),
 												get_namespace_oid("rehome_change", false));
@@ -205,6 +269,7 @@ close_change_table(ChangeTable *change)
 /* Where the key is in a table's rows; looked for once a statement. */
 typedef struct CapturedKey
 {
+	bool		foreign_table;	/* the table is none of ours */
 	bool		known;
 	int			n;
 	AttrNumber	attnum[FLEXIBLE_ARRAY_MEMBER];
@@ -227,6 +292,22 @@ captured_table(TriggerData *trigger)
 	return relid;
 }
 
+/*
+ * captured_map returns the id of the map whose change table a trigger names.
+ */
+static int
+captured_map(TriggerData *trigger)
+{
+	const char *name = trigger->tg_trigger->tgargs[0];
+	int			map = 0;
+
+	if (sscanf(name, "change_%d", &map) != 1 || strcmp(name, psprintf("change_%d", map)) != 0)
+		ereport(ERROR,
+				errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				errmsg("\"%s\" is no change table", name));
+	return map;
+}
+
 static CapturedKey *
 captured_key(FunctionCallInfo fcinfo, TriggerData *trigger, Relation change)
 {
@@ -240,6 +321,7 @@ captured_key(FunctionCallInfo fcinfo, TriggerData *trigger, Relation change)
 	relid = captured_table(trigger);
 	key = MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt,
 								 offsetof(CapturedKey, attnum) + def->tgnargs * sizeof(AttrNumber));
+	key->foreign_table = is_foreign(trigger, captured_map(trigger));
 	key->known = true;
 	for (int i = 1; i < def->tgnargs; i += 2)
 	{
@@ -331,7 +413,9 @@ rehome_capture(PG_FUNCTION_ARGS)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	open_change_table(&change, trigger->tg_trigger->tgargs[0]);
 	key = captured_key(fcinfo, trigger, change.rel);
-	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event) || !key->known)
+	if (key->foreign_table)
+		;						/* nobody's business */
+	else if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event) || !key->known)
 		log_key(&change, 't', key, trigger, NULL);
 	else if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
 		log_key(&change, 'i', key, trigger, trigger->tg_trigtuple);

@@ -527,6 +527,11 @@ rehome_write_back(PG_FUNCTION_ARGS)
 				errcode(ERRCODE_UNDEFINED_OBJECT),
 				errmsg("derivation %s of \"%s\" does not exist", trigger->tg_trigger->tgargs[0],
 					   RelationGetRelationName(trigger->tg_relation)));
+	if (!rehome_is_part(trigger->tg_relation, (Oid) rehome_int64(rows->value[0][3])))
+	{
+		rehome_call_end(&call);
+		return PointerGetDatum(NULL);
+	}
 	writing_back = &self;
 	PG_TRY();
 	{

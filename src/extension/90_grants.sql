@@ -24,6 +24,10 @@ REVOKE ALL ON ALL TABLES IN SCHEMA rehome FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA rehome FROM PUBLIC;
 REVOKE ALL ON ALL PROCEDURES IN SCHEMA rehome FROM PUBLIC;
 
+-- Whoever makes a partition of a target must be allowed to run the triggers it
+-- gets from there.  They do nothing for a table that is no target of ours.
+GRANT EXECUTE ON FUNCTION rehome.guard(), rehome.capture(), rehome.record_drift(), rehome.write_back() TO PUBLIC;
+
 GRANT USAGE ON SCHEMA rehome TO rehome_reader;
 GRANT SELECT ON ALL TABLES IN SCHEMA rehome TO rehome_reader;
 GRANT EXECUTE ON FUNCTION

@@ -493,7 +493,10 @@ BEGIN%s
     RETURN NEW;
 END
 $fence$, refuse));
-    EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', fn);
+    -- Whoever makes a partition must be allowed to run the triggers it gets from
+    -- its table; to put one on a table of his own he would have to name it, and
+    -- the schema is closed to him.
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %s() TO PUBLIC', fn);
     IF closed THEN
         -- ENABLE TRIGGER ALL, after a bulk load say, takes ALWAYS away
         FOR tg IN SELECT t.tgrelid::regclass AS relation, t.tgname FROM pg_trigger t
@@ -593,7 +596,7 @@ BEGIN
     RETURN NULL;
 END
 $function$, c.role, token, c.slice, body));
-    EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', fn);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %s() TO PUBLIC', fn);	-- as that on the fence
     PERFORM rehome_source.hand_over('FUNCTION', fn || '()');
 END
 $write_capture$;
