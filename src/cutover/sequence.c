@@ -22,14 +22,18 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "commands/sequence.h"
 #include "cutover/cutover.h"
 #include "mapping/mapping.h"
 #include "remote/query.h"
-#include "storage/lmgr.h"
+#include "storage/bufmgr.h"
 #include "util/name.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 
 /*
  * Sequences that feed columns of table $1: column, sequence, increment, OID.
@@ -127,11 +131,36 @@ read_position(RehomeRows *rows, int64 *last, bool *called)
 	*called = rehome_bool(rows->value[0][1]);
 }
 
+/*
+ * read_target reads where the target's sequence stands, by its OID: since it was
+ * found its name may have been given to a view, which would be read with the
+ * rights of the extension's owner.  Taken with lock, it stays there until the end
+ * of the transaction, and pair->target is its name now.
+ */
 static void
-read_target(Pair *pair)
+read_target(Pair *pair, LOCKMODE lock)
 {
-	read_position(rehome_spi(psprintf("SELECT last_value, is_called FROM %s", pair->target), ""),
-				  &pair->target_last, &pair->target_called);
+	Relation	rel = try_relation_open(pair->relid, lock);
+	Buffer		buffer;
+	Page		page;
+	HeapTupleHeader row;
+	Form_pg_sequence_data sequence;
+
+	if (rel == NULL || rel->rd_rel->relkind != RELKIND_SEQUENCE)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("sequence %s was dropped meanwhile", pair->target));
+	pair->target = rehome_relation_name(pair->relid);
+	buffer = ReadBuffer(rel, 0);
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	page = BufferGetPage(buffer);
+	/* the one row there is */
+	row = (HeapTupleHeader) PageGetItem(page, PageGetItemId(page, FirstOffsetNumber));
+	sequence = (Form_pg_sequence_data) ((char *) row + row->t_hoff);
+	pair->target_last = sequence->last_value;
+	pair->target_called = sequence->is_called;
+	UnlockReleaseBuffer(buffer);
+	relation_close(rel, NoLock);
 }
 
 /*
@@ -176,7 +205,7 @@ pairs(RehomeConn *conn, List *maps)
 					pair->increment = rehome_int64(here->value[i][2]);
 					pair->source = there->value[j][1];
 					pair->relid = atooid(here->value[i][3]);
-					read_target(pair);
+					read_target(pair, AccessShareLock);
 					read_position(rehome_conn_exec(conn, psprintf("SELECT last_value, is_called FROM %s", pair->source)),
 								  &pair->source_last, &pair->source_called);
 					result = lappend(result, pair);
@@ -220,13 +249,12 @@ rehome_sequences_to_target(RehomeConn *conn, RehomeSlice *slice, List *maps)
 
 		if (!source_ahead(pair))
 			continue;
-		LockRelationOid(pair->relid, ShareRowExclusiveLock);
-		read_target(pair);
+		read_target(pair, ShareRowExclusiveLock);
 		if (!source_ahead(pair))
 			continue;
 		rehome_become(&as, slice->migration->owner);
 		rehome_spi(psprintf("ALTER SEQUENCE %s RESTART", pair->target), "");
-		rehome_spi("SELECT setval($1::regclass, $2, $3)", "tlb", pair->target,
+		rehome_spi("SELECT setval($1::oid, $2, $3)", "olb", pair->relid,
 				   pair->source_last, pair->source_called);
 		rehome_become_self(&as);
 	}
