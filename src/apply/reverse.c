@@ -43,9 +43,11 @@
 #include "util/debug_point.h"
 #include "util/position.h"
 #include "util/spi.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rls.h"
 #include "utils/snapmgr.h"
 
 /* So many rows staged are worth a look by ANALYZE. */
@@ -140,19 +142,52 @@ send_rows(RehomeConn *conn, const char *select, Oid owner)
 }
 
 /*
- * changed_keys makes the target keys changed since a position, by what ops (a
- * condition without its left side) tells, and all in the partitions of added,
- * visible to SQL as name, under the target's column names, until forget_keys().
- * They are read here, as the extension's owner, so that the migration's owner,
- * who runs the inverse expressions, needs no rights on the change table.
+ * logged_keys makes the keys that the change table has since a position, by what
+ * ops tells, visible to SQL as "rehome_logged".  They are read as the extension's
+ * owner, as they are, so that the migration's owner needs no rights on the change
+ * table.
  */
 static Tuplestorestate *
-changed_keys(RehomeMapping *mapping, const char *since, List *added, const char *ops, const char *name)
+logged_keys(RehomeMapping *mapping, const char *since, const char *ops)
 {
-	RehomeTableMap *map = mapping->map;
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
 	TupleDesc	desc;
 	StringInfoData sql;
+	int64		n;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT ");
+	rehome_append_keys(&sql, mapping->nkey, NULL);
+	appendStringInfo(&sql, " FROM rehome_change.%s WHERE %s AND op %s",
+					 quote_identifier(rehome_target_change_table(mapping->map)),
+					 rehome_position_unseen(since), ops);
+	n = rehome_rows_read(sql.data, store, &desc);
+	rehome_rows_register("rehome_logged", desc, store, n);
+	return store;
+}
+
+static void
+forget_keys(Tuplestorestate *store, const char *name)
+{
+	rehome_rows_unregister(name);
+	tuplestore_end(store);
+}
+
+/*
+ * changed_keys makes the target keys changed since a position, by what ops (a
+ * condition without its left side) tells, and all in the partitions of added,
+ * visible to SQL as name, under the target's column names, until forget_keys().
+ * What is done with their values, and read of partitions, is the owner's doing.
+ */
+static Tuplestorestate *
+changed_keys(RehomeMapping *mapping, Oid owner, const char *since, List *added, const char *ops, const char *name)
+{
+	RehomeTableMap *map = mapping->map;
+	Tuplestorestate *logged = logged_keys(mapping, since, ops);
+	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
+	TupleDesc	desc;
+	StringInfoData sql;
+	RehomeAs	as;
 	int64		n;
 	ListCell   *lc;
 
@@ -163,24 +198,34 @@ changed_keys(RehomeMapping *mapping, const char *since, List *added, const char 
 						 foreach_current_index(lc) + 1, quote_identifier(lfirst(lc)));
 	appendStringInfoString(&sql, " FROM (SELECT ");
 	rehome_append_keys(&sql, mapping->nkey, NULL);
-	appendStringInfo(&sql, " FROM rehome_change.%s WHERE %s AND op %s",
-					 quote_identifier(rehome_target_change_table(map)),
-					 rehome_position_unseen(since), ops);
+	appendStringInfoString(&sql, " FROM rehome_logged");
 	foreach(lc, added)
 		appendStringInfo(&sql, " UNION ALL SELECT %s FROM ONLY %s", rehome_quote_list(map->key, ""),
 						 rehome_relation_name(lfirst_oid(lc)));
 	appendStringInfoString(&sql, ") AS changed GROUP BY ");
 	rehome_append_keys(&sql, mapping->nkey, rehome_mapping_target_spelled(mapping));
+	rehome_become(&as, owner);
 	n = rehome_rows_read(sql.data, store, &desc);
+	rehome_become_self(&as);
+	forget_keys(logged, "rehome_logged");
 	rehome_rows_register(name, desc, store, n);
 	return store;
 }
 
-static void
-forget_keys(Tuplestorestate *store, const char *name)
+/*
+ * may_read_partitions tells whether a role sees all rows of partitions where they
+ * are asked for by themselves: those of somebody else it reads through the table.
+ */
+static bool
+may_read_partitions(List *partitions, Oid role)
 {
-	rehome_rows_unregister(name);
-	tuplestore_end(store);
+	ListCell   *lc;
+
+	foreach(lc, partitions)
+		if (pg_class_aclcheck(lfirst_oid(lc), role, ACL_SELECT) != ACLCHECK_OK ||
+			check_enable_rls(lfirst_oid(lc), role, true) != RLS_NONE)
+			return false;
+	return true;
 }
 
 /*
@@ -225,7 +270,7 @@ stage_changes(RehomeConn *conn, RehomeReturn *ret, Oid owner)
 	int64		n;
 
 	if (ignores)
-		fresh = changed_keys(mapping, ret->since, ret->added, "= 'i'", "rehome_new_keys");
+		fresh = changed_keys(mapping, owner, ret->since, ret->added, "= 'i'", "rehome_new_keys");
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "SELECT %s, %s FROM %s AS target",
 					 ignores ? psprintf("CASE WHEN EXISTS (SELECT FROM rehome_new_keys AS k WHERE %s) THEN 'u' ELSE 'o' END",
@@ -233,7 +278,7 @@ stage_changes(RehomeConn *conn, RehomeReturn *ret, Oid owner)
 					 rehome_inverse_expressions(inverse, false), target);
 	if (!ret->everything)
 	{
-		keys = changed_keys(mapping, ret->since, ret->added, ANY_ROW, "rehome_keys");
+		keys = changed_keys(mapping, owner, ret->since, ret->added, ANY_ROW, "rehome_keys");
 		appendStringInfo(&sql, " WHERE EXISTS (SELECT FROM rehome_keys AS k WHERE %s)",
 						 rehome_key_condition(mapping, "target", "k"));
 	}
@@ -247,7 +292,7 @@ stage_changes(RehomeConn *conn, RehomeReturn *ret, Oid owner)
 	if (ret->everything)
 		return n;
 	forget_keys(keys, "rehome_keys");
-	keys = changed_keys(mapping, ret->since, NIL, map->on_delete == 'm' ? ANY_ROW : "= 'd'", "rehome_keys");
+	keys = changed_keys(mapping, owner, ret->since, NIL, map->on_delete == 'm' ? ANY_ROW : "= 'd'", "rehome_keys");
 	if (tuplestore_tuple_count(keys) > 0)
 	{
 		resetStringInfo(&sql);
@@ -370,6 +415,7 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		char	   *parts;
 		List	   *added = NIL;
 		bool		whole = false;
+		bool		closed;
 		bool		moved = rehome_target_repartitioned(map, GetActiveSnapshot(), &parts, &added, &whole);
 
 		if (moved)
@@ -388,8 +434,9 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		ret->added = added;
 		all = rehome_spi_read(psprintf("SELECT op = 'l' FROM rehome_change.%s WHERE %s AND op IN ('t', 'l') ORDER BY 1 DESC LIMIT 1",
 									   rehome_target_change_table(map), rehome_position_unseen(from)), "");
-		ret->everything = all->n > 0 || whole;
-		ret->lost = all->n > 0 && rehome_bool(all->value[0][0]);
+		closed = !may_read_partitions(added, slice->migration->owner);
+		ret->everything = all->n > 0 || whole || closed;
+		ret->lost = closed || (all->n > 0 && rehome_bool(all->value[0][0]));
 		ret->relation = rehome_remote_relation(ret->inverse->table);
 		ret->stage = rehome_stage_table(slice->migration, map);
 		returns = lappend(returns, ret);

@@ -56,6 +56,7 @@
 #include "guc.h"
 #include "miscadmin.h"
 #include "optimizer/optimizer.h"
+#include "parser/parse_coerce.h"
 #include "remote/query.h"
 #include "util/position.h"
 #include "util/spi.h"
@@ -323,6 +324,19 @@ may_run_code(Oid type)
 }
 
 /*
+ * has_json tells whether a type is made JSON by a function that somebody has
+ * written: rows on record, as drift is, do not tell its values then.
+ */
+static bool
+has_json(Oid type)
+{
+	Oid			function;
+
+	return type >= FirstNormalObjectId &&
+		find_coercion_pathway(JSONOID, type, COERCION_EXPLICIT, &function) == COERCION_PATH_FUNC;
+}
+
+/*
  * unfit returns why the touched keys of a table would not be enough, whatever
  * has been touched; NULL when they would.
  */
@@ -334,6 +348,10 @@ unfit(RehomeMapping *mapping)
 	for (int k = 0; k < mapping->nkey; k++)
 		if (may_run_code(getBaseType(mapping->key[k]->type)))
 			return psprintf("the type of key column %s may have constraints of its own",
+							quote_identifier(mapping->key[k]->name));
+	for (int k = 0; k < mapping->nkey; k++)
+		if (has_json(getBaseType(mapping->key[k]->type)))
+			return psprintf("the type of key column %s has a cast to json of its own",
 							quote_identifier(mapping->key[k]->name));
 	for (int k = 0; k < mapping->nkey; k++)
 		if (OidIsValid(mapping->key[k]->collation) && !get_collation_isdeterministic(mapping->key[k]->collation))
@@ -526,13 +544,14 @@ rehome_touched_drop(List *maps)
  * rehome_touched_open begins to read the touched keys of a table.
  */
 RehomeTouched *
-rehome_touched_open(RehomeMapping *mapping)
+rehome_touched_open(RehomeMapping *mapping, Oid owner)
 {
 	RehomeTouched *touched = palloc0(sizeof(RehomeTouched));
 	StringInfoData sql;
 	ListCell   *lc;
 
 	touched->mapping = mapping;
+	touched->owner = owner;
 	initStringInfo(&sql);
 	foreach(lc, mapping->map->key)
 		appendStringInfo(&sql, "%s key%d AS %s", sql.len ? "," : "SELECT", foreach_current_index(lc) + 1,
@@ -561,6 +580,22 @@ end_part(RehomeTouched *touched)
 }
 
 /*
+ * as_json returns SQL for a key column as JSON that its type reads: as it is put
+ * out where the type is not built in, which may have a cast to json of anybody's.
+ */
+static char *
+as_json(RehomeTouched *touched, const char *column)
+{
+	const char *name = quote_identifier(column);
+
+	for (int i = 0; i < touched->desc->natts; i++)
+		if (strcmp(NameStr(TupleDescAttr(touched->desc, i)->attname), column) == 0 &&
+			TupleDescAttr(touched->desc, i)->atttypid >= FirstNormalObjectId)
+			return psprintf("CASE WHEN %s IS NOT NULL THEN concat(%s) END", name, name);
+	return pstrdup(name);
+}
+
+/*
  * rehome_touched_next puts the next part on hand: visible to SQL as
  * REHOME_TOUCHED_KEYS, and as the source wants it; false at the end.
  */
@@ -570,6 +605,7 @@ rehome_touched_next(RehomeTouched *touched)
 	List	   *columns = rehome_mapping_source_key(touched->mapping);
 	SPITupleTable *table;
 	StringInfoData sql;
+	RehomeAs	as;
 	ListCell   *lc;
 
 	CHECK_FOR_INTERRUPTS();
@@ -588,9 +624,11 @@ rehome_touched_next(RehomeTouched *touched)
 	initStringInfo(&sql);
 	foreach(lc, columns)
 		appendStringInfo(&sql, "%s 'key%d', %s", sql.len ? "," : "SELECT jsonb_agg(jsonb_build_object(",
-						 foreach_current_index(lc) + 1, quote_identifier(lfirst(lc)));
+						 foreach_current_index(lc) + 1, as_json(touched, lfirst(lc)));
 	appendStringInfoString(&sql, ")) FROM " REHOME_TOUCHED_KEYS);
+	rehome_become(&as, touched->owner);
 	touched->source_keys = rehome_spi_value(sql.data, "");
+	rehome_become_self(&as);
 	return true;
 }
 

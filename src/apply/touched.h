@@ -19,6 +19,7 @@
 typedef struct RehomeTouched
 {
 	RehomeMapping *mapping;
+	Oid			owner;			/* of the migration */
 	Portal		cursor;
 	TupleDesc	desc;
 	Tuplestorestate *store;		/* the part on hand; NULL: none */
@@ -48,7 +49,7 @@ extern char *rehome_touched_part(RehomeSlice *slice, RehomeMapping *mapping, boo
 extern void rehome_touched_forget(RehomeTableMap *map);
 extern void rehome_touched_drop(List *maps);
 
-extern RehomeTouched *rehome_touched_open(RehomeMapping *mapping);
+extern RehomeTouched *rehome_touched_open(RehomeMapping *mapping, Oid owner);
 extern bool rehome_touched_next(RehomeTouched *touched);
 extern void rehome_touched_close(RehomeTouched *touched);
 

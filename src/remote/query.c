@@ -300,12 +300,14 @@ rehome_stage_table(RehomeMigration *migration, RehomeTableMap *map)
 }
 
 /*
- * spelling returns, as SQL, how a value is spelled.
+ * spelling returns, as SQL, how a value is spelled: as its type puts it out.  A
+ * cast to text may be a function of whoever has the type, and would run with the
+ * rights of whoever asks.  A null is spelled '': it is told by the value itself.
  */
 static char *
 spelling(const char *value)
 {
-	return psprintf("%s::text COLLATE \"C\"", value);
+	return psprintf("concat(%s) COLLATE \"C\"", value);
 }
 
 /*

@@ -475,7 +475,7 @@ compare_touched(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, Li
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome touched rows",
 												  ALLOCSET_DEFAULT_SIZES);
 
-	part->touched = rehome_touched_open(mapping);
+	part->touched = rehome_touched_open(mapping, slice->migration->owner);
 	part->change_table = rehome_change_table(slice->migration, mapping->map);
 	while (rehome_touched_next(part->touched))
 	{
