@@ -39,6 +39,7 @@
 #include "nodes/makefuncs.h"
 #include "remote/query.h"
 #include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "util/name.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
@@ -688,16 +689,16 @@ rehome_target_switch(List *maps, bool guard, bool capture)
 }
 
 /*
- * rehome_target_remove takes triggers and change tables away; what is not
- * there is fine.  The caller holds ACCESS EXCLUSIVE on each.
+ * our_triggers returns the triggers that have been made for maps: table and name.
+ * They are known by the function and what it is told, not by where the table is:
+ * a partition that was detached keeps those on TRUNCATE.  A guard of derived rows
+ * is not told of a map.
  */
-void
-rehome_target_remove(List *maps)
+static RehomeRows *
+our_triggers(List *maps)
 {
-	static const char *const names[] = {
-		"rehome_guard", "rehome_capture", "rehome_drift",
-		"rehome_guard_truncate", "rehome_capture_truncate", "rehome_drift_truncate"
-	};
+	List	   *ids = NIL;
+	List	   *derived = NIL;
 	ListCell   *lc;
 
 	foreach(lc, maps)
@@ -705,19 +706,62 @@ rehome_target_remove(List *maps)
 		RehomeTableMap *map = lfirst(lc);
 		ListCell   *lc2;
 
-		if (get_rel_name(map->target) != NULL)
+		if (map->id != 0)
+			ids = lappend(ids, psprintf("%d", map->id));
+		else if (get_rel_name(map->target) != NULL)
 			foreach(lc2, find_all_inheritors(map->target, AccessShareLock, NULL))
-			{
-				for (int i = 0; i < lengthof(names); i++)
-				{
-					/* row triggers of partitions go with their parent's */
-					if (lfirst_oid(lc2) != map->target && i < 3)
-						continue;
-					if (OidIsValid(get_trigger_oid(lfirst_oid(lc2), names[i], true)))
-						rehome_spi(psprintf("DROP TRIGGER %s ON %s", names[i],
-											rehome_relation_name(lfirst_oid(lc2))), "");
-				}
-			}
+				derived = lappend(derived, psprintf("%u", lfirst_oid(lc2)));
+	}
+	return rehome_spi("SELECT t.tgrelid, t.tgname FROM pg_trigger t"
+					  " JOIN pg_proc p ON p.oid = t.tgfoid AND p.pronamespace = 'rehome'::regnamespace,"
+					  " LATERAL (SELECT string_to_array(encode(t.tgargs, 'escape'), '\\000')) AS a(args)"
+					  " WHERE t.tgparentid = 0"
+					  " AND (CASE p.proname WHEN 'guard' THEN nullif(a.args[2], '') WHEN 'capture' THEN substr(a.args[1], length('change_') + 1)"
+					  "   WHEN 'record_drift' THEN a.args[1] END = ANY ($1::text[])"
+					  "  OR (p.proname = 'guard' AND t.tgnargs = 1 AND t.tgrelid = ANY ($2::oid[])))"
+					  " ORDER BY t.tgrelid, t.oid", "tt", rehome_name_array(ids), rehome_name_array(derived));
+}
+
+/*
+ * drop_triggers drops those of maps.  A table that is no part of a target any
+ * more, if ever it was, is not waited for.
+ */
+static void
+drop_triggers(List *maps)
+{
+	RehomeRows *triggers = our_triggers(maps);
+
+	for (int i = 0; i < triggers->n; i++)
+	{
+		Oid			relid = atooid(triggers->value[i][0]);
+		char	   *name = triggers->value[i][1];
+		char	   *drop = psprintf("DROP TRIGGER %s ON %s", quote_identifier(name), rehome_relation_name(relid));
+
+		CHECK_FOR_INTERRUPTS();
+		if (!ConditionalLockRelationOid(relid, AccessExclusiveLock))
+			ereport(WARNING,
+					errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					errmsg("table %s is locked: trigger %s is left there", rehome_relation_name(relid), quote_identifier(name)),
+					errhint("%s;", drop));
+		else if (OidIsValid(get_trigger_oid(relid, name, true)))
+			rehome_spi(drop, "");
+	}
+}
+
+/*
+ * rehome_target_remove takes triggers and change tables away; what is not
+ * there is fine.  The caller holds ACCESS EXCLUSIVE on each.
+ */
+void
+rehome_target_remove(List *maps)
+{
+	ListCell   *lc;
+
+	drop_triggers(maps);
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
 		rehome_spi(psprintf("DROP TABLE IF EXISTS %s",
 							quote_qualified_identifier("rehome_change", rehome_target_change_table(map))), "");
 		rehome_spi(psprintf("DROP SEQUENCE IF EXISTS rehome_change.refused_%d", map->id), "");
