@@ -66,12 +66,12 @@ compress_images(void)
 
 /*
  * rehome_applying_begin makes the following statements ours: as owner, in
- * replica role, let through by the guard, waiting for locks no longer than
+ * replica role, let through by the guard of the map's target, waiting for locks no longer than
  * rehome.lock_timeout: a transaction is open at the source meanwhile.  An
  * abort undoes it all.
  */
 void
-rehome_applying_begin(RehomeApplying *applying, Oid owner)
+rehome_applying_begin(RehomeApplying *applying, Oid owner, RehomeTableMap *map)
 {
 	applying->guc_level = NewGUCNestLevel();
 	(void) set_config_option("session_replication_role", "replica", PGC_SUSET, PGC_S_SESSION,
@@ -79,7 +79,7 @@ rehome_applying_begin(RehomeApplying *applying, Oid owner)
 	rehome_limit_lock_waits(rehome_lock_timeout);
 	compress_images();
 	rehome_become(&applying->as, owner);
-	rehome_own_writes_begin();
+	rehome_own_writes_begin(map->target, map->on_delete == 'a' ? map->delete_archive : InvalidOid);
 }
 
 void

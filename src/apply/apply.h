@@ -22,7 +22,7 @@ typedef struct RehomeApplying
 	int			guc_level;
 } RehomeApplying;
 
-extern void rehome_applying_begin(RehomeApplying *applying, Oid owner);
+extern void rehome_applying_begin(RehomeApplying *applying, Oid owner, RehomeTableMap *map);
 extern void rehome_applying_end(RehomeApplying *applying);
 
 /* Rows on hand, visible to SQL under a name while registered. */

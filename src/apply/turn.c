@@ -117,7 +117,7 @@ apply_rows(RehomeTurn *turn)
 
 	if (turn->nrows == 0)
 		return;
-	rehome_applying_begin(&applying, turn->slice->migration->owner);
+	rehome_applying_begin(&applying, turn->slice->migration->owner, turn->map);
 	if (turn->everything && turn->present == NULL)
 		turn->touched += rehome_apply_insert(turn->mapping, turn->rows, turn->nrows);
 	else
@@ -301,7 +301,7 @@ remove_change(TupleTableSlot *key, void *arg)
 	RehomeApplying applying;
 
 	tuplestore_puttupleslot(store, key);
-	rehome_applying_begin(&applying, turn->slice->migration->owner);
+	rehome_applying_begin(&applying, turn->slice->migration->owner, turn->map);
 	turn->touched += rehome_apply_gone(turn->mapping, store, 1);
 	rehome_applying_end(&applying);
 	rehome_touched_keys(turn->mapping, turn->mapping->key_desc, store, 1);
@@ -457,7 +457,7 @@ apply_gone(RehomeTurn *turn)
 {
 	RehomeApplying applying;
 
-	rehome_applying_begin(&applying, turn->slice->migration->owner);
+	rehome_applying_begin(&applying, turn->slice->migration->owner, turn->map);
 	if (!turn->everything)
 		turn->touched += rehome_apply_gone_treated(turn->mapping, turn->gone, turn->ngone, false);
 	else if (turn->present == NULL)
@@ -480,7 +480,7 @@ apply_absent(RehomeTurn *turn)
 
 	if (turn->present == NULL)
 		return;
-	rehome_applying_begin(&applying, turn->slice->migration->owner);
+	rehome_applying_begin(&applying, turn->slice->migration->owner, turn->map);
 	if (turn->everything)
 		turn->touched += rehome_apply_gone_treated(turn->mapping, turn->present, turn->npresent, true);
 	else

@@ -83,9 +83,9 @@ extern char *rehome_target_key_columns(RehomeTableMap *map);
 
 /* Writes of our own, which the guard lets pass and capture ignores. */
 extern void rehome_own_writes_init(void);
-extern void rehome_own_writes_begin(void);
+extern void rehome_own_writes_begin(Oid target, Oid archive);
 extern void rehome_own_writes_end(void);
-extern bool rehome_own_writes(void);
+extern bool rehome_own_writes(Relation rel);
 extern bool rehome_is_part(Relation rel, Oid of);
 
 /* Writes of others to a target, where the drift policy lets them pass. */

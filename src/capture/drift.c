@@ -101,7 +101,7 @@ rehome_record_drift(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				errmsg("rehome.record_drift() must be called as an AFTER trigger"));
-	if (rehome_own_writes())
+	if (rehome_own_writes(trigger->tg_relation))
 		return PointerGetDatum(NULL);
 	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
 		new_tuple = trigger->tg_trigtuple;

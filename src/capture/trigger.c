@@ -34,7 +34,9 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "util/name.h"
 #include "util/result.h"
+#include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
@@ -50,6 +52,12 @@
  * the guard open.
  */
 static int	own_writes_level = 0;
+
+/*
+ * The tables that are written: what triggers of them write elsewhere is somebody
+ * else's, whose table may have authority.
+ */
+static Oid	own_writes_to[2];
 
 static void
 own_writes_xact(XactEvent event, void *arg)
@@ -78,10 +86,16 @@ rehome_own_writes_init(void)
 	RegisterSubXactCallback(own_writes_subxact, NULL);
 }
 
+/*
+ * rehome_own_writes_begin begins our writes to a table, and to its archive if
+ * that is not InvalidOid.
+ */
 void
-rehome_own_writes_begin(void)
+rehome_own_writes_begin(Oid target, Oid archive)
 {
 	Assert(own_writes_level == 0);
+	own_writes_to[0] = target;
+	own_writes_to[1] = archive;
 	own_writes_level = GetCurrentTransactionNestLevel();
 }
 
@@ -92,12 +106,28 @@ rehome_own_writes_end(void)
 }
 
 /*
- * rehome_own_writes tells whether what is being written is ours.
+ * rehome_is_part tells whether a table is another one, or a part of it.
  */
 bool
-rehome_own_writes(void)
+rehome_is_part(Relation rel, Oid of)
 {
-	return own_writes_level > 0;
+	Oid			relid = RelationGetRelid(rel);
+
+	if (relid == of)
+		return true;
+	if (rel->rd_rel->relispartition)
+		return list_member_oid(get_partition_ancestors(relid), of);
+	return OidIsValid(of) && has_superclass(relid) && list_member_oid(find_all_inheritors(of, NoLock, NULL), relid);
+}
+
+/*
+ * rehome_own_writes tells whether what is being written to a table is ours.
+ */
+bool
+rehome_own_writes(Relation rel)
+{
+	return own_writes_level > 0 &&
+		(rehome_is_part(rel, own_writes_to[0]) || rehome_is_part(rel, own_writes_to[1]));
 }
 
 /*
@@ -112,8 +142,6 @@ pass_on(TriggerData *trigger)
 		return PointerGetDatum(trigger->tg_newtuple);
 	return PointerGetDatum(trigger->tg_trigtuple);
 }
-
-PG_FUNCTION_INFO_V1(rehome_guard);
 
 /*
  * target_of returns the target of a table map; InvalidOid if there is no such
@@ -144,21 +172,6 @@ target_of(int map)
 	UnregisterSnapshot(snapshot);
 	table_close(rel, AccessShareLock);
 	return target;
-}
-
-/*
- * rehome_is_part tells whether a table is another one, or a part of it.
- */
-bool
-rehome_is_part(Relation rel, Oid of)
-{
-	Oid			relid = RelationGetRelid(rel);
-
-	if (relid == of)
-		return true;
-	if (rel->rd_rel->relispartition)
-		return list_member_oid(get_partition_ancestors(relid), of);
-	return has_superclass(relid) && list_member_oid(find_all_inheritors(of, NoLock, NULL), relid);
 }
 
 /*
@@ -204,6 +217,47 @@ note_refusal(TriggerData *trigger)
 }
 
 /*
+ * captured_table returns the table that was given the trigger: of a partition,
+ * the ancestor it has it from.
+ */
+static Oid
+captured_table(TriggerData *trigger)
+{
+	Oid			relid = RelationGetRelid(trigger->tg_relation);
+	ListCell   *lc;
+
+	if (trigger->tg_trigger->tgisclone)
+		foreach(lc, get_partition_ancestors(RelationGetRelid(trigger->tg_relation)))
+			if (OidIsValid(get_trigger_oid(lfirst_oid(lc), trigger->tg_trigger->tgname, true)))
+				relid = lfirst_oid(lc);
+	return relid;
+}
+
+/*
+ * is_cut_over tells whether a guard's table has authority, so that the guard
+ * should not be on.
+ */
+static bool
+is_cut_over(FunctionCallInfo fcinfo, TriggerData *trigger)
+{
+	RehomeCall	call;
+	bool		is;
+
+	rehome_call_begin(&call, fcinfo);
+	is = rehome_spi_read("SELECT FROM rehome.migration m JOIN rehome.slice s ON s.migration_id = m.id"
+						 " WHERE m.name = $1::name AND s.state = 'cut_over'"
+						 " AND (s.id IN (SELECT t.slice_id FROM rehome.table_map t WHERE t.id = $2)"
+						 "  OR s.id IN (SELECT d.slice_id FROM rehome.derivation d WHERE $2 = 0 AND d.target = $3))", "tio",
+						 trigger->tg_trigger->tgargs[0],
+						 trigger->tg_trigger->tgnargs > 1 ? atoi(trigger->tg_trigger->tgargs[1]) : 0,
+						 captured_table(trigger))->n > 0;
+	rehome_call_end(&call);
+	return is;
+}
+
+PG_FUNCTION_INFO_V1(rehome_guard);
+
+/*
  * rehome_guard() RETURNS trigger; arguments: the migration's name, and the
  * table map's id if writes that are refused are counted.
  */
@@ -217,10 +271,20 @@ rehome_guard(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				errmsg("rehome.guard() must be called as a trigger"));
-	if (own_writes_level > 0)
+	if (rehome_own_writes(trigger->tg_relation))
 		return pass_on(trigger);
 	note_refusal(trigger);
 	migration = trigger->tg_trigger->tgargs[0];
+	if (is_cut_over(fcinfo, trigger))
+		ereport(ERROR,
+				errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				errmsg("table \"%s.%s\" cannot be written: its guard was enabled by hand",
+					   get_namespace_name(RelationGetNamespace(trigger->tg_relation)),
+					   RelationGetRelationName(trigger->tg_relation)),
+				errdetail("Migration \"%s\" is cut over: the table has authority, and its guard, trigger %s, is to be disabled.",
+						  migration, trigger->tg_trigger->tgname),
+				errhint("ALTER TABLE %s DISABLE TRIGGER %s; ALTER TABLE ... ENABLE TRIGGER USER, or ALL, had enabled it.",
+						rehome_relation_name(RelationGetRelid(trigger->tg_relation)), trigger->tg_trigger->tgname));
 	ereport(ERROR,
 			errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 			errmsg("table \"%s.%s\" cannot be written here yet",
@@ -274,23 +338,6 @@ typedef struct CapturedKey
 	int			n;
 	AttrNumber	attnum[FLEXIBLE_ARRAY_MEMBER];
 } CapturedKey;
-
-/*
- * captured_table returns the table that was given the trigger: of a partition,
- * the ancestor it has it from.
- */
-static Oid
-captured_table(TriggerData *trigger)
-{
-	Oid			relid = RelationGetRelid(trigger->tg_relation);
-	ListCell   *lc;
-
-	if (trigger->tg_trigger->tgisclone)
-		foreach(lc, get_partition_ancestors(RelationGetRelid(trigger->tg_relation)))
-			if (OidIsValid(get_trigger_oid(lfirst_oid(lc), trigger->tg_trigger->tgname, true)))
-				relid = lfirst_oid(lc);
-	return relid;
-}
 
 /*
  * captured_map returns the id of the map whose change table a trigger names.
@@ -404,7 +451,7 @@ rehome_capture(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				errmsg("rehome.capture() must be called as a trigger"));
-	if (own_writes_level > 0)
+	if (rehome_own_writes(trigger->tg_relation))
 		return PointerGetDatum(NULL);
 
 	/* whoever writes to the table has no rights on the change table */

@@ -166,7 +166,7 @@ rehome_chunk_replan(RehomeConn *conn, RehomeSlice *slice, List *maps)
 		if (same)
 			continue;
 		rehome_spi("DELETE FROM rehome.chunk WHERE table_map_id = $1", "i", map->id);
-		rehome_applying_begin(&applying, slice->migration->owner);
+		rehome_applying_begin(&applying, slice->migration->owner, map);
 		(void) rehome_apply_delete_all(rehome_mapping_compile(map, slice->migration->owner));
 		rehome_applying_end(&applying);
 		plan_map(conn, map, parts, 0);

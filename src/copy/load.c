@@ -257,7 +257,7 @@ load_sieved(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 	RehomeSieve *sieve = rehome_sieve_begin(slice, mapping, &taker, false);
 	int64		n;
 
-	rehome_applying_begin(&applying, slice->migration->owner);
+	rehome_applying_begin(&applying, slice->migration->owner, mapping->map);
 	if (plain)
 	{
 		taker.arg = loader = rehome_loader_begin(mapping->map->target);
@@ -306,7 +306,7 @@ rehome_load_chunk(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 		CommandCounterIncrement();
 		return n;
 	}
-	rehome_applying_begin(&applying, slice->migration->owner);
+	rehome_applying_begin(&applying, slice->migration->owner, mapping->map);
 	if (rehome_load_is_plain(mapping->map->target, TRIGGER_TYPE_INSERT))
 	{
 		RehomeLoader *loader = rehome_loader_begin(mapping->map->target);
@@ -352,7 +352,7 @@ rehome_load_local(RehomeSlice *slice, RehomeMapping *mapping)
 					 rehome_spi_value("SELECT $1::regclass::text", "o", mapping->map->source));
 	if (mapping->map->filter != NULL)
 		appendStringInfo(&sql, " WHERE (%s)", mapping->map->filter);
-	rehome_applying_begin(&applying, slice->migration->owner);
+	rehome_applying_begin(&applying, slice->migration->owner, mapping->map);
 	n = (int64) rehome_spi(sql.data, "")->processed;
 	rehome_check_deferred(mapping->map->target, NULL);
 	rehome_applying_end(&applying);

@@ -189,15 +189,16 @@ empty_targets(RehomeSlice *slice, List *maps)
 	RehomeApplying applying;
 	ListCell   *lc;
 
-	rehome_applying_begin(&applying, slice->migration->owner);
 	foreach(lc, maps)
 	{
 		RehomeMapping mapping = {.map = lfirst(lc)};
 
-		if (get_rel_name(mapping.map->target) != NULL)
-			(void) rehome_apply_delete_all(&mapping);
+		if (get_rel_name(mapping.map->target) == NULL)
+			continue;
+		rehome_applying_begin(&applying, slice->migration->owner, mapping.map);
+		(void) rehome_apply_delete_all(&mapping);
+		rehome_applying_end(&applying);
 	}
-	rehome_applying_end(&applying);
 }
 
 /*

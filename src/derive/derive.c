@@ -491,7 +491,7 @@ derive_one(void *arg)
 	n = rehome_store_query(&work->derivation->stated,
 						   rehome_derivation_sql(work->derivation, mapping, !work->everything), mapping->mapped_desc, rows);
 	PopActiveSnapshot();
-	rehome_applying_begin(&applying, work->slice->migration->owner);
+	rehome_applying_begin(&applying, work->slice->migration->owner, mapping->map);
 	if (work->derivation->whole)
 		work->touched = make_rows(work, mapping, rows, n);
 	else

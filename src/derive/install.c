@@ -420,7 +420,7 @@ rehome_note_input(PG_FUNCTION_ARGS)
 	 * could see a note that is just being taken away, and what he writes may
 	 * not be seen by a query that is running.
 	 */
-	noted = rehome_own_writes() && rehome_bool(rows->value[0][7]) &&
+	noted = rehome_own_writes(trigger->tg_relation) && rehome_bool(rows->value[0][7]) &&
 		((rehome_deriving == 0 && rehome_bool(rows->value[0][5])) || rehome_bool(rows->value[0][6]));
 	if (!noted && (rows->value[0][0] == NULL || TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event)))
 		note_everything(derivation);
@@ -517,7 +517,7 @@ rehome_write_back(PG_FUNCTION_ARGS)
 				errmsg("rehome.write_back() must be called as an AFTER ROW trigger"));
 	self.derivation = pg_strtoint32(trigger->tg_trigger->tgargs[0]);
 	/* what the function writes to the target itself is no write of the application's */
-	if (is_writing_back(self.derivation) || rehome_own_writes())
+	if (is_writing_back(self.derivation) || rehome_own_writes(trigger->tg_relation))
 		return PointerGetDatum(NULL);
 	rehome_call_begin(&call, fcinfo);
 	rows = rehome_spi_read("SELECT d.write_back, m.owner::oid, d.search_path, d.target::oid FROM rehome.derivation d"

@@ -134,4 +134,92 @@ ours(q{CALL rehome.rollback('m')}, 'rolled back');
 same_content($pair, \@content, 'rolled back');
 unseen('rolled back');
 
+# Tables of somebody who is no superuser: he makes partitions of them as before.
+$pair->sql_source(q{SET ROLE boss;
+	CREATE TABLE app.log (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+	CREATE TABLE app.log_1 PARTITION OF app.log FOR VALUES FROM (0) TO (100);
+	CREATE TABLE app.first (id int PRIMARY KEY, v text);
+	INSERT INTO app.log SELECT i, 'v' || i FROM generate_series(1, 20) i;
+	INSERT INTO app.first SELECT * FROM app.log});
+$pair->grant_source('app');
+$pair->sql_target(q{SET ROLE boss;
+	CREATE TABLE app.log (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+	CREATE TABLE app.log_1 PARTITION OF app.log FOR VALUES FROM (0) TO (100);
+	CREATE TABLE app.first (id int PRIMARY KEY, v text);
+	IMPORT FOREIGN SCHEMA app LIMIT TO (log, first) FROM SERVER src INTO far;
+	SELECT rehome.create_migration('n', 'src', 'a test of partitions'), rehome.add_slice('n', 'logs');
+	SELECT rehome.add_table('n', 'far.log', 'app.log', slice => 'logs');
+	SELECT rehome.add_table('n', 'far.first', 'app.first');
+	CALL rehome.copy('n')});
+my @logs = map { { source => "app.$_", target => "app.$_" } } qw(log first);
+
+sub boss_partitions
+{
+	my ($node, $number, $when) = @_;
+	my ($from, $to) = ($number * 100, $number * 100 + 100);
+	for my $sql ("CREATE TABLE app.log_$number PARTITION OF app.log FOR VALUES FROM ($from) TO ($to)",
+		"CREATE TABLE app.log_0$number (id int NOT NULL, v text); ALTER TABLE app.log ATTACH PARTITION app.log_0$number FOR VALUES FROM (${from}0) TO (${to}0)")
+	{
+		my ($sqlstate, $message) = sqlstate_of($node, "SET ROLE boss; $sql");
+		is($sqlstate, '00000', "$when: the owner makes a partition at the " . $node->name) or diag($message);
+	}
+	return;
+}
+
+boss_partitions($_, 2, 'in sync') for $source, $target;
+$pair->grant_source('app');
+$pair->sql_source(q{INSERT INTO app.log VALUES (201, 'new'), (2001, 'new')});
+ours(q{CALL rehome.sync('n')}, 'in sync with partitions');
+same_content($pair, \@logs, 'with new partitions');
+
+# Who may name the triggers' functions has them do nothing to what is another's.
+ours(q{CALL rehome.cutover('n', 'main')}, 'the first slice is cut over');
+my ($log, $first) = map { $pair->sql_target("SELECT id FROM rehome.table_map WHERE target = '$_'::regclass") } qw(app.log app.first);
+$pair->sql_target(qq{
+	CREATE ROLE reader LOGIN IN ROLE rehome_reader; GRANT CREATE ON SCHEMA public TO reader; SET ROLE reader;
+	CREATE TABLE public.mine (id int, v text); CREATE TABLE public.counted (id int);
+	CREATE TRIGGER c AFTER INSERT OR UPDATE OR DELETE ON public.mine FOR EACH ROW EXECUTE FUNCTION rehome.capture('change_$first', 'id', '1');
+	CREATE TRIGGER t AFTER TRUNCATE ON public.mine EXECUTE FUNCTION rehome.capture('change_$first', 'id', '1');
+	CREATE TRIGGER d AFTER INSERT ON public.mine FOR EACH ROW EXECUTE FUNCTION rehome.record_drift('$log');
+	CREATE TRIGGER g BEFORE INSERT ON public.counted EXECUTE FUNCTION rehome.guard('n', '$log');
+	INSERT INTO public.mine VALUES (1, 'x'); DELETE FROM public.mine; TRUNCATE public.mine});
+is($pair->sql_target(qq{SELECT (SELECT count(*) FROM rehome_change.change_$first) || ' ' || (SELECT count(*) FROM rehome.drift WHERE migration = 'n')}), '0 0', 'a reader forges neither changes nor drift');
+is((sqlstate_of($target, 'SET ROLE reader; INSERT INTO public.counted VALUES (1)'))[0], '25006', 'a guard on a table of his own refuses');
+is($pair->sql_target("SELECT is_called FROM rehome_change.refused_$log"), 'f', 'which is not counted as if it were ours');
+$pair->sql_target('DROP TABLE public.mine, public.counted');
+
+# What a trigger of a table that is written writes to another one is no write of ours.
+$pair->sql_target(q{SET ROLE boss;
+	CREATE FUNCTION app.tell() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN INSERT INTO app.first VALUES (NEW.id + 1000000, 'told'); RETURN NULL; END$$;
+	CREATE TRIGGER tell AFTER INSERT ON app.log FOR EACH ROW EXECUTE FUNCTION app.tell();
+	ALTER TABLE app.log ENABLE ALWAYS TRIGGER tell});
+$pair->sql_source(q{INSERT INTO app.log VALUES (50, 'tell')});
+ours(q{CALL rehome.sync('n', 'logs')}, 'a batch whose trigger writes to a table with authority');
+is($pair->sql_target('SELECT v FROM app.first WHERE id = 1000050'), 'told', 'the trigger has fired');
+ours(q{CALL rehome.sync('n', 'main')}, 'which is brought back');
+same_content($pair, \@logs, 'with what the trigger wrote');
+$pair->sql_target(q{DROP TRIGGER tell ON app.log});
+
+# A guard that somebody has enabled after cutover says what to do about that.
+$pair->sql_target(q{ALTER TABLE app.first ENABLE TRIGGER USER});
+{
+	my ($sqlstate, $message, undef, $hint) = sqlstate_of($target, q{DELETE FROM app.first WHERE id = 1});
+	is("$sqlstate $message", '25006 table "app.first" cannot be written: its guard was enabled by hand', 'a guard that was enabled by hand says so');
+	like($hint, qr{^ALTER TABLE app\.first DISABLE TRIGGER rehome_guard;}, 'and what is to be done');
+	$pair->sql_target('ALTER TABLE app.first DISABLE TRIGGER rehome_guard, DISABLE TRIGGER rehome_guard_truncate, ENABLE ALWAYS TRIGGER rehome_capture, ENABLE ALWAYS TRIGGER rehome_capture_truncate');
+	is((sqlstate_of($target, q{DELETE FROM app.first WHERE id = 1}))[0], '00000', 'after which it is written');
+}
+
+ours(q{CALL rehome.cutover('n', 'logs')}, 'cut over');
+boss_partitions($_, 3, 'cut over') for $source, $target;
+$pair->grant_source('app');
+$pair->sql_target(q{SET ROLE boss; INSERT INTO app.log VALUES (301, 'new'), (3001, 'new'); ALTER TABLE app.log DETACH PARTITION app.log_2; TRUNCATE app.log_2});
+$pair->sql_source(q{SET ROLE boss; ALTER TABLE app.log DETACH PARTITION app.log_2});
+ours(q{CALL rehome.sync('n')}, 'in sync after a partition was detached');
+same_content($pair, \@logs, 'brought back with partitions');
+ours(q{CALL rehome.complete('n', 'logs'); CALL rehome.complete('n', 'main'); SELECT rehome.drop_migration('n')}, 'completed, and forgotten');
+is((sqlstate_of($target, q{TRUNCATE app.log_2}))[0], '00000', 'a partition that was detached can be truncated');
+is($pair->sql_target(q{SELECT string_agg(tgrelid::regclass || ' ' || tgname, ', ') FROM pg_trigger WHERE tgname LIKE 'rehome%' AND tgrelid IN ('app.log'::regclass, 'app.log_1'::regclass, 'app.log_2'::regclass, 'app.first'::regclass)}),
+	'', 'and nothing of ours is left on it');
+
 done_testing();
