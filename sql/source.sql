@@ -55,8 +55,8 @@ SELECT pg_temp.generic(c.relname) AS relation, c.relpersistence AS persistence, 
   FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
  WHERE relnamespace = 'rehome_source'::regnamespace AND relkind = 'r'
  GROUP BY c.oid ORDER BY 1, 4;
--- Functions: those that triggers call, and mend(), are definer's, with a pinned path, and
--- nobody can call them otherwise.
+-- Functions: those that triggers call, and mend(), are definer's, with a pinned path;
+-- nobody who may not look into the schema can name them.
 SELECT pg_temp.generic(proname) AS function, prosecdef AS definer, proconfig AS settings, proowner::regrole AS owner,
        EXISTS (SELECT FROM aclexplode(coalesce(proacl, acldefault('f', proowner))) a WHERE a.grantee = 0) AS public
   FROM pg_proc WHERE pronamespace = 'rehome_source'::regnamespace ORDER BY 1;

@@ -14,6 +14,10 @@
  * might give other values than the key's.  Then writes are not refused: what
  * is written down is that any row may have changed.
  *
+ * Everybody may execute both, since partitions get the triggers of their table,
+ * and readers may put them on tables of their own: what they say of a table that
+ * is no part of the map's target is not listened to.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
