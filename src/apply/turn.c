@@ -50,9 +50,10 @@
 
 /*
  * Rows that another row's change may have cured: unique and exclusion
- * constraints.  A batch looks at no more than a thousand.
+ * constraints.  A batch looks at no more than a thousand; $3 is the target,
+ * since as of q they would be looked for anew for each row.
  */
-#define CURABLE "q.id IN (SELECT id FROM rehome.quarantine c WHERE c.target = q.target" \
+#define CURABLE "q.id IN (SELECT c.id FROM rehome.quarantine c WHERE c.target = $3" \
 	" AND c.sqlstate IN ('23505', '23P01') ORDER BY c.last_seen LIMIT 1000)"
 
 /*
@@ -273,12 +274,16 @@ static void
 flush_changes(void *arg)
 {
 	Sink	   *sink = arg;
+	MemoryContext old = MemoryContextSwitchTo(sink->context);
 
 	apply_rows(sink->turn);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(sink->context);
 }
 
 /*
- * reset_changes forgets the rows of a set that was undone.
+ * reset_changes forgets the rows of a set that was undone, and all that was in
+ * the works when it failed.
  */
 static void
 reset_changes(void *arg)
@@ -288,6 +293,7 @@ reset_changes(void *arg)
 	tuplestore_clear(sink->turn->rows);
 	sink->turn->nrows = 0;
 	(void) SPI_unregister_relation("rehome_rows");
+	MemoryContextReset(sink->context);
 }
 
 /*
@@ -296,7 +302,9 @@ reset_changes(void *arg)
 static void
 remove_change(TupleTableSlot *key, void *arg)
 {
-	RehomeTurn *turn = ((Sink *) arg)->turn;
+	Sink	   *sink = arg;
+	RehomeTurn *turn = sink->turn;
+	MemoryContext old = MemoryContextSwitchTo(sink->context);
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
 	RehomeApplying applying;
 
@@ -307,6 +315,8 @@ remove_change(TupleTableSlot *key, void *arg)
 	rehome_touched_keys(turn->mapping, turn->mapping->key_desc, store, 1);
 	tuplestore_end(store);
 	CommandCounterIncrement();
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(sink->context);
 }
 
 /*
@@ -344,6 +354,8 @@ move_quarantined(RehomeTurn *turn, const char *condition, const char *rule)
 	RehomeProjector *projector;
 	RehomeRows *rows;
 	RehomeAs	as;
+	MemoryContext part = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome rows read again", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old;
 
 	rows = rehome_spi(psprintf("SELECT q.id, (SELECT array_agg(q.source_key->>k ORDER BY n)"
 							   " FROM unnest($4::text[]) WITH ORDINALITY AS u(k, n)) FROM rehome.quarantine q"
@@ -359,6 +371,7 @@ move_quarantined(RehomeTurn *turn, const char *condition, const char *rule)
 		StringInfoData sql;
 
 		CHECK_FOR_INTERRUPTS();
+		old = MemoryContextSwitchTo(part);
 		initStringInfo(&sql);
 		source_select(&sql, turn->mapping);
 		appendStringInfoString(&sql, " WHERE (");
@@ -384,7 +397,10 @@ move_quarantined(RehomeTurn *turn, const char *condition, const char *rule)
 			appendStringInfo(&sql, " AND (%s)", map->filter);
 		(void) rehome_sieve_stream(turn->conn, sql.data, turn->mapping,
 								   rehome_mapping_source_columns(turn->mapping), projector, NULL);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(part);
 	}
+	MemoryContextDelete(part);
 	rehome_projector_end(projector);
 	rehome_become_self(&as);
 	apply_rows(turn);

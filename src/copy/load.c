@@ -61,6 +61,7 @@ typedef struct StoreTaker
 	RehomeMapping *mapping;
 	Tuplestorestate *rows;
 	int64		n;
+	MemoryContext context;		/* for the time of one insertion */
 } StoreTaker;
 
 /*
@@ -217,9 +218,12 @@ reset_load(void *arg)
 static void
 reset_store(void *arg)
 {
-	tuplestore_clear(((StoreTaker *) arg)->rows);
-	((StoreTaker *) arg)->n = 0;
+	StoreTaker *store = arg;
+
+	tuplestore_clear(store->rows);
+	store->n = 0;
 	(void) SPI_unregister_relation("rehome_rows");
+	MemoryContextReset(store->context);
 }
 
 static void
@@ -233,11 +237,14 @@ static void
 flush_store(void *arg)
 {
 	StoreTaker *store = arg;
+	MemoryContext old = MemoryContextSwitchTo(store->context);
 
 	(void) rehome_apply_insert(store->mapping, store->rows, store->n);
 	tuplestore_clear(store->rows);
 	store->n = 0;
 	CommandCounterIncrement();
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(store->context);
 }
 
 /*
@@ -269,6 +276,7 @@ load_sieved(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 	else
 	{
 		store.rows = tuplestore_begin_heap(false, false, work_mem);
+		store.context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome rows inserted", ALLOCSET_DEFAULT_SIZES);
 		taker = (RehomeTaker) {take_store, flush_store, reset_store, NULL, &store};
 		projector = rehome_projector_mapped(mapping);
 	}
@@ -280,6 +288,7 @@ load_sieved(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 	{
 		flush_store(&store);
 		tuplestore_end(store.rows);
+		MemoryContextDelete(store.context);
 	}
 	rehome_applying_end(&applying);
 	rehome_sieve_end(sieve);

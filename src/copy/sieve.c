@@ -250,11 +250,14 @@ static void
 release(RehomeSieve *sieve, Known *entry)
 {
 	RehomeAs	as;
+	MemoryContext old = MemoryContextSwitchTo(sieve->scratch);
 
 	rehome_become_catalog_owner(&as);
 	rehome_spi("DELETE FROM rehome.quarantine WHERE migration = $1::name AND target = $2 AND source_key = $3::jsonb",
 			   "tot", sieve->slice->migration->name, sieve->mapping->map->target, entry->source_key);
 	rehome_become_self(&as);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(sieve->scratch);
 	(void) hash_search(sieve->known, entry->key, HASH_REMOVE, NULL);
 }
 
@@ -292,7 +295,7 @@ target_key(RehomeSieve *sieve, Datum *values, bool *nulls)
 	memcpy(slot->tts_isnull, nulls, sizeof(bool) * slot->tts_tupleDescriptor->natts);
 	ExecStoreVirtualTuple(slot);
 	ResetPerTupleExprContext(sieve->key->estate);
-	error = rehome_attempt(project_key, sieve);
+	error = rehome_attempt_in(project_key, sieve, sieve->scratch);
 	if (error != NULL && !rehome_refusable(error->sqlerrcode))
 		ReThrowError(error);
 	return error == NULL;
