@@ -9,6 +9,13 @@
  * no row staged is to be deleted; and those that the target has kept although
  * they are gone here (on_delete => 'ignore').
  *
+ * A row of the source that its table's filter does not let through is none of
+ * the migration's, unless a batch back has written it so: what was brought to
+ * the target, or made there, belongs to the target whatever it is changed to.
+ * Which rows these are is in a table of keys at the source, which changes in the
+ * transaction that writes the rows; it is emptied when the source has authority
+ * again.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -29,15 +36,20 @@ rehome_merge_compose(RehomeConn *conn, RehomeReturn *ret)
 	StringInfoData set;
 	char	   *replaced;		/* a unique value changes */
 	char	   *out;			/* takes such rows out */
-	const char *visible = "";	/* rows that the filter lets through */
+	const char *visible = "";	/* rows that are the migration's */
 	const char *still_there = "";
+	char	   *ours = NULL;
 
 	ret->join = rehome_inverse_key_condition(inverse, "r", "s");
 	rehome_inverse_describe(conn, inverse);
 
 	if (map->filter != NULL)
-		visible = psprintf(" AND EXISTS (SELECT FROM (SELECT %s) AS source WHERE %s)",
-						   rehome_inverse_local_names(inverse), map->filter);
+	{
+		ret->passes = psprintf("EXISTS (SELECT FROM (SELECT %s) AS source WHERE %s)",
+							   rehome_inverse_local_names(inverse), map->filter);
+		ours = psprintf("EXISTS (SELECT FROM %s AS o WHERE %s)", ret->outside, rehome_inverse_key_is(inverse, "r", "o"));
+		visible = psprintf(" AND (%s OR %s)", ret->passes, ours);
+	}
 	initStringInfo(&set);
 	for (int i = 0; i < inverse->ncolumns; i++)
 		if (inverse->columns[i].carried && !inverse->columns[i].identity_always)
@@ -87,10 +99,33 @@ rehome_merge_compose(RehomeConn *conn, RehomeReturn *ret)
 							  ret->relation, ret->stage, ret->join, visible, still_there);
 	if (map->filter != NULL)
 		ret->hidden = psprintf("SELECT string_agg(ROW(%s)::text, ', ') FROM %s s WHERE s.rehome_op = 'u'"
-							   " AND EXISTS (SELECT FROM %s r WHERE %s AND NOT EXISTS"
-							   "  (SELECT FROM (SELECT %s) AS source WHERE %s))",
+							   " AND EXISTS (SELECT FROM %s r WHERE %s AND NOT %s AND NOT %s)",
 							   rehome_inverse_columns(inverse, "s.", true), ret->stage, ret->relation,
-							   ret->join, rehome_inverse_local_names(inverse), map->filter);
+							   ret->join, ret->passes, ours);
+}
+
+/*
+ * rehome_merge_note_outside writes down, after the merge, which of the rows that
+ * were staged the filter does not let through now, and forgets the others.
+ */
+void
+rehome_merge_note_outside(RehomeConn *conn, RehomeReturn *ret)
+{
+	RehomeInverse *inverse = ret->inverse;
+	StringInfoData keys;
+
+	if (ret->outside == NULL)
+		return;
+	if (ret->everything)
+		rehome_conn_exec(conn, psprintf("DELETE FROM %s", ret->outside));
+	else
+		rehome_conn_exec(conn, psprintf("DELETE FROM %s o USING %s s WHERE s.rehome_op IN ('u', 'd') AND %s",
+										ret->outside, ret->stage, rehome_inverse_key_is(inverse, "s", "o")));
+	initStringInfo(&keys);
+	rehome_append_keys(&keys, list_length(inverse->mapping->map->source_key), NULL);
+	rehome_conn_exec(conn, psprintf("INSERT INTO %s (%s) SELECT %s FROM %s r JOIN %s s ON %s WHERE s.rehome_op = 'u' AND NOT %s",
+									ret->outside, keys.data, rehome_inverse_keys(inverse, "r."), ret->relation,
+									ret->stage, ret->join, ret->passes));
 }
 
 /*
@@ -359,6 +394,22 @@ merge_all(RehomeConn *conn, List *statements)
 }
 
 /*
+ * advice returns what to do about rows that the source refuses, or NULL.  Where
+ * its triggers and foreign keys fire, they may be what refuses, or what makes
+ * values not unique; the rest is about a row by itself, whoever writes it.
+ */
+static char *
+advice(const char *sqlstate, bool bypass)
+{
+	if (strcmp(sqlstate, "23502") == 0 || strcmp(sqlstate, "23514") == 0)
+		return "The source takes such rows from nobody: change them at the target, or the constraint or the partitions at the source.";
+	if (bypass || (strcmp(sqlstate, "23503") != 0 && strcmp(sqlstate, "23505") != 0 &&
+				   strcmp(sqlstate, "23P01") != 0 && strcmp(sqlstate, "P0001") != 0))
+		return NULL;
+	return "Let the connecting role bypass foreign keys and triggers: GRANT SET ON PARAMETER session_replication_role (PostgreSQL 15), or make it a superuser.";
+}
+
+/*
  * rehome_merge runs the statements, all at once if that goes.  Where the source's
  * triggers and foreign keys fire, one may have to wait for another that comes later: those that a
  * constraint refuses are tried again as long as others succeed.  When none
@@ -389,6 +440,8 @@ rehome_merge(RehomeConn *conn, List *returns)
 			rehome_conn_exec(conn, "SAVEPOINT merge");
 			if (rehome_conn_try(conn, lfirst(lc), &error))
 				continue;
+			if (error.hint == NULL)
+				error.hint = advice(error.sqlstate, bypass);
 			if (strncmp(error.sqlstate, "23", 2) != 0)
 				rehome_conn_raise(conn, &error, lfirst(lc));
 			rehome_conn_exec(conn, "ROLLBACK TO merge");
@@ -403,8 +456,8 @@ rehome_merge(RehomeConn *conn, List *returns)
 				if (rehome_conn_try(conn, all_at_once(returns), &error))
 					return;
 			}
-			if (error.hint == NULL && !bypass)
-				error.hint = "Let the connecting role bypass foreign keys and triggers: GRANT SET ON PARAMETER session_replication_role (PostgreSQL 15), or make it a superuser.";
+			if (error.hint == NULL)
+				error.hint = advice(error.sqlstate, bypass);
 			rehome_conn_raise(conn, &error, linitial(refused));
 		}
 		pending = refused;

@@ -20,6 +20,8 @@ typedef struct RehomeReturn
 	List	   *added;			/* partitions whose rows count as new */
 	char	   *relation;		/* at the source */
 	char	   *stage;
+	char	   *outside;		/* keys of rows that are ours whatever the filter says; NULL: no filter */
+	char	   *passes;			/* condition on r: the filter lets it through; NULL: no filter */
 	bool		large;			/* much is staged: see stage_all() */
 	char	   *join;			/* r.key = s.key */
 	char	   *upsert[3];		/* delete fragile, update, insert; NULL: not needed */
@@ -27,13 +29,14 @@ typedef struct RehomeReturn
 	char	   *erase;
 	char	   *replaced;		/* condition: the row is taken out and put back; NULL: none is */
 	char	   *set;			/* assignments of the update; NULL: none */
-	const char *visible;		/* condition on r: the filter lets it through; or "" */
-	char	   *hidden;			/* keys taken by rows the filter hides; NULL: no filter */
+	const char *visible;		/* condition on r: it is the migration's; or "" */
+	char	   *hidden;			/* keys taken by rows that are not; NULL: no filter */
 } RehomeReturn;
 
 extern void rehome_merge_compose(RehomeConn *conn, RehomeReturn *ret);
 extern void rehome_merge_spare_refused(RehomeConn *conn, RehomeSlice *slice, RehomeReturn *ret);
 extern void rehome_merge_spare_ignored(RehomeConn *conn, RehomeReturn *ret);
+extern void rehome_merge_note_outside(RehomeConn *conn, RehomeReturn *ret);
 extern void rehome_merge(RehomeConn *conn, List *returns);
 
 #endif							/* REHOME_MERGE_H */

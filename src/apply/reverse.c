@@ -330,6 +330,9 @@ make_stages(RehomeConn *conn, RehomeSlice *slice, List *returns, bool clear)
 			appendStringInfo(&sql, "SELECT rehome_source.create_stage(%s, %d, %s::regclass);",
 							 quote_literal_cstr(slice->migration->token), ret->inverse->mapping->map->id,
 							 quote_literal_cstr(ret->relation));
+		if (!clear && ret->outside != NULL)
+			appendStringInfo(&sql, "SELECT rehome_source.create_outside(%s, %d);",
+							 quote_literal_cstr(slice->migration->token), ret->inverse->mapping->map->id);
 	}
 	if (clear)
 		appendStringInfoString(&sql, "DELETE FROM rehome_source.applying WHERE xid = txid_current()");
@@ -439,6 +442,7 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		ret->lost = closed || (all->n > 0 && rehome_bool(all->value[0][0]));
 		ret->relation = rehome_remote_relation(ret->inverse->table);
 		ret->stage = rehome_stage_table(slice->migration, map);
+		ret->outside = map->filter ? rehome_outside_table(slice->migration, map) : NULL;
 		returns = lappend(returns, ret);
 	}
 	if (returns != NIL)
@@ -454,6 +458,8 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 			rehome_conn_exec(conn, "SET LOCAL session_replication_role = replica");
 		n += stage_all(conn, slice, returns);
 		rehome_merge(conn, returns);
+		foreach(lc, returns)
+			rehome_merge_note_outside(conn, lfirst(lc));
 		make_stages(conn, slice, returns, true);
 	}
 	else if (slice->lazy_position && rehome_maps_behind(maps) == NIL)

@@ -675,6 +675,13 @@ rehome_source_remove(RehomeConn *conn, RehomeSlice *slice, List *maps, bool keep
 						  "tbit", slice->migration->token, keep_fence, slice->id, rehome_map_ids(maps))->n == 0)
 		return false;
 	drop_by_table(conn, "drop_capture", token, maps);
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+
+		if (map->filter != NULL)
+			run_with_locks(conn, psprintf("DROP TABLE IF EXISTS %s", rehome_outside_table(slice->migration, map)), NIL);
+	}
 	if (keep_fence)
 		return true;
 	drop_by_table(conn, "drop_fence_triggers", token, maps);

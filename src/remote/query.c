@@ -282,8 +282,8 @@ rehome_remote_key_array(RehomeTableMap *map, RehomeRemoteTable *table)
 }
 
 /*
- * rehome_change_table and rehome_stage_table name what create_capture
- * and create_stage make.
+ * rehome_change_table, rehome_stage_table and rehome_outside_table name what
+ * create_capture, create_stage and create_outside make.
  */
 char *
 rehome_change_table(RehomeMigration *migration, RehomeTableMap *map)
@@ -297,6 +297,13 @@ rehome_stage_table(RehomeMigration *migration, RehomeTableMap *map)
 {
 	return quote_qualified_identifier("rehome_source",
 									  psprintf("stage_%s_%d", migration->token, map->id));
+}
+
+char *
+rehome_outside_table(RehomeMigration *migration, RehomeTableMap *map)
+{
+	return quote_qualified_identifier("rehome_source",
+									  psprintf("outside_%s_%d", migration->token, map->id));
 }
 
 /*

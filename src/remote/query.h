@@ -34,6 +34,7 @@ extern char *rehome_remote_key_array(RehomeTableMap *map, RehomeRemoteTable *tab
 
 extern char *rehome_change_table(RehomeMigration *migration, RehomeTableMap *map);
 extern char *rehome_stage_table(RehomeMigration *migration, RehomeTableMap *map);
+extern char *rehome_outside_table(RehomeMigration *migration, RehomeTableMap *map);
 extern void rehome_changed_keys(StringInfo sql, RehomeMigration *migration, RehomeTableMap *map,
 								Bitmapset *spelled, const char *since, List *more, bool gone_only);
 extern const char *rehome_source_equal(RehomeTableMap *map, int i);

@@ -88,6 +88,7 @@ typedef struct Part
 	char	   *filter[2];		/* of the target, of the source; or NULL */
 	RehomeTouched *touched;		/* keys on hand, the only ones; or NULL */
 	char	   *change_table;	/* at the source, with the types of its key */
+	char	   *ours;			/* condition: rows of the source that count although the filter hides them; or NULL */
 } Part;
 
 /* Parts of the range of a hash, for sample. */
@@ -164,7 +165,7 @@ local_source(RehomeMapping *mapping, Part *part)
 }
 
 static void
-append_source(StringInfo sql, RehomeMapping *mapping, const char *condition)
+append_source(StringInfo sql, RehomeMapping *mapping, Part *part, const char *condition)
 {
 	RehomeTableMap *map = mapping->map;
 	const char *sep = " WHERE ";
@@ -172,7 +173,7 @@ append_source(StringInfo sql, RehomeMapping *mapping, const char *condition)
 	rehome_remote_from(sql, rehome_remote_table(map->source), NULL, false);
 	if (map->filter != NULL)
 	{
-		appendStringInfo(sql, "%s(%s)", sep, map->filter);
+		appendStringInfo(sql, "%s((%s)%s%s)", sep, map->filter, part->ours ? " OR " : "", part->ours ? part->ours : "");
 		sep = " AND ";
 	}
 	if (condition != NULL)
@@ -196,7 +197,7 @@ differing_buckets(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 	int			ndiffering = 0;
 
 	initStringInfo(&from);
-	append_source(&from, mapping, condition(part, mapping, "source.", true, NULL));
+	append_source(&from, mapping, part, condition(part, mapping, "source.", true, NULL));
 	rehome_conn_send(conn, rehome_buckets_query(buckets, columns, "source.", from.data));
 	chosen = condition(part, mapping, "t.", false, NULL);
 	here = chosen == NULL && mapping->map->on_delete != 'm' ?
@@ -345,7 +346,7 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 		List	   *read = rehome_mapping_source_columns(mapping);
 
 		appendStringInfo(&sql, "SELECT %s FROM ", rehome_quote_list(read, "source."));
-		append_source(&sql, mapping, condition(part, mapping, "source.", true, buckets));
+		append_source(&sql, mapping, part, condition(part, mapping, "source.", true, buckets));
 		n = rehome_stream(conn, sql.data, mapping, read, projector, rehome_receive_store, store, NULL);
 	}
 	else
@@ -431,7 +432,7 @@ compare_counts(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 	appendStringInfoString(&sql, "SELECT count(*) FROM ");
 	if (conn != NULL)
 	{
-		append_source(&sql, mapping, condition(part, mapping, "source.", true, NULL));
+		append_source(&sql, mapping, part, condition(part, mapping, "source.", true, NULL));
 		rehome_conn_send(conn, sql.data);
 	}
 	else
@@ -447,6 +448,29 @@ compare_counts(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping,
 }
 
 /*
+ * find_ours finds out which rows of the source are the migration's although the
+ * filter does not let them through: those that were written at the target.
+ */
+static char *
+find_ours(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping)
+{
+	RehomeTableMap *map = mapping->map;
+	char	   *outside;
+	StringInfoData sql;
+
+	if (conn == NULL || map->filter == NULL || slice->state != REHOME_CUT_OVER)
+		return NULL;
+	outside = rehome_outside_table(slice->migration, map);
+	if (!rehome_bool(rehome_conn_value(conn, "SELECT to_regclass($1) IS NOT NULL", "t", outside)))
+		return NULL;
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "EXISTS (SELECT FROM %s AS o WHERE ", outside);
+	rehome_join_key(&sql, map, NULL, "source", "o");
+	appendStringInfoChar(&sql, ')');
+	return sql.data;
+}
+
+/*
  * choose_part finds out how the two sides choose the rows of a scope.
  */
 static void
@@ -455,6 +479,7 @@ choose_part(Part *part, RehomeConn *conn, RehomeSlice *slice, RehomeMapping *map
 {
 	memset(part, 0, sizeof(*part));
 	part->scope = scope;
+	part->ours = find_ours(conn, slice, mapping);
 	if (scope->filter != NULL)
 		rehome_scope_filter(scope, slice->migration->owner, mapping, &part->filter[true], &part->filter[false]);
 	if (scope->sample > 0 && !rehome_hash_possible(conn, mapping, NIL))

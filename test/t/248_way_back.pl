@@ -166,4 +166,87 @@ $pair->sql_target(q{UPDATE owned SET owner = 1 WHERE id = 2; CALL rehome.rollbac
 is(ids('source', 'owned'), '1 a, 2 orphan', 'put right there, it goes back');
 $pair->sql_target(q{CALL rehome.cancel('d')});
 
+# ---------------------------------------------------------------------------
+# Rows that a filter leaves at the source are nobody's here; those of the target
+# are its own whatever they are changed to, also when they came back so.
+
+for my $bypass (0, 1)
+{
+	my $how = $bypass ? 'filter, triggers bypassed' : 'filter';
+	next if $bypass && $pair->source_version < 150000;
+	$pair->sql_source('GRANT SET ON PARAMETER session_replication_role TO rehome_src') if $bypass;
+	$pair->sql_source(q{CREATE TABLE part (id int PRIMARY KEY, m text, u int UNIQUE);
+		INSERT INTO part VALUES (1, 'a', 1), (2, 'a', 2), (3, NULL, 3), (4, 'a', 4)});
+	$pair->sql_target('CREATE TABLE part (id int PRIMARY KEY, m text, u int UNIQUE)');
+	$pair->grant_source('public');
+	$pair->import_foreign_schema('public', 'src', qw(part));
+	$pair->sql_target(q{
+		SELECT rehome.create_migration('f', 'src', 'a part of a table');
+		SELECT rehome.add_table('f', 'src.part', 'part', filter => 'm IS NOT NULL');
+		CALL rehome.copy('f'); CALL rehome.sync('f'); CALL rehome.cutover('f')});
+	my $parts = q{SELECT string_agg(concat_ws(' ', id, m, u), ', ' ORDER BY id) FROM part};
+	my $verified = sub { return join ' ', map { $pair->sql_target("SELECT concat_ws(',', missing, extra, differing, ok) FROM rehome.verify('f', mode => '$_')") } qw(rows hash) };
+	my $back = sub { my ($sql) = @_; $pair->sql_target("$sql; CALL rehome.sync('f')"); return $pair->sql_source($parts) };
+
+	is($back->(q{UPDATE part SET m = NULL WHERE id IN (1, 2); INSERT INTO part VALUES (5, NULL, 5), (6, NULL, 6)}),
+		'1 1, 2 2, 3 3, 4 a 4, 5 5, 6 6', "$how: rows that leave it, or begin outside of it, are brought back");
+	is($verified->(), '0,0,0,t 0,0,0,t', "$how: and are what the target has");
+	is($back->(q{UPDATE part SET m = 'b' WHERE id = 1; DELETE FROM part WHERE id IN (2, 6); 
+		UPDATE part SET u = 40 WHERE id = 4; UPDATE part SET m = 'in', u = 4 WHERE id = 5}),
+		'1 b 1, 3 3, 4 a 40, 5 in 4', "$how: what is written to them next, too");
+	is($verified->(), '0,0,0,t 0,0,0,t', "$how: they are equal");
+	is($back->(q{UPDATE part SET m = NULL WHERE id = 1; UPDATE part SET id = 7 WHERE id = 1; UPDATE part SET m = NULL, u = u + 100 WHERE id = 5}),
+		'3 3, 4 a 40, 5 104, 7 1', "$how: a key that changes");
+	is($back->(q{UPDATE part SET u = u + 100 WHERE id = 5}), '3 3, 4 a 40, 5 204, 7 1', "$how: a unique value of one outside");
+	is($back->(q{BEGIN; TRUNCATE part; INSERT INTO part VALUES (5, NULL, 7), (8, NULL, 8), (9, 'x', 9); COMMIT}), '3 3, 5 7, 8 8, 9 x 9', "$how: brought as a whole");
+	is($back->(q{BEGIN; TRUNCATE part; INSERT INTO part VALUES (8, NULL, 8), (9, 'y', 9); COMMIT}), '3 3, 8 8, 9 y 9', "$how: and again");
+	is($verified->(), '0,0,0,t 0,0,0,t', "$how: they are equal");
+	my ($sqlstate, $message) = sqlstate_of($target, q{INSERT INTO part VALUES (3, 'mine', 33); CALL rehome.sync('f')}, 'back');
+	like("$sqlstate $message", qr/^23505 rows written to "part" since cutover have keys that rows outside the filter have/, "$how: a row that was left there keeps its key");
+	is($back->(q{DELETE FROM part WHERE id = 3}), '3 3, 8 8, 9 y 9', "$how: and stays");
+
+	$pair->sql_target(q{UPDATE part SET m = NULL WHERE id = 9; CALL rehome.rollback('f')});
+	is($pair->sql_source($parts), '3 3, 8 8, 9 9', "$how: a rollback brings them back");
+	$pair->sql_target(q{CALL rehome.sync('f')});
+	is($pair->sql_target('SELECT count(*) FROM part'), '0', "$how: and they are the source's from then on");
+	is($verified->(), '0,0,0,t 0,0,0,t', "$how: which a verification knows");
+	$pair->sql_target(q{CALL rehome.cutover('f')});
+	($sqlstate) = sqlstate_of($target, q{INSERT INTO part VALUES (9, 'mine', 99); CALL rehome.sync('f')}, 'back');
+	is($sqlstate, '23505', "$how: after the next cutover, too");
+	is($back->(q{DELETE FROM part WHERE id = 9; INSERT INTO part VALUES (10, NULL, 10)}), '3 3, 8 8, 9 9, 10 10', "$how: but those that are written now");
+	my $outside = q{SELECT count(*) FROM pg_class WHERE relname LIKE 'outside\_%'};
+	is($pair->sql_source($outside), '1', "$how: their keys are kept at the source");
+	$pair->sql_target(q{CALL rehome.complete('f')});
+	is($pair->sql_source($outside), '0', "$how: until the end");
+	$pair->sql_target(q{SELECT rehome.drop_migration('f'); DROP FOREIGN TABLE src.part; DROP TABLE part});
+	$pair->sql_source('DROP TABLE part; DROP SCHEMA rehome_source CASCADE');
+	$pair->sql_source('REVOKE SET ON PARAMETER session_replication_role FROM rehome_src') if $bypass;
+}
+
+# ---------------------------------------------------------------------------
+# What the source refuses: the hint is about what it refuses.
+
+$pair->sql_source(q{
+	CREATE TABLE whole (id int PRIMARY KEY); INSERT INTO whole VALUES (1);
+	CREATE TABLE strict (id int PRIMARY KEY, v int NOT NULL CHECK (v > 0), whole int REFERENCES whole);
+	CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10)});
+$pair->sql_target('CREATE TABLE strict (id int PRIMARY KEY, v int, whole int); CREATE TABLE parted (id int PRIMARY KEY)');
+$pair->grant_source('public');
+$pair->import_foreign_schema('public', 'src', qw(strict parted));
+$pair->sql_target(q{
+	SELECT rehome.create_migration('h', 'src', 'refused there');
+	SELECT rehome.add_table('h', 'src.strict', 'strict'); SELECT rehome.add_table('h', 'src.parted', 'parted');
+	CALL rehome.copy('h'); CALL rehome.sync('h'); CALL rehome.cutover('h')});
+for ([ 'strict', '1, -1, 1', '23514', qr/^The source takes such rows from nobody: change them at the target/ ], [ 'strict', '1, NULL, 1', '23502', qr/^The source takes such rows from nobody/ ],
+	[ 'parted', '20', '23514', qr/^The source takes such rows from nobody/ ], [ 'strict', '1, 1, 2', '23503', qr/^Let the connecting role bypass foreign keys/ ])
+{
+	my ($table, $values, $expected, $advice) = @$_;
+	$pair->sql_target("INSERT INTO $table VALUES ($values)");
+	my ($sqlstate, undef, undef, $hint) = sqlstate_of($target, q{CALL rehome.sync('h')}, 'back');
+	is($sqlstate, $expected, "a row that the source refuses: $table ($values)");
+	like($hint, $advice, '... and what to do about it');
+	$pair->sql_target("DELETE FROM $table; CALL rehome.sync('h')");
+}
+$pair->sql_target(q{CALL rehome.rollback('h'); CALL rehome.cancel('h')});
+
 done_testing();

@@ -503,6 +503,13 @@ $fence$, refuse));
                    WHERE t.tgfoid = to_regprocedure(fn || '()') AND t.tgenabled <> 'A' LOOP
             PERFORM rehome_source.enable_always(tg.relation, ARRAY[tg.tgname::text]);
         END LOOP;
+    ELSE
+        FOR tg IN SELECT c.oid::regclass AS relation FROM rehome_source.captured r
+                    JOIN pg_class c ON c.relname = format('outside_%s_%s', r.token, r.map)
+                     AND c.relnamespace = 'rehome_source'::regnamespace
+                   WHERE r.token = set_fence.token AND r.slice = set_fence.slice LOOP
+            EXECUTE format('DELETE FROM %s', tg.relation);
+        END LOOP;
     END IF;
     INSERT INTO rehome_source.slice AS s (token, slice, authority, role, home)
     VALUES (set_fence.token, set_fence.slice, CASE WHEN closed THEN 'target' ELSE 'source' END,
@@ -866,6 +873,28 @@ BEGIN
 END
 $create_stage$;
 
+-- Keys of rows that were written here when they came back, and that the table's
+-- filter does not let through: they belong to the target all the same. Made
+-- when the first rows of such a table come back; logged, unlike the stage, since
+-- nothing else tells; emptied when the fence opens.
+CREATE OR REPLACE FUNCTION rehome_source.create_outside(token text, map int)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $create_outside$
+DECLARE
+    outside text := format('rehome_source.%I', format('outside_%s_%s', token, map));
+BEGIN
+    IF to_regclass(outside) IS NULL THEN
+        EXECUTE format('CREATE TABLE %s AS SELECT %s FROM rehome_source.%I WITH NO DATA', outside,
+                       (SELECT string_agg('key' || i, ', ' ORDER BY i)
+                          FROM rehome_source.captured c, generate_series(1, array_length(c.key, 1)) AS i
+                         WHERE c.token = create_outside.token AND c.map = create_outside.map),
+                       format('change_%s_%s', token, map));
+        -- where all tables are published, rows could not be deleted else
+        EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', outside);
+        PERFORM rehome_source.hand_over('TABLE', outside);
+    END IF;
+END
+$create_outside$;
+
 -- Locks a table, parents before partitions as writers do, before triggers are
 -- dropped: DROP locks in an order of its own, and would deadlock with them.
 CREATE OR REPLACE FUNCTION rehome_source.lock_for_drop(relation regclass)
@@ -877,7 +906,8 @@ BEGIN
 END
 $lock_for_drop$;
 
--- Takes the capture of one table map away; relation may be null.
+-- Takes the capture of one table map away; relation may be null. Not what
+-- create_outside has made: capture may be made anew meanwhile.
 -- Dropping a function drops its triggers, for which a role that does not own
 -- the table has no other way.
 CREATE OR REPLACE FUNCTION rehome_source.drop_capture(token text, map int, relation regclass)
