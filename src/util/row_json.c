@@ -11,14 +11,19 @@
  *
  * Most rows cannot have one, which their types tell; nothing is tried for them.
  *
+ * jsonb takes no more than 256 MB either, of a string as of a whole.  What is too
+ * large for it is cut, column by column, and says so.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "access/htup_details.h"
 #include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
+#include "mb/pg_wchar.h"
 #include "util/attempt.h"
 #include "util/row_json.h"
 #include "utils/builtins.h"
@@ -26,6 +31,15 @@
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/typcache.h"
+
+/* A row of fewer bytes is not too large for jsonb, however its values are written. */
+#define SMALL_ROW (1024 * 1024)
+
+/* JSON of so many bytes is, with what is stored along with it. */
+#define LARGE_JSON (128 * 1024 * 1024)
+
+/* What is left of a column that is cut; a row may have 1,600. */
+#define CUT_BYTES (64 * 1024)
 
 /*
  * is_safe tells whether jsonb takes every value of a type.  One that is not
@@ -60,41 +74,146 @@ whole_json(TupleDesc desc, Datum *values, bool *nulls)
 	return text_to_cstring(DatumGetTextPP(json));
 }
 
+/* A row that is tried, and its JSON if that has a place in jsonb. */
+typedef struct Tried
+{
+	TupleDesc	desc;
+	Datum	   *values;
+	bool	   *nulls;
+	char	   *json;
+} Tried;
+
 static void
-parse(void *json)
+try_row(void *arg)
 {
+	Tried	   *tried = arg;
+	char	   *json = whole_json(tried->desc, tried->values, tried->nulls);
+
+	if (strlen(json) > LARGE_JSON)
+		return;
 	(void) DirectFunctionCall1(jsonb_in, CStringGetDatum(json));
+	tried->json = json;
 }
 
 /*
- * is_taken tells whether jsonb takes it.
+ * taken_json returns a row as JSON if jsonb takes it; else NULL.
  */
-static bool
-is_taken(char *json)
+static char *
+taken_json(TupleDesc desc, Datum *values, bool *nulls)
 {
-	ErrorData  *error = rehome_attempt(parse, json);
+	Tried		tried = {desc, values, nulls, NULL};
+	ErrorData  *error = rehome_attempt(try_row, &tried);
 
-	if (error == NULL)
-		return true;
-	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_DATA_EXCEPTION &&
-		ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+	/* text of more than a gigabyte cannot be made at all */
+	if (error != NULL && ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_DATA_EXCEPTION &&
+		ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_PROGRAM_LIMIT_EXCEEDED &&
+		error->sqlerrcode != ERRCODE_INTERNAL_ERROR)
 		ReThrowError(error);
-	return false;
+	return tried.json;
 }
 
 /*
- * column_is_taken tells the same of one column of a row.
+ * size returns how large a value is.
+ */
+static Size
+size(Form_pg_attribute att, Datum value, bool isnull)
+{
+	if (isnull)
+		return 0;
+	if (att->attlen == -1)
+		return toast_raw_datum_size(value);
+	return att->attlen == -2 ? strlen(DatumGetCString(value)) : att->attlen;
+}
+
+/*
+ * column_is_taken tells whether one column of a row has a place in jsonb; with
+ * cut, also whether it is small enough for all of a large row to have one.
  */
 static bool
-column_is_taken(TupleDesc desc, int i, Datum *values, bool *nulls)
+column_is_taken(TupleDesc desc, int i, Datum *values, bool *nulls, bool cut)
 {
 	TupleDesc	one;
+	char	   *json;
 
-	if (nulls[i] || is_safe(TupleDescAttr(desc, i)->atttypid))
+	if (nulls[i] || (!cut && is_safe(TupleDescAttr(desc, i)->atttypid)))
 		return true;
 	one = CreateTemplateTupleDesc(1);
 	TupleDescCopyEntry(one, 1, desc, i + 1);
-	return is_taken(whole_json(one, &values[i], &nulls[i]));
+	json = taken_json(one, &values[i], &nulls[i]);
+	return json != NULL && (!cut || strlen(json) <= CUT_BYTES);
+}
+
+static void
+write_text(void *arg)
+{
+	Tried	   *one = arg;
+	Oid			output;
+	bool		varlena;
+
+	getTypeOutputInfo(TupleDescAttr(one->desc, 0)->atttypid, &output, &varlena);
+	one->json = OidOutputFunctionCall(output, one->values[0]);
+}
+
+/*
+ * column_text returns a column's value as text; of one that is too large for a
+ * text, that it is.
+ */
+static char *
+column_text(TupleDesc desc, int i, Datum *values, bool *nulls)
+{
+	Tried		one = {CreateTemplateTupleDesc(1), &values[i], &nulls[i], NULL};
+	ErrorData  *error;
+
+	TupleDescCopyEntry(one.desc, 1, desc, i + 1);
+	error = rehome_attempt(write_text, &one);
+	if (error == NULL)
+		return one.json;
+	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_PROGRAM_LIMIT_EXCEEDED && error->sqlerrcode != ERRCODE_INTERNAL_ERROR)
+		ReThrowError(error);
+	return psprintf("(a value of %zu bytes)", size(TupleDescAttr(desc, i), values[i], false));
+}
+
+/*
+ * rehome_text_cut returns a text, if it has no more than so many bytes; else as
+ * much of it, and that it is cut.
+ */
+char *
+rehome_text_cut(char *text, int bytes)
+{
+	size_t		length = strlen(text);
+	int			kept;
+
+	if (length <= (size_t) bytes)
+		return text;
+	kept = pg_mbcliplen(text, (int) length, bytes);
+	return psprintf("%.*s... (%d of %zu bytes)", kept, text, kept, length);
+}
+
+/*
+ * shown_json returns a row as JSON, with the text of columns that jsonb does not
+ * take instead; cut, also of those that are large.  With try it may find
+ * that it is not taken all the same, and returns NULL.
+ */
+static char *
+shown_json(TupleDesc desc, Datum *values, bool *nulls, bool cut, bool try)
+{
+	TupleDesc	shape = CreateTupleDescCopy(desc);
+	Datum	   *shown = palloc(sizeof(Datum) * desc->natts);
+
+	shape->tdtypeid = RECORDOID;
+	shape->tdtypmod = -1;
+	for (int i = 0; i < desc->natts; i++)
+	{
+		char	   *text;
+
+		shown[i] = values[i];
+		if (column_is_taken(desc, i, values, nulls, cut))
+			continue;
+		text = column_text(desc, i, values, nulls);
+		shown[i] = CStringGetTextDatum(cut ? rehome_text_cut(text, CUT_BYTES) : text);
+		TupleDescInitEntry(shape, i + 1, pstrdup(NameStr(TupleDescAttr(desc, i)->attname)), TEXTOID, -1, 0);
+	}
+	return try ? taken_json(shape, shown, nulls) : whole_json(shape, shown, nulls);
 }
 
 /*
@@ -104,33 +223,25 @@ column_is_taken(TupleDesc desc, int i, Datum *values, bool *nulls)
 char *
 rehome_row_json(TupleDesc desc, Datum *values, bool *nulls)
 {
-	char	   *json = whole_json(desc, values, nulls);
+	char	   *json;
 	bool		safe = true;
-	TupleDesc	shape;
-	Datum	   *shown;
+	Size		bytes = 0;
+	bool		large;
 
-	for (int i = 0; i < desc->natts; i++)
-		safe = safe && (nulls[i] || is_safe(TupleDescAttr(desc, i)->atttypid));
-	if (safe || is_taken(json))
-		return json;
-
-	shape = CreateTupleDescCopy(desc);
-	shape->tdtypeid = RECORDOID;
-	shape->tdtypmod = -1;
-	shown = palloc(sizeof(Datum) * desc->natts);
 	for (int i = 0; i < desc->natts; i++)
 	{
-		Oid			output;
-		bool		varlena;
-
-		shown[i] = values[i];
-		if (column_is_taken(desc, i, values, nulls))
-			continue;
-		getTypeOutputInfo(TupleDescAttr(desc, i)->atttypid, &output, &varlena);
-		shown[i] = CStringGetTextDatum(OidOutputFunctionCall(output, values[i]));
-		TupleDescInitEntry(shape, i + 1, pstrdup(NameStr(TupleDescAttr(desc, i)->attname)), TEXTOID, -1, 0);
+		safe = safe && (nulls[i] || is_safe(TupleDescAttr(desc, i)->atttypid));
+		bytes += size(TupleDescAttr(desc, i), values[i], nulls[i]);
 	}
-	return whole_json(shape, shown, nulls);
+	large = bytes > SMALL_ROW;
+	if (safe && !large)
+		return whole_json(desc, values, nulls);
+	json = taken_json(desc, values, nulls);
+	if (json == NULL && !(safe && large))
+		json = shown_json(desc, values, nulls, false, large);
+	if (json == NULL)
+		json = shown_json(desc, values, nulls, true, false);
+	return json;
 }
 
 /*

@@ -10,6 +10,7 @@
 
 #include "access/tupdesc.h"
 
+extern char *rehome_text_cut(char *text, int bytes);
 extern char *rehome_row_json(TupleDesc desc, Datum *values, bool *nulls);
 extern char *rehome_record_json(Datum record);
 
