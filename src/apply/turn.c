@@ -54,7 +54,7 @@
  * since as of q they would be looked for anew for each row.
  */
 #define CURABLE "q.id IN (SELECT c.id FROM rehome.quarantine c WHERE c.target = $3" \
-	" AND c.sqlstate IN ('23505', '23P01') ORDER BY c.last_seen LIMIT 1000)"
+	" AND c.contents = '' AND c.sqlstate IN ('23505', '23P01') ORDER BY c.last_seen LIMIT 1000)"
 
 /*
  * source_select starts "SELECT source columns FROM the source table".
@@ -343,7 +343,7 @@ sieve_changes(RehomeTurn *turn)
 /*
  * move_quarantined reads rows that are in quarantine again, by key, those of
  * the condition (SQL over rehome.quarantine q) only, and applies what is good
- * now.  What the source no longer has leaves the quarantine.  Returns the
+ * now.  Rows whose key is null are read together, once, so that they can be counted.  What the source no longer has leaves the quarantine.  Returns the
  * number of rows that are asked for.
  */
 static int64
@@ -353,14 +353,15 @@ move_quarantined(RehomeTurn *turn, const char *condition, const char *rule)
 	RehomeSlice *slice = turn->slice;
 	RehomeProjector *projector;
 	RehomeRows *rows;
+	int64		n = 0;
 	RehomeAs	as;
 	MemoryContext part = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome rows read again", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old;
 
-	rows = rehome_spi(psprintf("SELECT q.id, (SELECT array_agg(q.source_key->>k ORDER BY n)"
-							   " FROM unnest($4::text[]) WITH ORDINALITY AS u(k, n)) FROM rehome.quarantine q"
+	rows = rehome_spi(psprintf("SELECT min(q.id), (SELECT array_agg(q.source_key->>k ORDER BY n)"
+							   " FROM unnest($4::text[]) WITH ORDINALITY AS u(k, n)), count(*) FROM rehome.quarantine q"
 							   " WHERE q.migration = $1::name AND q.slice = $2::name AND q.target = $3"
-							   " AND q.source_key IS NOT NULL AND ($5 IS NULL OR q.rule = $5) AND %s ORDER BY q.id", condition),
+							   " AND q.source_key IS NOT NULL AND ($5 IS NULL OR q.rule = $5) AND %s GROUP BY q.source_key ORDER BY 1", condition),
 					  "ttott", slice->migration->name, slice->name, map->target,
 					  rehome_name_array(map->source_key), rule);
 	turn->sieve->again = true;
@@ -379,6 +380,7 @@ move_quarantined(RehomeTurn *turn, const char *condition, const char *rule)
 		{
 			ListCell   *lc;
 
+			n += rehome_int64(rows->value[i][2]);
 			appendStringInfoString(&sql, i > from ? " OR (" : "(");
 			foreach(lc, rehome_name_list(rows->value[i][1]))
 			{
@@ -405,7 +407,7 @@ move_quarantined(RehomeTurn *turn, const char *condition, const char *rule)
 	rehome_become_self(&as);
 	apply_rows(turn);
 	turn->sieve->again = false;
-	return rows->n;
+	return n;
 }
 
 /*
@@ -607,6 +609,14 @@ rehome_turn_take(RehomeTurn *turn, RehomeTurn *next, bool locked, bool *checked,
 			rehome_spi("DELETE FROM rehome.quarantine WHERE migration = $1::name AND slice = $2::name AND target = $3"
 					   " AND source_key IS NOT NULL AND last_seen < $4::timestamptz", "ttot",
 					   slice->migration->name, slice->name, map->target, began);
+		else if (turn->sieve->nameless_gone)
+		{
+			/* those that are left are seen again */
+			(void) move_quarantined(turn, "q.contents <> ''", NULL);
+			rehome_spi("DELETE FROM rehome.quarantine WHERE migration = $1::name AND slice = $2::name AND target = $3"
+					   " AND contents <> '' AND last_seen < $4::timestamptz", "ttot",
+					   slice->migration->name, slice->name, map->target, began);
+		}
 		if (map->quarantine && (!turn->everything || turn->present != NULL))
 			(void) move_quarantined(turn, CURABLE, NULL);
 	}

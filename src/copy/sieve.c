@@ -34,6 +34,7 @@
 #include "access/table.h"
 #include "catalog/pg_type.h"
 #include "catalog/redaction.h"
+#include "copy/known.h"
 #include "copy/reader.h"
 #include "copy/sieve.h"
 #include "errors.h"
@@ -52,12 +53,11 @@
 #define BATCH_ROWS 1000
 #define BATCH_BYTES (4 * 1024 * 1024)
 
-/* A source key that is in quarantine, as hashed text. */
-typedef struct Known
-{
-	char		key[32];		/* md5 of its values */
-	char	   *source_key;		/* as rehome.quarantine has it */
-} Known;
+/* More than this is not stored by one statement, which jsonb takes no more than 256 MB of. */
+#define STORE_BYTES (8 * 1024 * 1024)
+
+/* A message may quote a value as a whole. */
+#define MESSAGE_BYTES (1024 * 1024)
 
 typedef struct Batch
 {
@@ -96,103 +96,6 @@ rehome_refusable(int sqlerrcode)
 }
 
 /*
- * key_texts returns the values of a source row's key as text.
- */
-static List *
-key_texts(RehomeSieve *sieve, Datum *values, bool *nulls)
-{
-	TupleDesc	desc = sieve->mapping->source_desc;
-	List	   *texts = NIL;
-	ListCell   *lc;
-
-	foreach(lc, sieve->mapping->map->source_key)
-		for (int i = 0; i < desc->natts; i++)
-		{
-			Form_pg_attribute att = TupleDescAttr(desc, i);
-			Oid			output;
-			bool		varlena;
-
-			if (att->attisdropped || strcmp(NameStr(att->attname), lfirst(lc)) != 0)
-				continue;
-			getTypeOutputInfo(att->atttypid, &output, &varlena);
-			texts = lappend(texts, nulls[i] ? NULL : OidOutputFunctionCall(output, values[i]));
-		}
-	return texts;
-}
-
-/*
- * key_json returns it as rehome.quarantine has it.
- */
-static char *
-key_json(RehomeSieve *sieve, List *texts)
-{
-	StringInfoData buf;
-	ListCell   *lc;
-
-	initStringInfo(&buf);
-	foreach(lc, texts)
-	{
-		appendStringInfoString(&buf, foreach_current_index(lc) > 0 ? ", " : "{");
-		escape_json(&buf, list_nth(sieve->mapping->map->source_key, foreach_current_index(lc)));
-		appendStringInfoString(&buf, ": ");
-		if (lfirst(lc) == NULL)
-			appendStringInfoString(&buf, "null");
-		else
-			escape_json(&buf, lfirst(lc));
-	}
-	appendStringInfoChar(&buf, '}');
-	return buf.data;
-}
-
-/*
- * key_hash makes key texts a fixed-size hash key.
- */
-static void
-key_hash(List *texts, char *key)
-{
-	StringInfoData buf;
-	char	   *md5;
-	ListCell   *lc;
-
-	initStringInfo(&buf);
-	foreach(lc, texts)
-		if (lfirst(lc) == NULL)
-			appendStringInfoChar(&buf, '-');
-		else
-			appendStringInfo(&buf, "%zu:%s", strlen(lfirst(lc)), (char *) lfirst(lc));
-	md5 = text_to_cstring(DatumGetTextPP(DirectFunctionCall1(md5_text, CStringGetTextDatum(buf.data))));
-	memcpy(key, md5, 32);
-}
-
-/*
- * load_known reads the keys in quarantine.
- */
-static HTAB *
-load_known(RehomeSieve *sieve)
-{
-	RehomeTableMap *map = sieve->mapping->map;
-	HASHCTL		ctl = {.keysize = 32,.entrysize = sizeof(Known),.hcxt = CurrentMemoryContext};
-	RehomeRows *rows;
-	HTAB	   *known;
-
-	rows = rehome_spi("SELECT q.source_key, (SELECT array_agg(q.source_key->>k ORDER BY n) FROM unnest($4::text[]) WITH ORDINALITY AS u(k, n))"
-					  " FROM rehome.quarantine q WHERE q.migration = $1::name AND q.slice = $2::name AND q.target = $3"
-					  " AND q.source_key IS NOT NULL", "ttot", sieve->slice->migration->name,
-					  sieve->slice->name, map->target, rehome_name_array(map->source_key));
-	known = hash_create("pg_rehome quarantine", Max(rows->n, 16), &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	for (int i = 0; i < rows->n; i++)
-	{
-		char		key[32];
-		Known	   *entry;
-
-		key_hash(rehome_name_list(rows->value[i][1]), key);
-		entry = hash_search(known, key, HASH_ENTER, NULL);
-		entry->source_key = rows->value[i][0];
-	}
-	return known;
-}
-
-/*
  * rehome_sieve_begin prepares for rows that may be refused.  taker is NULL
  * with look_only.  The caller is the extension's owner.
  */
@@ -208,7 +111,7 @@ rehome_sieve_begin(RehomeSlice *slice, RehomeMapping *mapping, RehomeTaker *take
 	sieve->look_only = look_only;
 	if (redacted != NIL)
 		sieve->redacted = rehome_name_array(rehome_mapping_reads(mapping, redacted));
-	sieve->known = load_known(sieve);
+	sieve->known = rehome_known_load(sieve);
 	sieve->key = rehome_projector_key(mapping);
 	sieve->scratch = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome sieve", ALLOCSET_SMALL_SIZES);
 	mapping->sieve = sieve;
@@ -226,52 +129,22 @@ rehome_sieve_end(RehomeSieve *sieve)
 }
 
 /*
- * find_known returns the quarantine's entry of a source row, or NULL.
- */
-static Known *
-find_known(RehomeSieve *sieve, Datum *values, bool *nulls)
-{
-	char		key[32];
-	MemoryContext old;
-
-	if (hash_get_num_entries(sieve->known) == 0)
-		return NULL;
-	old = MemoryContextSwitchTo(sieve->scratch);
-	key_hash(key_texts(sieve, values, nulls), key);
-	MemoryContextSwitchTo(old);
-	MemoryContextReset(sieve->scratch);
-	return hash_search(sieve->known, key, HASH_FIND, NULL);
-}
-
-/*
- * release takes a row out of quarantine.
- */
-static void
-release(RehomeSieve *sieve, Known *entry)
-{
-	RehomeAs	as;
-	MemoryContext old = MemoryContextSwitchTo(sieve->scratch);
-
-	rehome_become_catalog_owner(&as);
-	rehome_spi("DELETE FROM rehome.quarantine WHERE migration = $1::name AND target = $2 AND source_key = $3::jsonb",
-			   "tot", sieve->slice->migration->name, sieve->mapping->map->target, entry->source_key);
-	rehome_become_self(&as);
-	MemoryContextSwitchTo(old);
-	MemoryContextReset(sieve->scratch);
-	(void) hash_search(sieve->known, entry->key, HASH_REMOVE, NULL);
-}
-
-/*
- * rehome_sieve_gone takes a row that the source no longer has out of
- * quarantine.
+ * rehome_sieve_gone takes a row that the source no longer has, of which there is
+ * but the key, out of quarantine.  One whose key is null is left to the caller.
  */
 void
 rehome_sieve_gone(RehomeSieve *sieve, TupleTableSlot *source)
 {
-	Known	   *entry = find_known(sieve, source->tts_values, source->tts_isnull);
+	RehomeKnown *entry;
 
+	if (rehome_known_nameless(sieve, source->tts_values, source->tts_isnull))
+	{
+		sieve->nameless_gone = true;
+		return;
+	}
+	entry = rehome_known_find(sieve, source->tts_values, source->tts_isnull);
 	if (entry != NULL && !sieve->look_only)
-		release(sieve, entry);
+		rehome_known_release(sieve, entry);
 }
 
 static void
@@ -327,50 +200,9 @@ append_member(StringInfo buf, const char *name, const char *value, bool json)
 }
 
 /*
- * refuse notes a row of the batch for quarantine.
- */
-static void
-refuse(Batch *batch, int row)
-{
-	RehomeSieve *sieve = batch->sieve;
-	StringInfo	buf = &batch->refused;
-	ErrorData  *error = batch->error[row];
-	Datum	   *values = &batch->source[row * batch->source_natts];
-	bool	   *nulls = &batch->source_null[row * batch->source_natts];
-	char	   *key = NULL;
-	char	   *source_key;
-	List	   *texts;
-	char		hashed[32];
-	Known	   *entry;
-	bool		found;
-	MemoryContext old;
-
-	remove_old(sieve, values, nulls);
-	old = MemoryContextSwitchTo(sieve->scratch);
-	texts = key_texts(sieve, values, nulls);
-	source_key = key_json(sieve, texts);
-	key_hash(texts, hashed);
-	if (target_key(sieve, values, nulls))
-		key = rehome_row_json(sieve->mapping->key_desc, sieve->key->result->tts_values, sieve->key->result->tts_isnull);
-	appendStringInfoString(buf, buf->len > 1 ? ", {" : "{");
-	append_member(buf, "key", key, true);
-	append_member(buf, "source_row", rehome_row_json(sieve->mapping->source_desc, values, nulls), true);
-	append_member(buf, "rule", error->column_name ? error->column_name : error->constraint_name, false);
-	append_member(buf, "sqlstate", unpack_sql_state(error->sqlerrcode), false);
-	append_member(buf, "message", sieve->redacted ? REHOME_REDACTED_MESSAGE : error->message, false);
-	append_member(buf, "source_key", source_key, true);
-	appendStringInfoChar(buf, '}');
-	entry = hash_search(sieve->known, hashed, HASH_ENTER, &found);
-	if (!found)
-		entry->source_key = MemoryContextStrdup(GetMemoryChunkContext(sieve), source_key);
-	MemoryContextSwitchTo(old);
-	MemoryContextReset(sieve->scratch);
-}
-
-/*
  * store_refused puts the rows noted by refuse into quarantine, in one
  * statement: most of what a row would cost by itself is the statement.  Of
- * rows that share a key the last stands.
+ * rows that share a key the last stands, unless it is null.
  */
 static void
 store_refused(Batch *batch)
@@ -384,12 +216,12 @@ store_refused(Batch *batch)
 	appendStringInfoChar(&batch->refused, ']');
 	old = MemoryContextSwitchTo(sieve->scratch);
 	rehome_become_catalog_owner(&as);
-	rehome_spi("INSERT INTO rehome.quarantine (migration, slice, target, key, source_row, rule, sqlstate, message, source_key)"
-			   " SELECT DISTINCT ON (r->'source_key') $1::name, $2::name, $3, nullif(r->'key', 'null'),"
+	rehome_spi("INSERT INTO rehome.quarantine (migration, slice, target, key, source_row, rule, sqlstate, message, source_key, contents)"
+			   " SELECT DISTINCT ON (r->'source_key', r->>'contents') $1::name, $2::name, $3, nullif(r->'key', 'null'),"
 			   " CASE WHEN $5 IS NULL THEN r->'source_row' ELSE rehome.blanked(r->'source_row', $5::text[]) END, r->>'rule',"
-			   " r->>'sqlstate', r->>'message', r->'source_key'"
-			   " FROM jsonb_array_elements($4::jsonb) WITH ORDINALITY AS u(r, n) ORDER BY r->'source_key', n DESC"
-			   " ON CONFLICT (target, source_key, migration) DO UPDATE SET slice = excluded.slice, key = excluded.key,"
+			   " r->>'sqlstate', r->>'message', r->'source_key', r->>'contents'"
+			   " FROM jsonb_array_elements($4::jsonb) WITH ORDINALITY AS u(r, n) ORDER BY r->'source_key', r->>'contents', n DESC"
+			   " ON CONFLICT (target, source_key, migration, contents) DO UPDATE SET slice = excluded.slice, key = excluded.key,"
 			   " source_row = excluded.source_row, rule = excluded.rule, sqlstate = excluded.sqlstate,"
 			   " message = excluded.message, last_seen = clock_timestamp(),"
 			   /* of a row whose values are not on record nobody can say that it is the one that was accepted */
@@ -399,6 +231,45 @@ store_refused(Batch *batch)
 	rehome_become_self(&as);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(sieve->scratch);
+	resetStringInfo(&batch->refused);
+	appendStringInfoChar(&batch->refused, '[');
+}
+
+/*
+ * refuse notes a row of the batch for quarantine.
+ */
+static void
+refuse(Batch *batch, int row)
+{
+	RehomeSieve *sieve = batch->sieve;
+	StringInfo	buf = &batch->refused;
+	ErrorData  *error = batch->error[row];
+	Datum	   *values = &batch->source[row * batch->source_natts];
+	bool	   *nulls = &batch->source_null[row * batch->source_natts];
+	char	   *key = NULL;
+	char	   *source_key;
+	RehomeKnown *entry;
+	MemoryContext old;
+
+	remove_old(sieve, values, nulls);
+	old = MemoryContextSwitchTo(sieve->scratch);
+	entry = rehome_known_refused(sieve, values, nulls, &source_key);
+	if (target_key(sieve, values, nulls))
+		key = rehome_row_json(sieve->mapping->key_desc, sieve->key->result->tts_values, sieve->key->result->tts_isnull);
+	appendStringInfoString(buf, buf->len > 1 ? ", {" : "{");
+	append_member(buf, "key", key, true);
+	append_member(buf, "source_row", rehome_row_json(sieve->mapping->source_desc, values, nulls), true);
+	append_member(buf, "rule", error->column_name ? error->column_name : error->constraint_name, false);
+	append_member(buf, "sqlstate", unpack_sql_state(error->sqlerrcode), false);
+	append_member(buf, "message", sieve->redacted ? REHOME_REDACTED_MESSAGE : rehome_text_cut(error->message, MESSAGE_BYTES), false);
+	append_member(buf, "source_key", source_key, true);
+	/* of several that are equal each has its number */
+	append_member(buf, "contents", rehome_known_contents(entry), false);
+	appendStringInfoChar(buf, '}');
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(sieve->scratch);
+	if (buf->len >= STORE_BYTES)
+		store_refused(batch);
 }
 
 /*
@@ -659,15 +530,15 @@ write_batch(Batch *batch)
 	}
 	for (int row = 0; row < batch->n; row++)
 	{
-		Known	   *entry;
+		RehomeKnown *entry;
 
 		if (batch->good[row] && !batch->blamed[row])
 		{
 			n++;
 			if (!sieve->look_only &&
-				(entry = find_known(sieve, &batch->source[row * batch->source_natts],
+				(entry = rehome_known_find(sieve, &batch->source[row * batch->source_natts],
 									&batch->source_null[row * batch->source_natts])) != NULL)
-				release(sieve, entry);
+				rehome_known_release(sieve, entry);
 		}
 		else if (!sieve->look_only)
 			refuse(batch, row);
@@ -685,7 +556,7 @@ leave_out(Batch *batch, int row)
 {
 	RehomeSieve *sieve = batch->sieve;
 
-	if (!sieve->look_only || find_known(sieve, &batch->source[row * batch->source_natts],
+	if (!sieve->look_only || rehome_known_find(sieve, &batch->source[row * batch->source_natts],
 										&batch->source_null[row * batch->source_natts]) == NULL)
 		return false;
 	sieve->explained++;

@@ -34,6 +34,7 @@ typedef struct RehomeSieve
 	char	   *redacted;		/* source columns that are not to be on record, or NULL */
 	bool		look_only;		/* verification: nothing is written */
 	bool		again;			/* rows are read again, though nothing has changed */
+	bool		nameless_gone;	/* and which of those without a key nobody knows */
 	int64		explained;		/* rows left out that are in quarantine */
 	int64		refused;		/* rows left out that are not */
 } RehomeSieve;

@@ -154,7 +154,9 @@ blank(Request *request)
 	{
 		RehomeMapping *mapping = rehome_mapping_compile(request->map, request->migration->owner);
 
-		n += rehome_spi("UPDATE rehome.quarantine SET source_row = rehome.blanked(source_row, $3::text[]), message = $4"
+		n += rehome_spi("UPDATE rehome.quarantine SET source_row = rehome.blanked(source_row, $3::text[]), message = $4,"
+		/* a digest of what is not to be on record; the next pass makes another */
+						" contents = CASE WHEN contents = '' THEN '' ELSE md5(id::text) || '-1' END"
 						" WHERE migration = $1::name AND target = $2"
 						" AND (message <> $4 OR source_row <> rehome.blanked(source_row, $3::text[]))",
 						"tott", request->migration->name, request->target,

@@ -511,4 +511,82 @@ $pair->sql_target(q{DROP TRIGGER unable ON new.able; CALL rehome.sync('able')});
 is($pair->sql_target(q{SELECT string_agg(id || ' ' || v, ', ' ORDER BY id) FROM new.able}), '1 2, 2 3', 'they come when it is');
 $pair->sql_target(q{CALL rehome.cancel('able')});
 
+# ---------------------------------------------------------------------------
+# Rows whose key is null are told apart by what is in them.
+
+$pair->sql_source(q{CREATE TABLE old.nameless (a integer UNIQUE, b text);
+	INSERT INTO old.nameless VALUES (1, 'x'), (NULL, 'p'), (NULL, 'q'), (NULL, 'q'), (NULL, 'r')});
+$pair->sql_target(q{CREATE TABLE new.nameless (a integer PRIMARY KEY, b text)});
+$pair->import_foreign_schema('old', 'nameless', 'nameless');
+$pair->sql_target(q{
+	SELECT rehome.create_migration('nameless', 'src', 'keys that are null');
+	SELECT rehome.add_table('nameless', 'nameless.nameless', 'new.nameless');
+	SELECT rehome.set_table_rule('nameless', 'new.nameless', on_error => 'quarantine');
+	CALL rehome.copy('nameless')});
+my $nameless = q{SELECT concat_ws(' / ', (SELECT string_agg(a || ' ' || b, ', ' ORDER BY a) FROM new.nameless),
+	(SELECT string_agg(concat_ws(' ', source_row ->> 'a', source_row ->> 'b', CASE WHEN accepted THEN 'accepted' END), ', ' ORDER BY source_row) FROM rehome.quarantine WHERE migration = 'nameless'))};
+my $counted = q{SELECT string_agg(concat_ws(' ', source_rows, target_rows, quarantined, ok), ', ') FROM (VALUES ('rows'), ('hash'), ('count')) AS m(mode), rehome.verify('nameless', mode => m.mode)};
+is($pair->sql_target($nameless), '1 x / p, q, q, r', 'each of them is in quarantine');
+is($pair->sql_target($counted), '5 1 4 t, 5 1 4 t, 5 1 4 t', 'and explained');
+$pair->sql_target(q{SELECT rehome.retry('nameless')});
+is($pair->sql_target($nameless), '1 x / p, q, q, r', 'read again they are the same');
+$pair->sql_target(q{SELECT rehome.accept_quarantine('nameless', 'known')});
+$pair->sql_source(q{UPDATE old.nameless SET b = 's' WHERE b = 'r'; DELETE FROM old.nameless WHERE ctid = (SELECT min(ctid) FROM old.nameless WHERE b = 'q'); INSERT INTO old.nameless VALUES (NULL, 'p')});
+$pair->sql_target(q{CALL rehome.sync('nameless')});
+is($pair->sql_target($nameless), '1 x / p accepted, p, q accepted, s', 'what is gone at the source leaves the quarantine, what is new there has been accepted by nobody');
+$pair->sql_source(q{DELETE FROM old.nameless WHERE ctid = (SELECT max(ctid) FROM old.nameless WHERE b = 'p'); UPDATE old.nameless SET a = 2 WHERE b = 's'; INSERT INTO old.nameless VALUES (3, 'y')});
+$pair->sql_target(q{CALL rehome.sync('nameless')});
+is($pair->sql_target($nameless), '1 x, 2 s, 3 y / p accepted, q accepted', 'one that has a key now comes');
+is($pair->sql_target($counted), '5 3 2 t, 5 3 2 t, 5 3 2 t', 'and all is explained');
+$pair->sql_target(q{SELECT rehome.redact('nameless', 'new.nameless', '{b}'); SELECT rehome.retry('nameless')});
+is($pair->sql_target(q{SELECT count(*) || ' ' || count(DISTINCT left(contents, 32)) FROM rehome.quarantine WHERE migration = 'nameless'}), '2 1', 'where their contents are not to be on record they are counted');
+is($pair->sql_target($counted), '5 3 2 t, 5 3 2 t, 5 3 2 t', 'and explained');
+$pair->sql_target(q{CALL rehome.cancel('nameless')});
+
+# ---------------------------------------------------------------------------
+# What is too large for jsonb is cut, and says so.
+
+$pair->sql_source(q{CREATE TABLE old.huge (id integer PRIMARY KEY, n integer, doc text); INSERT INTO old.huge VALUES (1, 1, 'short')});
+$pair->sql_target(q{CREATE TABLE new.huge (id integer PRIMARY KEY, n integer CHECK (n > 0), doc text)});
+$pair->import_foreign_schema('old', 'huge', 'huge');
+$pair->sql_target(q{
+	SELECT rehome.create_migration('huge', 'src', 'large values');
+	SELECT rehome.add_table('huge', 'huge.huge', 'new.huge');
+	SELECT rehome.set_table_rule('huge', 'new.huge', on_error => 'quarantine');
+	CALL rehome.copy('huge')});
+$pair->sql_source(q{INSERT INTO old.huge VALUES (2, -2, repeat('x', 270000000)), (3, -3, repeat('y', 3000000)), (4, 4, 'last')});
+is((sqlstate_of($target, q{CALL rehome.sync('huge')}))[0], '00000', 'a batch with a row that jsonb has no place for');
+is($pair->sql_target(q{SELECT string_agg(concat_ws(' ', source_row ->> 'id', source_row ->> 'n', CASE WHEN length(source_row ->> 'doc') > 100000 THEN length(source_row ->> 'doc')::text ELSE right(source_row ->> 'doc', 30) END), ', ' ORDER BY source_key)
+	|| ' / ' || (SELECT string_agg(id::text, ' ' ORDER BY id) FROM new.huge) FROM rehome.quarantine WHERE migration = 'huge'}),
+	'2 -2 ... (65536 of 270000000 bytes), 3 -3 3000000 / 1 4', 'it is in quarantine with a part of it, others as a whole');
+$pair->sql_target(q{SELECT rehome.set_drift_policy('huge', 'record'); UPDATE new.huge SET doc = repeat('z', 270000000) WHERE id = 4});
+is($pair->sql_target(q{SELECT (old_row ->> 'doc') || ' ' || right(new_row ->> 'doc', 30) FROM rehome.drift WHERE migration = 'huge' AND kind = 'update'}),
+	'last ... (65536 of 270000000 bytes)', 'a write of such a value is on record as well');
+$pair->sql_target(q{CALL rehome.cancel('huge')});
+
+# ---------------------------------------------------------------------------
+# Thousands of refused rows take no more memory than a few.
+
+SKIP:
+{
+	skip 'how much memory a process has had is known on Linux', 4 unless -r '/proc/self/status';
+	$pair->sql_source(q{CREATE TABLE old.bulk (id integer PRIMARY KEY, v integer)});
+	$pair->sql_target(q{CREATE TABLE new.bulk (id integer PRIMARY KEY, v integer UNIQUE)});
+	$pair->import_foreign_schema('old', 'bulk', 'bulk');
+	$pair->sql_target(q{
+		SELECT rehome.create_migration('bulk', 'src', 'many of them');
+		SELECT rehome.add_table('bulk', 'bulk.bulk', 'new.bulk');
+		SELECT rehome.set_table_rule('bulk', 'new.bulk', on_error => 'quarantine');
+		CALL rehome.copy('bulk')});
+	$pair->sql_source(q{INSERT INTO old.bulk SELECT i, 1 FROM generate_series(1, 4001) AS i});
+	my $peak = q{SELECT substring(pg_read_file('/proc/' || pg_backend_pid() || '/status') FROM 'VmHWM:\s+(\d+) kB')::int / 1024};
+	my $bulk = q{SELECT (SELECT count(*) FROM new.bulk) || ' ' || count(*) FROM rehome.quarantine WHERE migration = 'bulk'};
+	cmp_ok(call(qq{CALL rehome.sync('bulk'); $peak}), '<', 300, 'a batch of 4,001 rows of which one has a place: megabytes');
+	is($pair->sql_target($bulk), '1 4000', 'the others are in quarantine');
+	$pair->sql_source(q{INSERT INTO old.bulk VALUES (5000, 2)});
+	cmp_ok(call(qq{CALL rehome.sync('bulk'); $peak}), '<', 300, 'so does the next batch, which tries a thousand of them again');
+	is($pair->sql_target($bulk), '2 4000', 'and brings its row');
+	$pair->sql_target(q{CALL rehome.cancel('bulk')});
+}
+
 done_testing();
