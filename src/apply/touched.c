@@ -247,24 +247,27 @@ change_rows(RehomeTableMap *map)
 
 /*
  * rehome_touched_captured writes down the keys that the target's change table
- * has: they are about to be pruned, or wanted.
+ * has since the last verification: they are about to be pruned, or wanted.  After
+ * a rollback nobody prunes them.
  */
 void
 rehome_touched_captured(RehomeTableMap *map)
 {
 	char	   *change = map->tracked ? change_rows(map) : NULL;
+	char	   *unseen;
 
 	if (change == NULL)
 		return;
+	unseen = rehome_position_unseen(rehome_spi_value("SELECT position FROM rehome.full_pass WHERE table_map_id = $1", "i", map->id));
 	if (rehome_spi("SELECT FROM pg_attribute a JOIN pg_attribute b ON b.attrelid = $2::regclass AND b.attname = a.attname"
 				   " WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND a.atttypid <> b.atttypid", "tt",
 				   table_name(map), change)->n > 0)
 		rehome_touched_all(map, RETYPED);
-	else if (rehome_spi(psprintf("SELECT FROM %s WHERE op IN ('t', 'l') LIMIT 1", change), "")->n > 0)
+	else if (rehome_spi(psprintf("SELECT FROM %s WHERE op IN ('t', 'l') AND %s LIMIT 1", change, unseen), "")->n > 0)
 		rehome_touched_all(map, TRUNCATED);
 	else
-		rehome_touched_bound(map, (int64) rehome_spi(psprintf("INSERT INTO %s SELECT %s FROM %s ON CONFLICT DO NOTHING",
-															   table_name(map), key_list(map), change), "")->processed);
+		rehome_touched_bound(map, (int64) rehome_spi(psprintf("INSERT INTO %s SELECT %s FROM %s WHERE %s ON CONFLICT DO NOTHING",
+															   table_name(map), key_list(map), change, unseen), "")->processed);
 }
 
 /*
