@@ -222,4 +222,29 @@ is((sqlstate_of($target, q{TRUNCATE app.log_2}))[0], '00000', 'a partition that 
 is($pair->sql_target(q{SELECT string_agg(tgrelid::regclass || ' ' || tgname, ', ') FROM pg_trigger WHERE tgname LIKE 'rehome%' AND tgrelid IN ('app.log'::regclass, 'app.log_1'::regclass, 'app.log_2'::regclass, 'app.first'::regclass)}),
 	'', 'and nothing of ours is left on it');
 
+# A key column at the source that is given a type with a cast of its own at any time.
+$pair->$_(q{SET ROLE boss; CREATE TABLE app.retyped (k int PRIMARY KEY, v text); CREATE TABLE app.retyped_parts (k int PRIMARY KEY, v text) PARTITION BY RANGE (v)}
+	=~ s/PRIMARY KEY, v text\) PARTITION/NOT NULL, v text, UNIQUE (k, v)) PARTITION/r . q{; CREATE TABLE app.retyped_1 PARTITION OF app.retyped_parts DEFAULT}) for qw(sql_source sql_target);
+$pair->grant_source('app');
+$pair->sql_target(q{SET ROLE boss; ALTER TABLE app.retyped_parts ALTER v SET NOT NULL; IMPORT FOREIGN SCHEMA app LIMIT TO (retyped, retyped_parts) FROM SERVER src INTO far;
+	SELECT rehome.create_migration('n', 'src', 'keys of another type'); SELECT rehome.add_table('n', 'far.retyped', 'app.retyped'); SELECT rehome.add_table('n', 'far.retyped_parts', 'app.retyped_parts', key => '{k,v}')});
+$pair->sql_source(q{SET ROLE boss; ALTER TABLE app.retyped_parts ALTER v SET NOT NULL; INSERT INTO app.retyped VALUES (1, 'a'), (2, 'b'); INSERT INTO app.retyped_parts TABLE app.retyped});
+ours(q{CALL rehome.copy('n')}, 'copied');
+$pair->sql_source(q{SET ROLE boss;
+	CREATE TYPE app.other AS (i int);
+	CREATE FUNCTION app.intify(app.other) RETURNS int LANGUAGE plpgsql AS $$BEGIN PERFORM app.see('int of another'); RETURN ($1).i; END$$;
+	CREATE CAST (app.other AS int) WITH FUNCTION app.intify(app.other) AS ASSIGNMENT;
+	DO $$DECLARE t record; BEGIN FOR t IN SELECT tgrelid::regclass AS of, tgname FROM pg_trigger WHERE tgrelid IN ('app.retyped'::regclass, 'app.retyped_parts'::regclass) AND tgname LIKE 'rehome%moved' LOOP
+		EXECUTE format('DROP TRIGGER %I ON %s', t.tgname, t.of); END LOOP; END$$;
+	ALTER TABLE app.retyped DROP CONSTRAINT retyped_pkey; ALTER TABLE app.retyped ALTER k TYPE app.other USING ROW(k)::app.other;
+	ALTER TABLE app.retyped_parts DROP CONSTRAINT retyped_parts_k_v_key; ALTER TABLE app.retyped_parts ALTER k TYPE app.other USING ROW(k)::app.other});
+for my $table (qw(retyped retyped_parts))
+{
+	$pair->sql_source("SET ROLE boss; INSERT INTO app.$table VALUES (ROW(3), 'c'); UPDATE app.$table SET v = 'd' WHERE (k).i = 1; DELETE FROM app.$table WHERE (k).i = 2");
+}
+unseen('a key of another type');
+is($pair->sql_source(q{SELECT string_agg(DISTINCT op::text, '') FROM } . $pair->sql_target(q{SELECT format('rehome_source.change_%s_%s', m.token, t.id) FROM rehome.migration m JOIN rehome.slice s ON s.migration_id = m.id JOIN rehome.table_map t ON t.slice_id = s.id WHERE t.target = 'app.retyped'::regclass})),
+	't', 'nothing is known of such rows but that there were some');
+$pair->sql_target(q{CALL rehome.cancel('n')});
+
 done_testing();
