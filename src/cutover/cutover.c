@@ -278,6 +278,31 @@ freeze_source(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeFreeze *fr
 }
 
 /*
+ * require_untaken raises when another migration has authority over one of the
+ * tables: two targets would be written, and neither could bring its changes back
+ * through the other's fence.  The tables are locked, so no other can take it now.
+ * Fences of migrations that are complete count, too.
+ */
+static void
+require_untaken(RehomeConn *conn, RehomeSlice *slice, List *maps)
+{
+	char	   *taken = rehome_conn_value(conn, "SELECT string_agg(DISTINCT format('Table %s has moved to %s.', r.name, s.home), E'\\n')"
+										  " FROM unnest($3::text[]) AS r(name) CROSS JOIN rehome_source.partition_tree(to_regclass(r.name)) AS p"
+										  " JOIN pg_trigger t ON t.tgrelid = p JOIN pg_proc f ON f.oid = t.tgfoid AND f.pronamespace = 'rehome_source'::regnamespace"
+										  " JOIN rehome_source.slice s ON f.proname = format('fence_%s_%s', s.token, s.slice)"
+										  " WHERE s.authority = 'target' AND (s.token, s.slice) <> ($1, $2::int)", "tit",
+										  slice->migration->token, slice->id, rehome_remote_names(maps));
+
+	if (taken != NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_REHOME_GATE),
+				errmsg("slice \"%s\" of migration \"%s\" cannot be cut over: another migration has authority over its tables",
+					   slice->name, slice->migration->name),
+				errdetail_internal("%s", taken),
+				errhint("Roll that one back first, or cancel this one."));
+}
+
+/*
  * close_fence closes the fence at the source, and notes there from where
  * changes will come back, and to whom authority goes.
  */
@@ -324,6 +349,7 @@ switch_over(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way,
 	rehome_sequences_to_target(conn, slice, maps);
 	rehome_freeze_check(freeze, "the sequences");
 
+	require_untaken(conn, slice, maps);
 	close_fence(conn, slice);
 	foreach(lc, maps)
 	{
