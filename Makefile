@@ -10,7 +10,7 @@ OBJS = \
 	src/catalog/define.o src/catalog/define_rule.o src/catalog/define_table.o src/catalog/definition.o src/catalog/identity.o src/catalog/legal.o src/catalog/lookup.o src/catalog/migration.o src/catalog/redaction.o src/catalog/source.o src/catalog/state.o \
 	src/remote/connect.o src/remote/connection.o src/remote/copy_stream.o src/remote/query.o src/remote/throttle.o src/remote/xact.o \
 	src/mapping/compile.o src/mapping/project.o src/mapping/rule.o src/mapping/rule_json.o src/mapping/rule_measure.o src/mapping/rule_param.o src/mapping/rule_text.o src/mapping/rule_value.o \
-	src/capture/drift.o src/capture/refused.o src/capture/source.o src/capture/structure.o src/capture/table_pause.o src/capture/target.o src/capture/target_lock.o src/capture/trigger.o \
+	src/capture/drift.o src/capture/refused.o src/capture/source.o src/capture/structure.o src/capture/table_pause.o src/capture/target.o src/capture/target_lock.o src/capture/target_parts.o src/capture/trigger.o \
 	src/document/derived_document.o src/document/import.o src/document/lineage.o src/document/lint.o src/document/lint_sample.o src/document/mapping_document.o src/document/similar.o src/document/suggest.o \
 	src/copy/chunk.o src/copy/copy.o src/copy/known.o src/copy/load.o src/copy/reader.o src/copy/saved_object.o src/copy/sieve.o src/copy/stream.o src/copy/worker.o \
 	src/apply/apply.o src/apply/deferred.o src/apply/direct.o src/apply/forward.o src/apply/inverse.o src/apply/merge.o src/apply/repartition.o src/apply/resume.o src/apply/retry.o src/apply/reverse.o src/apply/reverse_position.o src/apply/touched.o src/apply/turn.o \

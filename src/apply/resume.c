@@ -212,9 +212,11 @@ mend_target(RehomeSlice *slice, RehomeTableMap *map)
 	bool		lost;
 
 	rehome_targets_lock(maps, ShareRowExclusiveLock);
-	lost = rehome_triggers_lost(maps, false) != NIL;
+	lost = rehome_triggers_lost(maps, false) != NIL ||
+		(map->target_parts != NULL && strcmp(map->target_parts, rehome_target_partitions(map->target, NULL)) != 0);
 	rehome_target_guard(slice, maps);
 	rehome_target_guard_switch(map, true);
+	rehome_target_note_partitions(maps);
 	rehome_spi("UPDATE rehome.table_map SET target_columns = $2::jsonb WHERE id = $1", "it", map->id,
 			   linitial(rehome_structures(NULL, maps)));
 	return lost;

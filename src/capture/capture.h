@@ -43,6 +43,7 @@ extern bool rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map,
 									 bool source, const char *now);
 extern void rehome_map_lost(RehomeSlice *slice, RehomeTableMap *map, const char *side,
 							const char *kind, const char *what, const char *hint);
+extern void rehome_map_reread(RehomeSlice *slice, RehomeTableMap *map, const char *kind, const char *what);
 extern List *rehome_target_inspect(RehomeSlice *slice, List *maps);
 extern List *rehome_triggers_lost(List *maps, bool back);
 extern void rehome_target_log_all(RehomeTableMap *map);
@@ -72,6 +73,9 @@ extern bool rehome_target_repartitioned(RehomeTableMap *map, Snapshot snapshot, 
 										List **added, bool *whole);
 extern List *rehome_targets_uncovered(List *maps, Snapshot snapshot);
 extern bool rehome_target_cover(RehomeSlice *slice, List *maps);
+extern void rehome_target_note_partitions(List *maps);
+extern bool rehome_target_settle(RehomeSlice *slice, RehomeTableMap *map);
+extern void rehome_target_let_write(RehomeTableMap *map);
 extern void rehome_target_hold(List *maps);
 extern void rehome_target_check_capture(List *maps);
 extern void rehome_target_remove(List *maps);

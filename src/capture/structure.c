@@ -354,14 +354,55 @@ rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map, bool source, c
 	return false;
 }
 
+/*
+ * rehome_map_reread notes what has happened to rows of a target, and has the
+ * batch that is under way read the table as a whole.
+ */
+void
+rehome_map_reread(RehomeSlice *slice, RehomeTableMap *map, const char *kind, const char *what)
+{
+	record(slice, map, "target", kind, rehome_relation_name(map->target), what, NULL, "repaired");
+	rehome_spi("UPDATE rehome.table_map SET source_print = 'lossy' WHERE id = $1", "i", map->id);
+	rehome_spi("UPDATE rehome.slice SET source_print = 'lossy' WHERE id = $1", "i", slice->id);
+	map->source_print = keep(map, "lossy");
+	slice->source_print = MemoryContextStrdup(GetMemoryChunkContext(slice), "lossy");
+	rehome_event(slice->migration->name, slice->name, "drift",
+				 psprintf("table %s is read as a whole: %s", rehome_relation_name(map->target), what), NULL);
+}
+
 /* Tables inherit from the target of t, and their rows are written without its triggers. */
 #define HAS_CHILDREN \
 	"EXISTS (SELECT FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent WHERE i.inhparent = t.target AND p.relkind = 'r')"
 
 /*
- * rehome_triggers_lost lists the maps whose target has no guard at work, or what
- * the drift policy puts in its place; after cutover, no capture; or not on all
- * its rows.
+ * The targets, and their partitions, each with whether it has had its triggers:
+ * one that is not on record has yet to get some.
+ */
+#define TREE \
+	"WITH RECURSIVE tree AS (SELECT t.id, t.target::oid AS rel, true AS known FROM rehome.table_map t WHERE t.id = ANY ($1::int[])" \
+	" UNION ALL SELECT tree.id, i.inhrelid, coalesce(i.inhrelid || ':' || i.xmin = ANY (string_to_array(t.target_parts, ',')), false)" \
+	"  FROM tree JOIN rehome.table_map t USING (id) JOIN pg_class c ON c.oid = t.target AND c.relkind = 'p'" \
+	"  JOIN pg_inherits i ON i.inhparent = tree.rel AND NOT i.inhdetachpending) "
+
+/* t has a table r in its tree which ... */
+#define SOME_TABLE "EXISTS (SELECT FROM tree r WHERE r.id = t.id AND ("
+
+/* ... has such a trigger g. */
+#define SOME_TRIGGER "EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = r.rel AND "
+
+/* ... should have all triggers, and has less than two such. */
+#define TOO_FEW "r.known AND 2 > (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = r.rel AND g.tgenabled = 'A' AND "
+
+#define CAPTURES "g.tgname IN ('rehome_capture', 'rehome_capture_truncate')"
+#define GUARDS "g.tgname IN ('rehome_guard', 'rehome_guard_truncate')"
+#define GUARDS_AS_ORDERED \
+	"g.tgname IN (CASE t.drift_policy WHEN 'reject' THEN 'rehome_guard' ELSE 'rehome_drift' END," \
+	"  CASE t.drift_policy WHEN 'reject' THEN 'rehome_guard_truncate' ELSE 'rehome_drift_truncate' END)"
+
+/*
+ * rehome_triggers_lost lists the maps whose target, or a partition of it, has no
+ * guard at work, or what the drift policy puts in its place; after cutover, no
+ * capture, or still a guard; or not on all its rows.
  */
 List *
 rehome_triggers_lost(List *maps, bool back)
@@ -371,16 +412,14 @@ rehome_triggers_lost(List *maps, bool back)
 	ListCell   *lc;
 
 	rows = rehome_spi(back ?
-					  "SELECT t.id FROM rehome.table_map t WHERE t.id = ANY ($1::int[])"
-					  " AND (" HAS_CHILDREN " OR 2 > (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = t.target AND g.tgenabled = 'A'"
-					  "  AND g.tgname IN ('rehome_capture', 'rehome_capture_truncate')))" :
-					  "SELECT t.id FROM rehome.table_map t WHERE t.id = ANY ($1::int[])"
-					  " AND (" HAS_CHILDREN " OR 2 > (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = t.target AND g.tgenabled = 'A'"
+					  TREE "SELECT t.id FROM rehome.table_map t WHERE t.id = ANY ($1::int[]) AND (" HAS_CHILDREN
+					  " OR " SOME_TABLE SOME_TRIGGER CAPTURES " AND g.tgenabled <> 'A')"
+					  "  OR " SOME_TRIGGER GUARDS " AND g.tgenabled <> 'D') OR " TOO_FEW CAPTURES "))))" :
+					  TREE "SELECT t.id FROM rehome.table_map t WHERE t.id = ANY ($1::int[]) AND (" HAS_CHILDREN
+					  " OR " SOME_TABLE SOME_TRIGGER GUARDS_AS_ORDERED " AND g.tgenabled <> 'A') OR " TOO_FEW GUARDS_AS_ORDERED
 					  /* a guard for each statement does not see what is written by way of a parent, or by a subscription */
-					  "  AND (g.tgname <> 'rehome_guard' OR g.tgtype & 1 = 1 OR NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = t.target)"
-					  "   AND NOT EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = t.target))"
-					  "  AND g.tgname IN (CASE t.drift_policy WHEN 'reject' THEN 'rehome_guard' ELSE 'rehome_drift' END,"
-					  "  CASE t.drift_policy WHEN 'reject' THEN 'rehome_guard_truncate' ELSE 'rehome_drift_truncate' END)))",
+					  "  AND (g.tgname <> 'rehome_guard' OR g.tgtype & 1 = 1 OR NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = r.rel)"
+					  "   AND NOT EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = r.rel))))))",
 					  "t", rehome_map_ids(maps));
 	foreach(lc, maps)
 		for (int i = 0; i < rows->n; i++)
@@ -403,17 +442,17 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 	bool		back = slice->state == REHOME_CUT_OVER;
 	ListCell   *lc;
 
-	print = rehome_spi_value("SELECT md5(concat((SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,"
+	print = rehome_spi_value("WITH RECURSIVE part AS (SELECT unnest($1::oid[]) AS oid"
+							 "  UNION ALL SELECT i.inhrelid FROM pg_inherits i JOIN part ON i.inhparent = part.oid)"
+							 " SELECT md5(concat((SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,"
 							 "   a.attnotnull, a.atthasdef, a.attisdropped), ',' ORDER BY a.attrelid, a.attnum)"
 							 "  FROM pg_attribute a WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0),"
 							 " (SELECT string_agg(g.oid || g.tgenabled::text, ',' ORDER BY g.oid)"
-							 "  FROM pg_trigger g WHERE g.tgrelid = ANY ($1::oid[]) AND g.tgname LIKE 'rehome\\_%'),"
-							 " (SELECT string_agg(i.inhrelid || ' ' || i.inhparent, ',' ORDER BY i.inhrelid, i.inhparent) FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent"
-							 "  WHERE i.inhrelid = ANY ($1::oid[]) OR (i.inhparent = ANY ($1::oid[]) AND p.relkind = 'r')),"
+							 "  FROM part JOIN pg_trigger g ON g.tgrelid = part.oid WHERE g.tgname LIKE 'rehome\\_%'),"
+							 " (SELECT string_agg(concat_ws(' ', i.inhrelid, i.inhparent, i.inhdetachpending, i.xmin), ',' ORDER BY i.inhrelid, i.inhparent)"
+							 "  FROM pg_inherits i WHERE i.inhrelid IN (SELECT oid FROM part)),"
 							 " (SELECT string_agg(s.srrelid::text, ',' ORDER BY s.srrelid) FROM pg_subscription_rel s WHERE s.srrelid = ANY ($1::oid[])),"
-							 " (WITH RECURSIVE part AS (SELECT unnest($1::oid[]) AS oid"
-							 "   UNION ALL SELECT i.inhrelid FROM pg_inherits i JOIN part ON i.inhparent = part.oid)"
-							 "  SELECT string_agg('unlogged ' || c.oid, ',' ORDER BY c.oid) FROM part JOIN pg_class c USING (oid)"
+							 " (SELECT string_agg('unlogged ' || c.oid, ',' ORDER BY c.oid) FROM part JOIN pg_class c USING (oid)"
 							 "  WHERE c.relpersistence = 'u' AND c.relkind = 'r')))",
 							 "t", rehome_map_targets(maps));
 	if (slice->target_print != NULL && strcmp(slice->target_print, print) == 0)
@@ -427,7 +466,13 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 		char	   *unlogged = rehome_target_unlogged(map->target);
 
 		if (unlogged == NULL && !list_member_ptr(lost, map))
+		{
+			if (!back && !map->paused && !rehome_target_settle(slice, map))
+				print = "";		/* look again */
 			continue;
+		}
+		if (back)
+			rehome_target_let_write(map);
 		if (changed && back)
 			rehome_target_log_all(map);
 		else if (changed)

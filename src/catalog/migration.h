@@ -107,7 +107,7 @@ typedef struct RehomeTableMap
 	char	   *source_parts;	/* partitions at the position; NULL: a plain table */
 	char	   *source_bounds;	/* and their bounds */
 	char	   *source_print;	/* fingerprint of table and triggers at the position */
-	char	   *target_parts;	/* the target's partitions at the position back */
+	char	   *target_parts;	/* the target's partitions, after cutover at the position back */
 	char	   *filter;
 	RehomeDriftPolicy drift_policy;
 	bool		paused;			/* left out of batches */

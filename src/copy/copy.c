@@ -91,7 +91,10 @@ rehome_copy_begin(RehomeCall *call, RehomeSlice *slice)
 	rehome_targets_lock(maps, AccessExclusiveLock);
 	require_empty(slice, maps);
 	if (slice->migration->live)
+	{
 		rehome_target_guard(slice, maps);
+		rehome_target_note_partitions(maps);
+	}
 	rehome_slice_set_state(slice, REHOME_COPYING, "copy",
 						   psprintf("copy of %d tables begins", ntables),
 						   rehome_rules_detail(slice, NULL));

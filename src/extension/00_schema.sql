@@ -116,7 +116,7 @@ COMMENT ON COLUMN rehome.table_map.source_bounds IS
 COMMENT ON COLUMN rehome.table_map.source_print IS
     'fingerprint of the source table and its triggers at the position';
 COMMENT ON COLUMN rehome.table_map.target_parts IS
-    'partitions of a partitioned target at the position of the way back';
+    'partitions of a partitioned target, each with the transaction that attached it: when it was last found in order, after cutover at the position of the way back';
 COMMENT ON COLUMN rehome.table_map.copied_at IS 'when the table was loaded, its indexes built, and it was analyzed';
 COMMENT ON COLUMN rehome.table_map.on_error IS
     'what becomes of a row that the target''s constraints refuse, or a rule without a policy of its own';

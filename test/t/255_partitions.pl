@@ -99,4 +99,78 @@ sync(q{DO $$ DECLARE t name; BEGIN FOR t IN SELECT tgname FROM pg_trigger WHERE 
 	TRUNCATE day_6; DROP TABLE day_8}, 'or dropped', whole => 'day');
 sync(q{INSERT INTO day VALUES (900, '2023-06-06', 'again'); TRUNCATE day_3; DROP TABLE day_6}, 'TRUNCATE of one, another one gone', whole => 'day');
 
+# Partitions of a target.  What is in them is what the source has, whoever has
+# attached, detached or emptied them; one that is made for what will come costs
+# nothing, and is guarded.
+$pair->sql_source(q{CREATE TABLE own (id int, at date DEFAULT now(), v text, PRIMARY KEY (id, at)); INSERT INTO own SELECT i, '2024-01-01'::date + i % 2, 'o' || i FROM generate_series(1, 20) AS i});
+$pair->sql_target(q{CREATE TABLE own (id int, at date DEFAULT now(), v text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+	CREATE TABLE own_1 PARTITION OF own FOR VALUES FROM ('2024-01-01') TO ('2024-01-02'); CREATE TABLE own_2 PARTITION OF own FOR VALUES FROM ('2024-01-02') TO ('2024-01-03')});
+$pair->import_foreign_schema('public', 'src', 'own');
+$pair->sql_target(q{SELECT rehome.create_migration('q', 'src', 'partitions of a target'); SELECT rehome.add_table('q', 'src.own', 'own'); CALL rehome.copy('q')});
+
+# own SQL, NAME, notes => n: after SQL at the target a batch makes it what the
+# source is, says so n times, and a verification finds nothing.
+sub own
+{
+	my ($sql, $name, %more) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	$pair->sql_target('SELECT count(*) FROM rehome.verify(\'q\')') if !$more{verified};
+	$pair->sql_target('DELETE FROM rehome.drift');
+	$pair->sql_target($sql);
+	$pair->sql_target(q{CALL rehome.sync('q')});
+	same_content($pair, ['own'], $name);
+	is($pair->sql_target(q{SELECT count(*) || ' ' || coalesce(bool_and(kind = 'partitions changed' AND side = 'target' AND resolution = 'repaired'), true) FROM rehome.drift WHERE kind <> 'refused'}),
+		($more{notes} // 1) . ' true', "$name: what is noted");
+	is($pair->sql_target(q{SELECT coalesce(string_agg(p.unknown, ''), '') FROM rehome.full_pass p JOIN rehome.table_map t ON t.id = p.table_map_id WHERE t.target = 'own'::regclass}),
+		($more{notes} // 1) ? 'all of it was read again since' : '', "$name: what was read as a whole");
+	is($pair->sql_target(q{SELECT bool_and(ok) FROM rehome.verify('q', incremental => true)}), 't', "$name: as a verification finds it");
+	is((sqlstate_of($target, 'DELETE FROM own', 'parts'))[0], '25006', "$name: DELETE is refused");
+	for ($pair->sql_target(q{SELECT relid::regclass FROM pg_partition_tree('own') WHERE isleaf}) =~ /\S+/g)
+	{
+		is((sqlstate_of($target, "TRUNCATE $_", 'parts'))[0], '25006', "$name: TRUNCATE of $_ is refused");
+	}
+	return;
+}
+own(q{CREATE TABLE own_3 PARTITION OF own FOR VALUES FROM ('2024-01-03') TO ('2024-01-04')}, 'a partition for what will come', notes => 0);
+$pair->sql_source(q{INSERT INTO own SELECT i, '2024-01-03', 'new' FROM generate_series(101, 105) AS i});
+own('SELECT 1', 'and what has come', notes => 0);
+own(q{CREATE TABLE own_4 PARTITION OF own FOR VALUES FROM ('2024-01-04') TO ('2024-01-06') PARTITION BY RANGE (at);
+	CREATE TABLE own_4_1 PARTITION OF own_4 FOR VALUES FROM ('2024-01-04') TO ('2024-01-05')}, 'one with partitions', notes => 0);
+own(q{BEGIN; CREATE TABLE held (LIKE own_3 INCLUDING ALL); INSERT INTO held SELECT * FROM own_3; ALTER TABLE own DETACH PARTITION own_1;
+	CREATE TABLE own_0 (LIKE own INCLUDING ALL); INSERT INTO own_0 VALUES (999, '2024-01-01', 'nobody''s'); ALTER TABLE own ATTACH PARTITION own_0 FOR VALUES FROM ('2024-01-01') TO ('2024-01-02'); COMMIT},
+	'one that is exchanged for another');
+own(q{BEGIN; CREATE TABLE own_5 (LIKE own INCLUDING ALL); INSERT INTO own_5 VALUES (998, '2024-01-07', 'nobody''s'); ALTER TABLE own ATTACH PARTITION own_5 FOR VALUES FROM ('2024-01-07') TO ('2024-01-08'); COMMIT},
+	'one that is attached with rows');
+own(q{DROP TABLE own_5}, 'one that is dropped');
+
+# Emptied before anybody has looked: what a batch has brought in the same second.
+{
+	my $lock = $target->background_psql('parts');
+	$pair->sql_target(q{CREATE TABLE own_6 PARTITION OF own FOR VALUES FROM ('2024-01-08') TO ('2024-01-09')});
+	$lock->query_safe(q{BEGIN; LOCK TABLE ONLY own IN SHARE UPDATE EXCLUSIVE MODE});
+	$pair->sql_source(q{INSERT INTO own SELECT i, '2024-01-08', 'new' FROM generate_series(201, 205) AS i});
+	$pair->sql_target(q{CALL rehome.sync('q')});
+	is($pair->sql_target('SELECT count(*) FROM own_6'), '5', 'nobody is waited for');
+	$pair->sql_target('TRUNCATE own_6');
+	$lock->query_safe('COMMIT');
+	$lock->quit;
+	own('SELECT 1', 'one that is emptied before it is guarded', verified => 1);
+}
+
+# Where there is none for its rows the batch says so, and all is well with one.
+$pair->sql_target(q{ALTER TABLE own DETACH PARTITION own_2});
+is((sqlstate_of($target, q{CALL rehome.sync('q')}, 'parts'))[0], '23514', 'detached: the batch has nowhere to put its rows');
+isnt((sqlstate_of($target, q{CALL rehome.cutover('q')}, 'parts'))[0], '00000', 'detached: there is no cutover');
+own(q{ALTER TABLE own ATTACH PARTITION own_2 FOR VALUES FROM ('2024-01-02') TO ('2024-01-03')}, 'one that was detached for a while', verified => 1);
+
+# Its triggers were off.
+$pair->sql_target(q{ALTER TABLE own_2 DISABLE TRIGGER USER; DELETE FROM own_2; ALTER TABLE own_2 ENABLE TRIGGER USER});
+is((sqlstate_of($target, q{CALL rehome.sync('q')}, 'parts'))[0], 'RH009', 'guard off on a partition: the table is paused');
+$pair->sql_target(q{SELECT rehome.resume_table('q', 'own')});
+own(q{SELECT 1}, 'guard off on a partition', notes => 0);
+$pair->sql_target(q{DROP TRIGGER rehome_guard_truncate ON own_3; TRUNCATE own_3});
+is((sqlstate_of($target, q{CALL rehome.sync('q')}, 'parts'))[0], 'RH009', 'no guard on a partition: the table is paused');
+$pair->sql_target(q{SELECT rehome.resume_table('q', 'own')});
+own(q{SELECT 1}, 'no guard on a partition', notes => 0);
+
 done_testing();
