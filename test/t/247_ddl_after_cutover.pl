@@ -122,6 +122,25 @@ others_go_on('capture off', 'word');
 goes_on('word', 'capture off');
 is(source(q{SELECT said FROM word WHERE id = 5}), 'unseen', 'capture off: what no trigger has seen has come back');
 
+# Triggers of one partition switched off, written to, and on again: the guard as
+# well, which is taken out of the way at once.
+target(q{BEGIN; ALTER TABLE part_1 DISABLE TRIGGER USER; UPDATE part_1 SET v = 'unseen' WHERE id = 1; DELETE FROM part_1 WHERE id = 2;
+	INSERT INTO part_1 VALUES (60, '2020-02-02', 'unseen'); ALTER TABLE part_1 ENABLE TRIGGER USER; COMMIT});
+only_paused('part', 'at the target capture is missing or disabled, or does not see what is written to tables that inherit from it', 'a partition loaded in bulk');
+ok(wait_until($pair->target, q{SELECT bool_and(tgenabled = 'D') FROM pg_trigger WHERE tgrelid IN ('part'::regclass, 'part_1'::regclass) AND tgname LIKE 'rehome\_guard%'}, undef, 'back'),
+	'a partition loaded in bulk: the guard is off');
+target(q{UPDATE part SET v = 'meanwhile' WHERE id = 3; UPDATE part_1 SET v = 'meanwhile' WHERE id = 4});
+others_go_on('a partition loaded in bulk', 'part');
+goes_on('part', 'a partition loaded in bulk');
+is(source(q{SELECT string_agg(id || ' ' || v, ', ' ORDER BY id) FROM part WHERE id IN (1, 2, 3, 4, 60)}), '1 unseen, 3 meanwhile, 4 meanwhile, 60 unseen',
+	'a partition loaded in bulk: what no trigger has seen has come back');
+is(target(q{SELECT string_agg(DISTINCT tgenabled::text, '') FROM pg_trigger WHERE tgrelid IN ('part'::regclass, 'part_1'::regclass) AND tgname LIKE 'rehome\_capture%'}), 'A',
+	'a partition loaded in bulk: capture is as it was');
+target(q{ALTER TABLE other DISABLE TRIGGER USER; ALTER TABLE other ENABLE TRIGGER USER});
+only_paused('other', 'at the target capture is missing or disabled, or does not see what is written to tables that inherit from it', 'a plain table loaded in bulk');
+target(q{UPDATE other SET v = 'meanwhile' WHERE id = 3; DELETE FROM part_1 WHERE id = 60; SELECT rehome.resume_table('k', 'other'); CALL rehome.sync('k')});
+is(source(q{SELECT v FROM other WHERE id = 3}), 'meanwhile', 'a plain table loaded in bulk: writers go on');
+
 # A table with partitions, truncated while it is paused by hand.
 target(q{UPDATE part SET v = 'seen'; CALL rehome.sync('k'); SELECT rehome.pause_table('k', 'part', 'the archive is moved')});
 only_paused('part', 'the archive is moved', 'by hand');
