@@ -18,7 +18,7 @@ OBJS = \
 	src/verify/compare.o src/verify/discrepancy.o src/verify/hash.o src/verify/pace.o src/verify/row_hash.o src/verify/scope.o src/verify/verify.o \
 	src/trust/check.o src/trust/criterion.o src/trust/discrepancy.o src/trust/gate.o src/trust/query.o src/trust/redact.o src/trust/schedule.o src/trust/sides.o src/trust/structure.o src/trust/suggest.o src/trust/trust.o \
 	src/cutover/cutover.o src/cutover/finish.o src/cutover/freeze.o src/cutover/recover.o src/cutover/rollback.o src/cutover/sequence.o \
-	src/monitor/plan.o src/monitor/preflight.o src/monitor/preflight_switch.o src/monitor/round_trip.o \
+	src/monitor/plan.o src/monitor/preflight.o src/monitor/preflight_keys.o src/monitor/preflight_switch.o src/monitor/round_trip.o \
 	src/worker/handlers.o src/worker/launcher.o src/worker/sync.o src/worker/worker.o \
 	src/move.o src/owner.o
 

@@ -382,7 +382,7 @@ rehome_map_reread(RehomeSlice *slice, RehomeTableMap *map, const char *kind, con
 	"WITH RECURSIVE tree AS (SELECT t.id, t.target::oid AS rel, true AS known FROM rehome.table_map t WHERE t.id = ANY ($1::int[])" \
 	" UNION ALL SELECT tree.id, i.inhrelid, coalesce(i.inhrelid || ':' || i.xmin = ANY (string_to_array(t.target_parts, ',')), false)" \
 	"  FROM tree JOIN rehome.table_map t USING (id) JOIN pg_class c ON c.oid = t.target AND c.relkind = 'p'" \
-	"  JOIN pg_inherits i ON i.inhparent = tree.rel AND NOT i.inhdetachpending) "
+	"  JOIN pg_inherits i ON i.inhparent = tree.rel) "
 
 /* t has a table r in its tree which ... */
 #define SOME_TABLE "EXISTS (SELECT FROM tree r WHERE r.id = t.id AND ("
@@ -449,7 +449,7 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 							 "  FROM pg_attribute a WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0),"
 							 " (SELECT string_agg(g.oid || g.tgenabled::text, ',' ORDER BY g.oid)"
 							 "  FROM part JOIN pg_trigger g ON g.tgrelid = part.oid WHERE g.tgname LIKE 'rehome\\_%'),"
-							 " (SELECT string_agg(concat_ws(' ', i.inhrelid, i.inhparent, i.inhdetachpending, i.xmin), ',' ORDER BY i.inhrelid, i.inhparent)"
+							 " (SELECT string_agg(concat_ws(' ', i.inhrelid, i.inhparent, i.xmin), ',' ORDER BY i.inhrelid, i.inhparent)"
 							 "  FROM pg_inherits i WHERE i.inhrelid IN (SELECT oid FROM part)),"
 							 " (SELECT string_agg(s.srrelid::text, ',' ORDER BY s.srrelid) FROM pg_subscription_rel s WHERE s.srrelid = ANY ($1::oid[])),"
 							 " (SELECT string_agg('unlogged ' || c.oid, ',' ORDER BY c.oid) FROM part JOIN pg_class c USING (oid)"

@@ -143,6 +143,7 @@ check_gates(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way)
 					   "Read the table again with rehome.recopy(), or show with rehome.verify() that it makes no difference.",
 					   "%s was made by other rules than it has now.", rows->value[i][0]);
 
+	rehome_key_gates(conn, slice, rehome_maps_running(maps), &problems);
 	foreach(lc, rehome_preflight_switch(conn, slice, rehome_maps_running(maps)))
 	{
 		RehomeFinding *finding = lfirst(lc);

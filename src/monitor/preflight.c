@@ -507,6 +507,7 @@ rehome_preflight_slice(RehomeSlice *slice, bool try_rows)
 		if (facts->value[foreach_current_index(lc)][FACT_OID] != NULL &&
 			rehome_bool(facts->value[foreach_current_index(lc)][FACT_USAGE]))
 			findings = check_filter(check_source_columns(findings, lfirst(lc), lfirst(its)), conn, lfirst(lc));
+	findings = rehome_check_keys(findings, conn, slice, maps);
 	findings = list_concat(findings, rehome_check_switch(conn, slice, maps, facts, columns));
 	foreach(lc, maps)
 	{

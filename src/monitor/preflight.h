@@ -10,6 +10,7 @@
 
 #include "catalog/migration.h"
 #include "remote/connection.h"
+#include "util/problems.h"
 
 typedef struct RehomeFinding
 {
@@ -25,6 +26,7 @@ extern List *rehome_preflight_slice(RehomeSlice *slice, bool try_rows);
 extern bool rehome_preflight_fits(RehomeTableMap *map, Oid owner);
 extern List *rehome_reverse_losses(RehomeTableMap *map);
 extern List *rehome_preflight_switch(RehomeConn *conn, RehomeSlice *slice, List *maps);
+extern void rehome_key_gates(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeProblems *problems);
 extern void rehome_preflight_require(RehomeSlice *slice);
 
 #endif							/* REHOME_PREFLIGHT_H */

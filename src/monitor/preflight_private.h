@@ -27,6 +27,9 @@ enum
 
 extern List *rehome_finding(List *findings, const char *check, const char *severity, const char *object,
 							char *detail, char *hint);
+extern bool rehome_source_has_key(RehomeConn *conn, RehomeTableMap *child, RehomeTableMap *parent,
+								  List *columns, List *refs);
+extern List *rehome_check_keys(List *findings, RehomeConn *conn, RehomeSlice *slice, List *maps);
 extern RehomeRows *rehome_source_facts(RehomeConn *conn, List *maps);
 extern List *rehome_source_columns(RehomeConn *conn, RehomeRows *facts);
 extern List *rehome_check_switch(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeRows *facts, List *columns);

@@ -250,6 +250,25 @@ check_sequences(List *findings, RehomeConn *conn, RehomeRows *facts, const char 
 }
 
 /*
+ * rehome_source_has_key tells whether the source has a foreign key between the
+ * sources of two maps, of these columns, and has validated it.
+ */
+bool
+rehome_source_has_key(RehomeConn *conn, RehomeTableMap *child, RehomeTableMap *parent,
+					  List *columns, List *refs)
+{
+	return rehome_conn_query(conn, "SELECT FROM pg_constraint k WHERE k.contype = 'f' AND k.convalidated"
+							 " AND k.conrelid = to_regclass($1) AND k.confrelid = to_regclass($2)"
+							 " AND (SELECT array_agg(a.attname || ' ' || b.attname ORDER BY a.attname) FROM unnest(k.conkey, k.confkey) AS u(att, ref)"
+							 "   JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.att"
+							 "   JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = u.ref)"
+							 " = (SELECT array_agg(u.att || ' ' || u.ref ORDER BY u.att::name) FROM unnest($3::text[], $4::text[]) AS u(att, ref)) LIMIT 1", "tttt",
+							 rehome_remote_relation(rehome_remote_table(child->source)),
+							 rehome_remote_relation(rehome_remote_table(parent->source)),
+							 rehome_name_array(columns), rehome_name_array(refs))->n > 0;
+}
+
+/*
  * rehome_check_switch returns what stands in the way of cutover and rollback,
  * given the maps' source facts and columns.
  */

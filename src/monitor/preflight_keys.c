@@ -1,0 +1,277 @@
+/*-------------------------------------------------------------------------
+ *
+ * preflight_keys.c
+ *	  Foreign keys of the targets, and to them, that the source does not enforce.
+ *
+ * Rows are applied in replica role: no foreign key here refuses them, and none
+ * has to where the source has the same one and both its tables are moved
+ * together.  Of any other key PostgreSQL would say that it is valid when it is
+ * not.  So they are named before, and the cutover looks for rows without a
+ * parent.  A key that says itself that it is NOT VALID promises nothing, and is
+ * left to rehome.structure().
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/redaction.h"
+#include "errors.h"
+#include "mapping/mapping.h"
+#include "monitor/preflight_private.h"
+#include "miscadmin.h"
+#include "remote/query.h"
+#include "util/name.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/varlena.h"
+
+/* Of targets $1 (their OIDs). */
+static const char *const keys_query =
+	"SELECT quote_ident(k.conname), k.conrelid::oid, k.confrelid::oid, c.root, p.root,"
+	" array_agg(a.attname::text ORDER BY u.i), array_agg(b.attname::text ORDER BY u.i),"
+	" array_agg(format('OPERATOR(%I.%s)', n.nspname, o.oprname) ORDER BY u.i)"
+	" FROM pg_constraint k"
+	" CROSS JOIN LATERAL (SELECT coalesce(pg_partition_root(k.conrelid), k.conrelid)::oid AS root) AS c"
+	" CROSS JOIN LATERAL (SELECT coalesce(pg_partition_root(k.confrelid), k.confrelid)::oid AS root) AS p"
+	" CROSS JOIN LATERAL unnest(k.conkey, k.confkey, k.conpfeqop) WITH ORDINALITY AS u(att, ref, op, i)"
+	" JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.att"
+	" JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = u.ref"
+	" JOIN pg_operator o ON o.oid = u.op JOIN pg_namespace n ON n.oid = o.oprnamespace"
+	" WHERE k.contype = 'f' AND k.conparentid = 0 AND k.convalidated AND (c.root = ANY ($1::oid[]) OR p.root = ANY ($1::oid[]))"
+	" GROUP BY k.oid, c.root, p.root ORDER BY k.conrelid::regclass::text, k.conname";
+
+enum
+{
+	KEY_NAME, KEY_CHILD, KEY_PARENT, KEY_CHILD_ROOT, KEY_PARENT_ROOT, KEY_COLUMNS, KEY_REF_COLUMNS, KEY_OPERATORS
+};
+
+/*
+ * map_of returns the map of a target, if it is one of these.
+ */
+static RehomeTableMap *
+map_of(List *maps, Oid target)
+{
+	ListCell   *lc;
+
+	foreach(lc, maps)
+		if (((RehomeTableMap *) lfirst(lc))->target == target)
+			return lfirst(lc);
+	return NULL;
+}
+
+/*
+ * source_column returns what the source calls the column that a target column is
+ * a copy of, or NULL.
+ */
+static const char *
+source_column(RehomeTableMap *map, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, map->columns)
+	{
+		RehomeColumnMap *column = lfirst(lc);
+		List	   *names;
+
+		if (strcmp(column->name, name) == 0)
+			return column->kind == REHOME_COPY && SplitIdentifierString(pstrdup(column->expression), '.', &names) ?
+				rehome_remote_column(rehome_remote_table(map->source), llast(names)) : NULL;
+	}
+	return NULL;
+}
+
+/*
+ * source_has tells whether the source has the key, and has validated it.
+ */
+static bool
+source_has(RehomeConn *conn, RehomeTableMap *child, RehomeTableMap *parent, char **key)
+{
+	List	   *columns = NIL;
+	List	   *refs = NIL;
+	ListCell   *a;
+	ListCell   *b;
+
+	forboth(a, rehome_name_list(key[KEY_COLUMNS]), b, rehome_name_list(key[KEY_REF_COLUMNS]))
+	{
+		const char *column = source_column(child, lfirst(a));
+		const char *ref = source_column(parent, lfirst(b));
+
+		if (column == NULL || ref == NULL)
+			return false;
+		columns = lappend(columns, unconstify(char *, column));
+		refs = lappend(refs, unconstify(char *, ref));
+	}
+	return rehome_source_has_key(conn, child, parent, columns, refs);
+}
+
+/*
+ * other_slice returns the slice of the migration that moves a table as well, or NULL.
+ */
+static char *
+other_slice(RehomeSlice *slice, char *target)
+{
+	RehomeRows *rows = rehome_spi("SELECT s.name FROM rehome.table_map t JOIN rehome.slice s ON s.id = t.slice_id"
+								  " WHERE s.migration_id = (SELECT migration_id FROM rehome.slice WHERE id = $1) AND s.id <> $1"
+								  " AND t.target = $2::oid AND s.state NOT IN ('cancelled', 'completed')", "it", slice->id, target);
+
+	return rows->n > 0 ? rows->value[0][0] : NULL;
+}
+
+/*
+ * why_not says why the source does not see to a key, NULL if it does; *passing
+ * when what it lets through for a while is gone once both slices are in sync.
+ */
+static char *
+why_not(RehomeConn *conn, RehomeSlice *slice, List *maps, char **key, bool *passing)
+{
+	RehomeTableMap *child = map_of(maps, atooid(key[KEY_CHILD_ROOT]));
+	RehomeTableMap *parent = map_of(maps, atooid(key[KEY_PARENT_ROOT]));
+	char	   *elsewhere = child == NULL ? key[KEY_CHILD_ROOT] : parent == NULL ? key[KEY_PARENT_ROOT] : NULL;
+	char	   *other = elsewhere ? other_slice(slice, elsewhere) : NULL;
+
+	*passing = false;
+	if (elsewhere != NULL && other == NULL)
+		return psprintf("%s is not moved with it", rehome_relation_name(atooid(elsewhere)));
+	if (child == NULL)
+		child = rehome_table_map_of(slice->migration, atooid(elsewhere));
+	if (parent == NULL)
+		parent = rehome_table_map_of(slice->migration, atooid(elsewhere));
+	if (!source_has(conn, child, parent, key))
+		return pstrdup("the source has no such key");
+	if (parent->filter != NULL)
+		return psprintf("rows of %s are filtered", rehome_relation_name(parent->target));
+	if (parent->quarantine)
+		return psprintf("rows of %s may be in quarantine", rehome_relation_name(parent->target));
+	*passing = other != NULL;
+	return other == NULL ? NULL :
+		psprintf("%s is moved by slice \"%s\", which is cut over by itself", rehome_relation_name(atooid(elsewhere)), other);
+}
+
+static RehomeRows *
+keys_of(List *maps)
+{
+	return rehome_spi(keys_query, "t", rehome_map_targets(maps));
+}
+
+/*
+ * key_text returns "name of table".
+ */
+static char *
+key_text(char **key)
+{
+	return psprintf("%s of %s", key[KEY_NAME], rehome_relation_name(atooid(key[KEY_CHILD])));
+}
+
+/*
+ * rehome_check_keys names these keys.
+ */
+List *
+rehome_check_keys(List *findings, RehomeConn *conn, RehomeSlice *slice, List *maps)
+{
+	RehomeRows *keys = keys_of(maps);
+
+	for (int i = 0; i < keys->n; i++)
+	{
+		bool		passing;
+		char	   *why = why_not(conn, slice, maps, keys->value[i], &passing);
+
+		CHECK_FOR_INTERRUPTS();
+		if (why != NULL)
+			findings = rehome_finding(findings, "target", "warning", key_text(keys->value[i]),
+									  psprintf("the source does not enforce it, and what comes from there is not held against it: %s", why),
+									  passing ? "Cut both slices over while nothing is written, or move the tables in one slice." :
+									  "The cutover is refused while there are rows without a parent.");
+	}
+	return findings;
+}
+
+/*
+ * reader_of returns a role that may read both tables of a key: the migration's
+ * owner, or that of one of the tables.
+ */
+static Oid
+reader_of(RehomeSlice *slice, Oid child, Oid parent)
+{
+	RehomeRows *rows = rehome_spi("SELECT r.oid FROM (VALUES (1, $1::oid), (2, (SELECT relowner FROM pg_class WHERE oid = $2)),"
+								  " (3, (SELECT relowner FROM pg_class WHERE oid = $3))) AS r(n, oid)"
+								  " WHERE has_table_privilege(r.oid, $2, 'SELECT') AND has_table_privilege(r.oid, $3, 'SELECT') ORDER BY n LIMIT 1",
+								  "ooo", slice->migration->owner, child, parent);
+
+	return rows->n > 0 ? atooid(rows->value[0][0]) : InvalidOid;
+}
+
+/*
+ * orphans counts the rows without a parent: number, and the columns of one; NULL
+ * when nobody may read both tables.
+ */
+static char **
+orphans(RehomeSlice *slice, char **key)
+{
+	Oid			child = atooid(key[KEY_CHILD]);
+	Oid			parent = atooid(key[KEY_PARENT]);
+	Oid			reader = reader_of(slice, child, parent);
+	List	   *redacted = rehome_redacted_columns(atooid(key[KEY_CHILD_ROOT]));
+	List	   *operators = rehome_name_list(key[KEY_OPERATORS]);
+	bool		hidden = false;
+	StringInfoData example;
+	StringInfoData known;
+	StringInfoData same;
+	ListCell   *a;
+	ListCell   *b;
+
+	if (!OidIsValid(reader))
+		return NULL;
+	initStringInfo(&example);
+	initStringInfo(&known);
+	initStringInfo(&same);
+	forboth(a, rehome_name_list(key[KEY_COLUMNS]), b, rehome_name_list(key[KEY_REF_COLUMNS]))
+	{
+		const char *column = quote_identifier(lfirst(a));
+
+		hidden = hidden || rehome_name_listed(redacted, lfirst(a));
+		appendStringInfo(&example, ", c.%s", column);
+		appendStringInfo(&known, "c.%s IS NOT NULL AND ", column);
+		appendStringInfo(&same, "%sp.%s %s c.%s", same.len ? " AND " : "", quote_identifier(lfirst(b)),
+						 (char *) list_nth(operators, foreach_current_index(a)), column);
+	}
+	return rehome_spi_as(reader, true,
+						 psprintf("SELECT pg_catalog.count(*), pg_catalog.min(%s) FROM %s%s AS c WHERE %sNOT EXISTS (SELECT FROM %s%s AS p WHERE %s)",
+								  hidden ? "NULL::pg_catalog.text" : psprintf("pg_catalog.concat_ws(', '%s)", example.data),
+								  get_rel_relkind(child) == RELKIND_PARTITIONED_TABLE ? "" : "ONLY ", rehome_relation_name(child), known.data,
+								  get_rel_relkind(parent) == RELKIND_PARTITIONED_TABLE ? "" : "ONLY ", rehome_relation_name(parent), same.data))->value[0];
+}
+
+/*
+ * rehome_key_gates adds the keys that rows of the targets violate as they are
+ * now.  Those between slices that the source enforces are left out: a parent may
+ * come with the other slice's next batch.
+ */
+void
+rehome_key_gates(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeProblems *problems)
+{
+	RehomeRows *keys = keys_of(maps);
+
+	for (int i = 0; i < keys->n; i++)
+	{
+		char	  **key = keys->value[i];
+		bool		passing;
+		char	   *why = why_not(conn, slice, maps, key, &passing);
+		char	  **found;
+
+		CHECK_FOR_INTERRUPTS();
+		if (why == NULL || passing)
+			continue;
+		found = orphans(slice, key);
+		if (found == NULL)
+			ereport(WARNING,
+					errmsg("foreign key %s could not be checked", key_text(key)),
+					errdetail("The source does not enforce it (%s), and none of the owners may read both tables.", why));
+		else if (strcmp(found[0], "0") != 0)
+			rehome_problem(problems, ERRCODE_REHOME_GATE,
+						   psprintf("Give them parents, or delete them, where they come from; or have the key say that it is not valid: ALTER TABLE %s DROP CONSTRAINT %s, ADD CONSTRAINT %s ... NOT VALID;",
+									rehome_relation_name(atooid(key[KEY_CHILD])), key[KEY_NAME], key[KEY_NAME]),
+						   "Foreign key %s is violated by %s rows without a parent in %s%s%s%s; %s.", key_text(key), found[0],
+						   rehome_relation_name(atooid(key[KEY_PARENT])), found[1] ? ", as (" : "", found[1] ? found[1] : "", found[1] ? ")" : "", why);
+	}
+}
