@@ -155,7 +155,8 @@ pass_on(TriggerData *trigger)
 static Oid
 target_of(int map)
 {
-	Relation	rel = table_openrv(makeRangeVar("rehome", "table_map", -1), AccessShareLock);
+	/* not by a RangeVar: whoever writes need not be allowed into the schema */
+	Relation	rel = table_open(get_relname_relid("table_map", get_namespace_oid("rehome", false)), AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	Oid			target = InvalidOid;
 	ScanKeyData key;

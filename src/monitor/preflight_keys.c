@@ -85,7 +85,7 @@ source_column(RehomeTableMap *map, const char *name)
  * source_has tells whether the source has the key, and has validated it.
  */
 static bool
-source_has(RehomeConn *conn, RehomeTableMap *child, RehomeTableMap *parent, char **key)
+source_has(RehomeRows *there, RehomeTableMap *child, RehomeTableMap *parent, char **key)
 {
 	List	   *columns = NIL;
 	List	   *refs = NIL;
@@ -102,7 +102,7 @@ source_has(RehomeConn *conn, RehomeTableMap *child, RehomeTableMap *parent, char
 		columns = lappend(columns, unconstify(char *, column));
 		refs = lappend(refs, unconstify(char *, ref));
 	}
-	return rehome_source_has_key(conn, child, parent, columns, refs);
+	return rehome_source_has_key(there, child, parent, columns, refs);
 }
 
 /*
@@ -123,7 +123,7 @@ other_slice(RehomeSlice *slice, char *target)
  * when what it lets through for a while is gone once both slices are in sync.
  */
 static char *
-why_not(RehomeConn *conn, RehomeSlice *slice, List *maps, char **key, bool *passing)
+why_not(RehomeRows *there, RehomeSlice *slice, List *maps, char **key, bool *passing)
 {
 	RehomeTableMap *child = map_of(maps, atooid(key[KEY_CHILD_ROOT]));
 	RehomeTableMap *parent = map_of(maps, atooid(key[KEY_PARENT_ROOT]));
@@ -137,7 +137,7 @@ why_not(RehomeConn *conn, RehomeSlice *slice, List *maps, char **key, bool *pass
 		child = rehome_table_map_of(slice->migration, atooid(elsewhere));
 	if (parent == NULL)
 		parent = rehome_table_map_of(slice->migration, atooid(elsewhere));
-	if (!source_has(conn, child, parent, key))
+	if (!source_has(there, child, parent, key))
 		return pstrdup("the source has no such key");
 	if (parent->filter != NULL)
 		return psprintf("rows of %s are filtered", rehome_relation_name(parent->target));
@@ -170,11 +170,12 @@ List *
 rehome_check_keys(List *findings, RehomeConn *conn, RehomeSlice *slice, List *maps)
 {
 	RehomeRows *keys = keys_of(maps);
+	RehomeRows *there = keys->n > 0 ? rehome_source_keys(conn, maps) : NULL;
 
 	for (int i = 0; i < keys->n; i++)
 	{
 		bool		passing;
-		char	   *why = why_not(conn, slice, maps, keys->value[i], &passing);
+		char	   *why = why_not(there, slice, maps, keys->value[i], &passing);
 
 		CHECK_FOR_INTERRUPTS();
 		if (why != NULL)
@@ -251,12 +252,13 @@ void
 rehome_key_gates(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeProblems *problems)
 {
 	RehomeRows *keys = keys_of(maps);
+	RehomeRows *there = keys->n > 0 ? rehome_source_keys(conn, maps) : NULL;
 
 	for (int i = 0; i < keys->n; i++)
 	{
 		char	  **key = keys->value[i];
 		bool		passing;
-		char	   *why = why_not(conn, slice, maps, key, &passing);
+		char	   *why = why_not(there, slice, maps, key, &passing);
 		char	  **found;
 
 		CHECK_FOR_INTERRUPTS();

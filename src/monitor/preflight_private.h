@@ -27,7 +27,8 @@ enum
 
 extern List *rehome_finding(List *findings, const char *check, const char *severity, const char *object,
 							char *detail, char *hint);
-extern bool rehome_source_has_key(RehomeConn *conn, RehomeTableMap *child, RehomeTableMap *parent,
+extern RehomeRows *rehome_source_keys(RehomeConn *conn, List *maps);
+extern bool rehome_source_has_key(RehomeRows *keys, RehomeTableMap *child, RehomeTableMap *parent,
 								  List *columns, List *refs);
 extern List *rehome_check_keys(List *findings, RehomeConn *conn, RehomeSlice *slice, List *maps);
 extern RehomeRows *rehome_source_facts(RehomeConn *conn, List *maps);

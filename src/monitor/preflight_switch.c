@@ -250,22 +250,69 @@ check_sequences(List *findings, RehomeConn *conn, RehomeRows *facts, const char 
 }
 
 /*
- * rehome_source_has_key tells whether the source has a foreign key between the
- * sources of two maps, of these columns, and has validated it.
+ * rehome_source_keys returns the validated foreign keys of the sources of some
+ * maps, and to them, a text each: the names of both tables, and those of the
+ * columns, each with the one it refers to, in order; see rehome_source_has_key().
+ */
+RehomeRows *
+rehome_source_keys(RehomeConn *conn, List *maps)
+{
+	List	   *schemas = NIL;
+	List	   *tables = NIL;
+	ListCell   *lc;
+
+	foreach(lc, maps)
+	{
+		RehomeRemoteTable *table = rehome_remote_table(((RehomeTableMap *) lfirst(lc))->source);
+
+		schemas = lappend(schemas, table->schema);
+		tables = lappend(tables, table->table);
+	}
+	/* not by regclass: who may not use the schema is told so by another finding */
+	return rehome_conn_query(conn, "WITH t AS (SELECT c.oid FROM unnest($1::text[], $2::text[]) AS r(schema, name)"
+							 "  JOIN pg_namespace n ON n.nspname = r.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = r.name)"
+							 " SELECT concat_ws(chr(1), cn.nspname, c.relname, pn.nspname, p.relname, (SELECT string_agg(pair, chr(1) ORDER BY pair COLLATE \"C\")"
+							 "   FROM (SELECT a.attname || chr(1) || b.attname AS pair FROM unnest(k.conkey, k.confkey) AS u(att, ref)"
+							 "           JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.att"
+							 "           JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = u.ref) AS x))"
+							 " FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace cn ON cn.oid = c.relnamespace"
+							 " JOIN pg_class p ON p.oid = k.confrelid JOIN pg_namespace pn ON pn.oid = p.relnamespace"
+							 " WHERE k.contype = 'f' AND k.convalidated AND (k.conrelid IN (SELECT oid FROM t) OR k.confrelid IN (SELECT oid FROM t))", "tt",
+							 rehome_name_array(schemas), rehome_name_array(tables));
+}
+
+static int
+by_bytes(const ListCell *a, const ListCell *b)
+{
+	return strcmp(lfirst(a), lfirst(b));
+}
+
+/*
+ * rehome_source_has_key tells whether one of them is between the sources of two
+ * maps, of these columns.
  */
 bool
-rehome_source_has_key(RehomeConn *conn, RehomeTableMap *child, RehomeTableMap *parent,
+rehome_source_has_key(RehomeRows *keys, RehomeTableMap *child, RehomeTableMap *parent,
 					  List *columns, List *refs)
 {
-	return rehome_conn_query(conn, "SELECT FROM pg_constraint k WHERE k.contype = 'f' AND k.convalidated"
-							 " AND k.conrelid = to_regclass($1) AND k.confrelid = to_regclass($2)"
-							 " AND (SELECT array_agg(a.attname || ' ' || b.attname ORDER BY a.attname) FROM unnest(k.conkey, k.confkey) AS u(att, ref)"
-							 "   JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.att"
-							 "   JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = u.ref)"
-							 " = (SELECT array_agg(u.att || ' ' || u.ref ORDER BY u.att::name) FROM unnest($3::text[], $4::text[]) AS u(att, ref)) LIMIT 1", "tttt",
-							 rehome_remote_relation(rehome_remote_table(child->source)),
-							 rehome_remote_relation(rehome_remote_table(parent->source)),
-							 rehome_name_array(columns), rehome_name_array(refs))->n > 0;
+	RehomeRemoteTable *from = rehome_remote_table(child->source);
+	RehomeRemoteTable *to = rehome_remote_table(parent->source);
+	List	   *pairs = NIL;
+	StringInfoData key;
+	ListCell   *a;
+	ListCell   *b;
+
+	forboth(a, columns, b, refs)
+		pairs = lappend(pairs, psprintf("%s\001%s", (char *) lfirst(a), (char *) lfirst(b)));
+	list_sort(pairs, by_bytes);
+	initStringInfo(&key);
+	appendStringInfo(&key, "%s\001%s\001%s\001%s", from->schema, from->table, to->schema, to->table);
+	foreach(a, pairs)
+		appendStringInfo(&key, "\001%s", (char *) lfirst(a));
+	for (int i = 0; i < keys->n; i++)
+		if (strcmp(keys->value[i][0], key.data) == 0)
+			return true;
+	return false;
 }
 
 /*

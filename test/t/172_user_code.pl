@@ -183,7 +183,7 @@ $pair->sql_target(qq{
 	CREATE TRIGGER d AFTER INSERT ON public.mine FOR EACH ROW EXECUTE FUNCTION rehome.record_drift('$log');
 	CREATE TRIGGER g BEFORE INSERT ON public.counted EXECUTE FUNCTION rehome.guard('n', '$log');
 	INSERT INTO public.mine VALUES (1, 'x'); DELETE FROM public.mine; TRUNCATE public.mine});
-is($pair->sql_target(qq{SELECT (SELECT count(*) FROM rehome_change.change_$first) || ' ' || (SELECT count(*) FROM rehome.drift WHERE migration = 'n')}), '0 0', 'a reader forges neither changes nor drift');
+is($pair->sql_target(qq{SELECT (SELECT count(*) FROM rehome_change.change_$first) || ' ' || (SELECT count(*) FROM rehome.drift WHERE migration = 'n' AND kind <> 'partitions changed')}), '0 0', 'a reader forges neither changes nor drift');
 is((sqlstate_of($target, 'SET ROLE reader; INSERT INTO public.counted VALUES (1)'))[0], '25006', 'a guard on a table of his own refuses');
 is($pair->sql_target("SELECT is_called FROM rehome_change.refused_$log"), 'f', 'which is not counted as if it were ours');
 $pair->sql_target('DROP TABLE public.mine, public.counted');
@@ -230,6 +230,9 @@ $pair->sql_target(q{SET ROLE boss; ALTER TABLE app.retyped_parts ALTER v SET NOT
 	SELECT rehome.create_migration('n', 'src', 'keys of another type'); SELECT rehome.add_table('n', 'far.retyped', 'app.retyped'); SELECT rehome.add_table('n', 'far.retyped_parts', 'app.retyped_parts', key => '{k,v}')});
 $pair->sql_source(q{SET ROLE boss; ALTER TABLE app.retyped_parts ALTER v SET NOT NULL; INSERT INTO app.retyped VALUES (1, 'a'), (2, 'b'); INSERT INTO app.retyped_parts TABLE app.retyped});
 ours(q{CALL rehome.copy('n')}, 'copied');
+# Who has no rights in our schemas is told why a write is refused, no less.
+$pair->sql_target('CREATE ROLE plain LOGIN; GRANT USAGE ON SCHEMA app TO plain; GRANT ALL ON app.retyped TO plain');
+is(join(' ', (sqlstate_of($target, q{SET SESSION AUTHORIZATION plain; UPDATE app.retyped SET v = 'x'}))[0, 1]), '25006 table "app.retyped" cannot be written here yet', 'the guard refuses anybody');
 $pair->sql_source(q{SET ROLE boss;
 	CREATE TYPE app.other AS (i int);
 	CREATE FUNCTION app.intify(app.other) RETURNS int LANGUAGE plpgsql AS $$BEGIN PERFORM app.see('int of another'); RETURN ($1).i; END$$;
