@@ -63,6 +63,9 @@ static int	own_writes_level = 0;
  */
 static Oid	own_writes_to[2];
 
+/* The part of one of them that was met last: triggers for each row ask for each. */
+static Oid	own_writes_part = InvalidOid;
+
 static void
 own_writes_xact(XactEvent event, void *arg)
 {
@@ -100,6 +103,7 @@ rehome_own_writes_begin(Oid target, Oid archive)
 	Assert(own_writes_level == 0);
 	own_writes_to[0] = target;
 	own_writes_to[1] = archive;
+	own_writes_part = InvalidOid;
 	own_writes_level = GetCurrentTransactionNestLevel();
 }
 
@@ -130,8 +134,14 @@ rehome_is_part(Relation rel, Oid of)
 bool
 rehome_own_writes(Relation rel)
 {
-	return own_writes_level > 0 &&
-		(rehome_is_part(rel, own_writes_to[0]) || rehome_is_part(rel, own_writes_to[1]));
+	if (own_writes_level == 0)
+		return false;
+	if (RelationGetRelid(rel) == own_writes_part)
+		return true;
+	if (!rehome_is_part(rel, own_writes_to[0]) && !rehome_is_part(rel, own_writes_to[1]))
+		return false;
+	own_writes_part = RelationGetRelid(rel);
+	return true;
 }
 
 /*
