@@ -259,6 +259,8 @@ is_cut_over(FunctionCallInfo fcinfo, TriggerData *trigger)
 	bool		is;
 
 	rehome_call_begin(&call, fcinfo);
+	/* the transaction may be older than a rollback */
+	PushActiveSnapshot(GetLatestSnapshot());
 	is = rehome_spi_read("SELECT FROM rehome.migration m JOIN rehome.slice s ON s.migration_id = m.id"
 						 " WHERE m.name = $1::name AND s.state = 'cut_over'"
 						 " AND (s.id IN (SELECT t.slice_id FROM rehome.table_map t WHERE t.id = $2)"
@@ -266,6 +268,7 @@ is_cut_over(FunctionCallInfo fcinfo, TriggerData *trigger)
 						 trigger->tg_trigger->tgargs[0],
 						 trigger->tg_trigger->tgnargs > 1 ? atoi(trigger->tg_trigger->tgargs[1]) : 0,
 						 captured_table(trigger))->n > 0;
+	PopActiveSnapshot();
 	rehome_call_end(&call);
 	return is;
 }
