@@ -200,7 +200,9 @@ ours(q{CALL rehome.sync('n', 'main')}, 'which is brought back');
 same_content($pair, \@logs, 'with what the trigger wrote');
 $pair->sql_target(q{DROP TRIGGER tell ON app.log});
 
-# A guard that somebody has enabled after cutover says what to do about that.
+# A guard that somebody has enabled after cutover says what to do about that.  A
+# worker would do it by itself.
+$pair->sql_target(q{SELECT rehome.pause('n', 'main')});
 $pair->sql_target(q{ALTER TABLE app.first ENABLE TRIGGER USER});
 {
 	my ($sqlstate, $message, undef, $hint) = sqlstate_of($target, q{DELETE FROM app.first WHERE id = 1});
@@ -209,6 +211,7 @@ $pair->sql_target(q{ALTER TABLE app.first ENABLE TRIGGER USER});
 	$pair->sql_target('ALTER TABLE app.first DISABLE TRIGGER rehome_guard, DISABLE TRIGGER rehome_guard_truncate, ENABLE ALWAYS TRIGGER rehome_capture, ENABLE ALWAYS TRIGGER rehome_capture_truncate');
 	is((sqlstate_of($target, q{DELETE FROM app.first WHERE id = 1}))[0], '00000', 'after which it is written');
 }
+$pair->sql_target(q{SELECT rehome.resume('n', 'main')});
 
 ours(q{CALL rehome.cutover('n', 'logs')}, 'cut over');
 boss_partitions($_, 3, 'cut over') for $source, $target;
