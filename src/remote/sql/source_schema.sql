@@ -557,20 +557,23 @@ BEGIN
     -- The table's owner may give a key column another type at any time, and the
     -- type a cast: what he wrote is not to be run with our rights.  So a value
     -- of such a type is not taken, and the table is to be read as a whole.
-    SELECT string_agg(replace(k.taken, '@', format('NEW.%I', k.name)), ', ' ORDER BY k.ord),
-           string_agg(replace(k.taken, '@', format('OLD.%I', k.name)), ', ' ORDER BY k.ord),
-           string_agg(replace(k.taken, '@', format('rows.%I', k.name)), ', ' ORDER BY k.ord),
-           string_agg(format('key%s', k.ord), ', ' ORDER BY k.ord),
-           string_agg(replace(format('@ IS NULL OR NOT %s', k.known), '@', format('NEW.%I', k.name)), ' OR ' ORDER BY k.ord),
-           string_agg(replace(format('NOT %s', k.known), '@', format('OLD.%I', k.name)), ' OR ' ORDER BY k.ord),
-           string_agg(replace(format('@ IS NULL OR NOT %s', k.known), '@', format('rows.%I', k.name)), ' OR ' ORDER BY k.ord),
-           string_agg(replace(format('NOT %s', k.known), '@', format('rows.%I', k.name)), ' OR ' ORDER BY k.ord)
-      INTO new_key, old_key, plain_key, change_key, new_lost, old_lost, plain_lost, plain_gone
-      FROM (SELECT n.name, n.ord, t.known, format('CASE WHEN %s THEN @::%s END', t.known, format_type(a.atttypid, -1)) AS taken
+    SELECT string_agg(format('key%s', k.ord), ', ' ORDER BY k.ord) FILTER (WHERE k.row = 'NEW'),
+           string_agg(k.taken, ', ' ORDER BY k.ord) FILTER (WHERE k.row = 'NEW'),
+           string_agg(k.taken, ', ' ORDER BY k.ord) FILTER (WHERE k.row = 'OLD'),
+           string_agg(k.taken, ', ' ORDER BY k.ord) FILTER (WHERE k.row = 'rows'),
+           string_agg(format('%s IS NULL OR %s', k.value, k.foreign_type), ' OR ' ORDER BY k.ord) FILTER (WHERE k.row = 'NEW'),
+           string_agg(k.foreign_type, ' OR ' ORDER BY k.ord) FILTER (WHERE k.row = 'OLD'),
+           string_agg(format('%s IS NULL OR %s', k.value, k.foreign_type), ' OR ' ORDER BY k.ord) FILTER (WHERE k.row = 'rows'),
+           string_agg(k.foreign_type, ' OR ' ORDER BY k.ord) FILTER (WHERE k.row = 'rows')
+      INTO change_key, new_key, old_key, plain_key, new_lost, old_lost, plain_lost, plain_gone
+      FROM (SELECT n.ord, r.row, v.value, t.foreign_type,
+                   format('CASE WHEN NOT %s THEN %s::%s END', t.foreign_type, v.value, format_type(a.atttypid, -1)) AS taken
               FROM unnest(c.names, c.types) WITH ORDINALITY AS n(name, type, ord)
-              JOIN pg_attribute a ON a.attrelid = change::regclass AND a.attname = 'key' || n.ord,
-                   LATERAL (SELECT CASE WHEN split_part(n.type, ' ', 1)::int8 < 16384 THEN '(pg_typeof(@)::oid < 16384)'
-                                        ELSE format('(pg_typeof(@)::oid = %s)', split_part(n.type, ' ', 1)) END AS known) AS t) AS k;
+              JOIN pg_attribute a ON a.attrelid = change::regclass AND a.attname = 'key' || n.ord
+             CROSS JOIN (VALUES ('NEW'), ('OLD'), ('rows')) AS r(row)
+             CROSS JOIN LATERAL (SELECT format('%s.%I', r.row, n.name) AS value, split_part(n.type, ' ', 1)::int8 AS type) AS v
+             CROSS JOIN LATERAL (SELECT format(CASE WHEN v.type < 16384 THEN '(pg_typeof(%s)::oid >= 16384)'
+                                                    ELSE '(pg_typeof(%s)::oid <> %s)' END, v.value, v.type) AS foreign_type) AS t) AS k;
 
     IF c.broken IS NOT NULL THEN
         body := '';
@@ -734,8 +737,8 @@ $refused$;
 -- that changes the key is a 'u' of the new and a 'd' of the old one, so that
 -- only keys with a 'd' can be without a row.
 -- Returns the equality operators of the key, the partitions and their bounds.
--- Takes SHARE ROW EXCLUSIVE on the table, so that when this commits every older writer is
--- finished.
+-- Takes SHARE ROW EXCLUSIVE on the table, so that when this commits every older
+-- writer is finished.
 CREATE OR REPLACE FUNCTION rehome_source.create_capture(token text, slice int, map int, relation regclass, key name[],
                                                         patient boolean, OUT operators text[], OUT parts text, OUT bounds jsonb)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $create_capture$
@@ -886,7 +889,7 @@ END
 $create_stage$;
 
 -- Keys of rows that were written here when they came back, and that the table's
--- filter does not let through: they belong to the target all the same. Made
+-- filter does not let through: they belong to the target all the same.  Made
 -- when the first rows of such a table come back; logged, unlike the stage, since
 -- nothing else tells; emptied when the fence opens.
 CREATE OR REPLACE FUNCTION rehome_source.create_outside(token text, map int)
@@ -918,7 +921,7 @@ BEGIN
 END
 $lock_for_drop$;
 
--- Takes the capture of one table map away; relation may be null. Not what
+-- Takes the capture of one table map away; relation may be null.  Not what
 -- create_outside has made: capture may be made anew meanwhile.
 -- Dropping a function drops its triggers, for which a role that does not own
 -- the table has no other way.
