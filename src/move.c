@@ -33,8 +33,7 @@
 static List *
 named_slices(FunctionCallInfo fcinfo)
 {
-	return rehome_slices_named(rehome_migration_argument(fcinfo),
-							   PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1)));
+	return rehome_slices_named(rehome_migration_argument(fcinfo), REHOME_ARG_NAME(1));
 }
 
 static void
@@ -334,7 +333,7 @@ rehome_recover(PG_FUNCTION_ARGS)
 	rows = rehome_spi("SELECT s.id FROM rehome.slice s JOIN rehome.migration m ON m.id = s.migration_id"
 					  " WHERE m.name = coalesce($1::name, m.name)"
 					  " AND s.state IN ('copying', 'syncing', 'cutting_over', 'cut_over', 'rolling_back')"
-					  " ORDER BY s.id", "t", PG_ARGISNULL(0) ? NULL : NameStr(*PG_GETARG_NAME(0)));
+					  " ORDER BY s.id", "t", REHOME_ARG_NAME(0));
 	for (int i = 0; i < rows->n; i++)
 	{
 		RehomeSlice *slice = rehome_slice_by_id(rehome_int(rows->value[i][0]));

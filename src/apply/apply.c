@@ -47,8 +47,6 @@
 #include "utils/memutils.h"
 #include "utils/queryenvironment.h"
 
-#define FETCH_ROWS 1000
-
 /*
  * compress_images has the images of pages that are written first after a
  * checkpoint compressed, unless the server does that anyway.  Rows that change
@@ -66,9 +64,9 @@ compress_images(void)
 
 /*
  * rehome_applying_begin makes the following statements ours: as owner, in
- * replica role, let through by the guard of the map's target, waiting for locks no longer than
- * rehome.lock_timeout: a transaction is open at the source meanwhile.  An
- * abort undoes it all.
+ * replica role, let through by the guard of the map's target, waiting for locks
+ * no longer than rehome.lock_timeout: a transaction is open at the source
+ * meanwhile.  An abort undoes it all.
  */
 void
 rehome_applying_begin(RehomeApplying *applying, Oid owner, RehomeTableMap *map)
@@ -103,12 +101,13 @@ rehome_rows_read(const char *sql, Tuplestorestate *store, TupleDesc *desc)
 
 	if (desc != NULL)
 		*desc = CreateTupleDescCopy(cursor->tupDesc);
-	while ((table = rehome_cursor_fetch(cursor, FETCH_ROWS)) != NULL)
+	while ((table = rehome_cursor_fetch(cursor, REHOME_FETCH_ROWS)) != NULL)
 	{
 		for (uint64 i = 0; i < table->numvals; i++)
 			tuplestore_puttuple(store, table->vals[i]);
 		n += table->numvals;
 		SPI_freetuptable(table);
+		CHECK_FOR_INTERRUPTS();
 	}
 	SPI_cursor_close(cursor);
 	return n;

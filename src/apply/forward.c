@@ -44,11 +44,11 @@
  * away, and no trigger tells.  So the position includes which partitions
  * there were (rehome.table_map.source_parts), and their bounds.  When there are
  * more, K has all keys of those, too; when some are gone, what is within their
- * bounds is compared (repartition.c).  Either
- * is done in a batch that looks the tables over, which also finds a partition
- * that had been detached for a while: its triggers are others.  And before it
- * takes S1 new partitions get the triggers that do not come by themselves, so
- * that nothing happens to them unseen once they are on record.
+ * bounds is compared (repartition.c).  Either is done in a batch that looks the
+ * tables over, which also finds a partition that had been detached for a while:
+ * its triggers are others.  And before it takes S1 new partitions get the
+ * triggers that do not come by themselves, so that nothing happens to them
+ * unseen once they are on record.
  *
  * What S1 sees need not be on the source's disk: with synchronous_commit off
  * a transaction is visible before it is durable.  If the source then crashed,

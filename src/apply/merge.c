@@ -410,6 +410,21 @@ advice(const char *sqlstate, bool bypass)
 }
 
 /*
+ * try_merge runs a statement after a savepoint; when it fails, *error has a hint
+ * if we know one.
+ */
+static bool
+try_merge(RehomeConn *conn, const char *sql, bool bypass, RehomeRemoteError *error)
+{
+	rehome_conn_exec(conn, "SAVEPOINT merge");
+	if (rehome_conn_try(conn, sql, error) != NULL)
+		return true;
+	if (error->hint == NULL)
+		error->hint = advice(error->sqlstate, bypass);
+	return false;
+}
+
+/*
  * rehome_merge runs the statements, all at once if that goes.  Where the source's
  * triggers and foreign keys fire, one may have to wait for another that comes later: those that a
  * constraint refuses are tried again as long as others succeed.  When none
@@ -437,11 +452,8 @@ rehome_merge(RehomeConn *conn, List *returns)
 
 		foreach(lc, pending)
 		{
-			rehome_conn_exec(conn, "SAVEPOINT merge");
-			if (rehome_conn_try(conn, lfirst(lc), &error))
+			if (try_merge(conn, lfirst(lc), bypass, &error))
 				continue;
-			if (error.hint == NULL)
-				error.hint = advice(error.sqlstate, bypass);
 			if (strncmp(error.sqlstate, "23", 2) != 0)
 				rehome_conn_raise(conn, &error, lfirst(lc));
 			rehome_conn_exec(conn, "ROLLBACK TO merge");
@@ -450,14 +462,8 @@ rehome_merge(RehomeConn *conn, List *returns)
 		if (refused != NIL && list_length(refused) == list_length(pending) &&
 			(bypass || !take_out(conn, returns, &refused)))
 		{
-			if (!bypass && !referred_by(conn, returns, "<> 'a'"))
-			{
-				rehome_conn_exec(conn, "SAVEPOINT merge");
-				if (rehome_conn_try(conn, all_at_once(returns), &error))
-					return;
-			}
-			if (error.hint == NULL)
-				error.hint = advice(error.sqlstate, bypass);
+			if (!bypass && !referred_by(conn, returns, "<> 'a'") && try_merge(conn, all_at_once(returns), bypass, &error))
+				return;
 			rehome_conn_raise(conn, &error, linitial(refused));
 		}
 		pending = refused;

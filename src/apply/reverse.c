@@ -53,9 +53,6 @@
 /* So many rows staged are worth a look by ANALYZE. */
 #define LARGE_STAGE 5000
 
-/* Rows fetched at once from a local cursor. */
-#define FETCH_ROWS 1000
-
 /* What the change table says of single rows. */
 #define ANY_ROW "NOT IN ('t', 'l')"
 
@@ -107,7 +104,7 @@ send_rows(RehomeConn *conn, const char *select, Oid owner)
 	initStringInfo(&line);
 	rehome_become(&as, owner);
 	cursor = rehome_cursor_open(select);
-	while ((table = rehome_cursor_fetch(cursor, FETCH_ROWS)) != NULL)
+	while ((table = rehome_cursor_fetch(cursor, REHOME_FETCH_ROWS)) != NULL)
 	{
 		for (uint64 i = 0; i < table->numvals; i++)
 		{

@@ -583,22 +583,6 @@ end_part(RehomeTouched *touched)
 }
 
 /*
- * as_json returns SQL for a key column as JSON that its type reads: as it is put
- * out where the type is not built in, which may have a cast to json of anybody's.
- */
-static char *
-as_json(RehomeTouched *touched, const char *column)
-{
-	const char *name = quote_identifier(column);
-
-	for (int i = 0; i < touched->desc->natts; i++)
-		if (strcmp(NameStr(TupleDescAttr(touched->desc, i)->attname), column) == 0 &&
-			TupleDescAttr(touched->desc, i)->atttypid >= FirstNormalObjectId)
-			return psprintf("CASE WHEN %s IS NOT NULL THEN concat(%s) END", name, name);
-	return pstrdup(name);
-}
-
-/*
  * rehome_touched_next puts the next part on hand: visible to SQL as
  * REHOME_TOUCHED_KEYS, and as the source wants it; false at the end.
  */
@@ -627,7 +611,7 @@ rehome_touched_next(RehomeTouched *touched)
 	initStringInfo(&sql);
 	foreach(lc, columns)
 		appendStringInfo(&sql, "%s 'key%d', %s", sql.len ? "," : "SELECT jsonb_agg(jsonb_build_object(",
-						 foreach_current_index(lc) + 1, as_json(touched, lfirst(lc)));
+						 foreach_current_index(lc) + 1, quote_identifier(lfirst(lc)));
 	appendStringInfoString(&sql, ")) FROM " REHOME_TOUCHED_KEYS);
 	rehome_become(&as, touched->owner);
 	touched->source_keys = rehome_spi_value(sql.data, "");

@@ -543,10 +543,9 @@ rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag, RehomeRepa
 	fragile = rehome_apply_is_fragile(turn->mapping);
 	turn->everything = flag == 't' || flag == 'p';
 	/* what only the target has of its rows is not to be lost; and most may be as they are here */
-	if (turn->everything && (map->on_delete != 'd' || rehome_apply_keeps(turn->mapping) ||
-							 (flag == 'p' && !fragile)))
-		turn->present = tuplestore_begin_heap(false, false, work_mem);
-	else if (moved != NULL && moved->within != NULL)
+	if (turn->everything ?
+		map->on_delete != 'd' || rehome_apply_keeps(turn->mapping) || (flag == 'p' && !fragile) :
+		moved != NULL && moved->within != NULL)
 		turn->present = tuplestore_begin_heap(false, false, work_mem);
 	/* with quarantine, what meets another row half way is tried again in the end */
 	turn->by_parts = map->quarantine || (turn->everything && turn->present == NULL) || !fragile;

@@ -59,6 +59,7 @@ extern void rehome_source_put_back(RehomeConn *conn, RehomeSlice *slice, RehomeT
 
 /* At the target. */
 extern void rehome_targets_lock(List *maps, LOCKMODE mode);
+extern bool rehome_target_try_lock(RehomeTableMap *map, LOCKMODE mode);
 extern char *rehome_targets_try_take(List *written, List *kept);
 extern void rehome_targets_blocked(int attempt, const char *blockers);
 extern void rehome_target_guard(RehomeSlice *slice, List *maps);

@@ -257,6 +257,34 @@ take_all(List *maps, LOCKMODE mode, List **taken, RelationLock *busy)
 	return true;
 }
 
+/*
+ * let_go releases locks that were taken.
+ */
+static void
+let_go(List *taken)
+{
+	ListCell   *lc;
+
+	foreach(lc, taken)
+		UnlockRelationOid(((RelationLock *) lfirst(lc))->relid, ((RelationLock *) lfirst(lc))->mode);
+}
+
+/*
+ * rehome_target_try_lock locks a target and its partitions to the end of the
+ * transaction, if they are free; it waits for nobody.
+ */
+bool
+rehome_target_try_lock(RehomeTableMap *map, LOCKMODE mode)
+{
+	List	   *taken = NIL;
+	RelationLock busy;
+
+	if (take_all(list_make1(map), mode, &taken, &busy))
+		return true;
+	let_go(taken);
+	return false;
+}
+
 static void
 lock_one(void *arg)
 {
@@ -306,11 +334,8 @@ rehome_targets_try_take(List *written, List *kept)
 	CurrentResourceOwner = CurTransactionResourceOwner;
 	while (!take_all(written, RowExclusiveLock, &taken, &busy) || !take_all(kept, AccessShareLock, &taken, &busy))
 	{
-		ListCell   *lc;
-
 		CHECK_FOR_INTERRUPTS();
-		foreach(lc, taken)
-			UnlockRelationOid(((RelationLock *) lfirst(lc))->relid, ((RelationLock *) lfirst(lc))->mode);
+		let_go(taken);
 		if (GetCurrentTimestamp() >= until || !wait_for(&busy, until))
 		{
 			blockers = local_blockers(list_make1(psprintf("%u", busy.relid)), busy.mode);

@@ -20,10 +20,8 @@
 
 #include "capture/capture.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_inherits.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "util/name.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
@@ -54,30 +52,13 @@ rehome_target_note_partitions(List *maps)
 }
 
 /*
- * try_lock_tree locks a table and its partitions against writers and DDL, but
- * waits for nobody.
- */
-static bool
-try_lock_tree(Oid target)
-{
-	ListCell   *lc;
-
-	if (!ConditionalLockRelationOid(target, ShareRowExclusiveLock))
-		return false;
-	foreach(lc, find_all_inheritors(target, NoLock, NULL))
-		if (!ConditionalLockRelationOid(lfirst_oid(lc), ShareRowExclusiveLock))
-			return false;
-	return true;
-}
-
-/*
  * rehome_target_let_write takes the guard out of the way of those who write to a
  * target that has authority, if nobody is in ours.
  */
 void
 rehome_target_let_write(RehomeTableMap *map)
 {
-	if (try_lock_tree(map->target))
+	if (rehome_target_try_lock(map, ShareRowExclusiveLock))
 		rehome_target_guard_switch(map, false);
 }
 
@@ -153,7 +134,7 @@ rehome_target_settle(RehomeSlice *slice, RehomeTableMap *map)
 	parts = rehome_target_partitions(map->target, NULL);
 	if (map->target_parts != NULL && strcmp(parts, map->target_parts) == 0)
 		return true;
-	if (!try_lock_tree(map->target))
+	if (!rehome_target_try_lock(map, ShareRowExclusiveLock))
 		return false;
 	/* as of now, when nobody can do any more to them */
 	what = changes_of(map, rehome_target_partitions(map->target, NULL));

@@ -207,7 +207,7 @@ is_foreign(TriggerData *trigger, int map)
  * the abort that follows does not take back, and tells the log who it was.
  */
 static void
-note_refusal(TriggerData *trigger)
+note_refusal(TriggerData *trigger, const char *table)
 {
 	LOCAL_FCINFO(no_arguments, 0);
 	Datum		client;
@@ -223,9 +223,7 @@ note_refusal(TriggerData *trigger)
 	InitFunctionCallInfoData(*no_arguments, NULL, 0, InvalidOid, NULL, NULL);
 	client = inet_client_addr(no_arguments);
 	ereport(LOG_SERVER_ONLY,
-			errmsg("pg_rehome refuses a write to table \"%s.%s\": role \"%s\", application \"%s\", client %s",
-				   get_namespace_name(RelationGetNamespace(trigger->tg_relation)),
-				   RelationGetRelationName(trigger->tg_relation),
+			errmsg("pg_rehome refuses a write to table \"%s\": role \"%s\", application \"%s\", client %s", table,
 				   GetUserNameFromId(GetSessionUserId(), false), application_name ? application_name : "",
 				   no_arguments->isnull ? "local" : TextDatumGetCString(DirectFunctionCall1(network_host, client))),
 			errhidestmt(true));
@@ -284,6 +282,7 @@ rehome_guard(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	const char *migration;
+	const char *table;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || trigger->tg_trigger->tgnargs < 1)
 		ereport(ERROR,
@@ -291,23 +290,21 @@ rehome_guard(PG_FUNCTION_ARGS)
 				errmsg("rehome.guard() must be called as a trigger"));
 	if (rehome_own_writes(trigger->tg_relation))
 		return pass_on(trigger);
-	note_refusal(trigger);
+	table = psprintf("%s.%s", get_namespace_name(RelationGetNamespace(trigger->tg_relation)),
+					 RelationGetRelationName(trigger->tg_relation));
+	note_refusal(trigger, table);
 	migration = trigger->tg_trigger->tgargs[0];
 	if (is_cut_over(fcinfo, trigger))
 		ereport(ERROR,
 				errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-				errmsg("table \"%s.%s\" cannot be written: its guard was enabled by hand",
-					   get_namespace_name(RelationGetNamespace(trigger->tg_relation)),
-					   RelationGetRelationName(trigger->tg_relation)),
+				errmsg("table \"%s\" cannot be written: its guard was enabled by hand", table),
 				errdetail("Migration \"%s\" is cut over: the table has authority, and its guard, trigger %s, is to be disabled.",
 						  migration, trigger->tg_trigger->tgname),
 				errhint("ALTER TABLE %s DISABLE TRIGGER %s; ALTER TABLE ... ENABLE TRIGGER USER, or ALL, had enabled it.",
 						rehome_relation_name(RelationGetRelid(trigger->tg_relation)), trigger->tg_trigger->tgname));
 	ereport(ERROR,
 			errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-			errmsg("table \"%s.%s\" cannot be written here yet",
-				   get_namespace_name(RelationGetNamespace(trigger->tg_relation)),
-				   RelationGetRelationName(trigger->tg_relation)),
+			errmsg("table \"%s\" cannot be written here yet", table),
 			errdetail("Migration \"%s\" keeps it in sync with its source, which still has authority over it.",
 					  migration),
 			errhint("Write to the source, or CALL rehome.cutover(%s) first.",

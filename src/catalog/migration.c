@@ -41,6 +41,7 @@
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
+#include "utils/varlena.h"
 
 /* The work lock of slice n is the advisory lock (WORK_LOCK_CLASS, n). */
 #define WORK_LOCK_CLASS 0x5252
@@ -365,6 +366,20 @@ rehome_table_maps_get(RehomeSlice *slice)
 		maps = lappend(maps, map);
 	}
 	return maps;
+}
+
+/*
+ * rehome_copied_column returns which column of the source, by its local name, a
+ * column has as it is; NULL when it is made otherwise.
+ */
+char *
+rehome_copied_column(RehomeColumnMap *column)
+{
+	List	   *names;
+
+	if (column->kind != REHOME_COPY || !SplitIdentifierString(pstrdup(column->expression), '.', &names))
+		return NULL;
+	return llast(names);
 }
 
 /*

@@ -138,6 +138,7 @@ extern List *rehome_table_maps_require(RehomeSlice *slice);
 extern bool rehome_table_map_exists(RehomeTableMap *map);
 extern RehomeTableMap *rehome_table_map_by_id(int id);
 extern RehomeTableMap *rehome_table_map_of(RehomeMigration *migration, Oid target);
+extern char *rehome_copied_column(RehomeColumnMap *column);
 extern char *rehome_map_ids(List *maps);
 extern char *rehome_map_source_parts(List *maps);
 extern char *rehome_map_targets(List *maps);

@@ -24,6 +24,21 @@
 #define HASH_CHARS REHOME_KNOWN_CHARS
 
 /*
+ * value_text returns a value of a source row as text, NULL if it is null.
+ */
+static char *
+value_text(TupleDesc desc, int i, Datum *values, bool *nulls)
+{
+	Oid			output;
+	bool		varlena;
+
+	if (nulls[i])
+		return NULL;
+	getTypeOutputInfo(TupleDescAttr(desc, i)->atttypid, &output, &varlena);
+	return OidOutputFunctionCall(output, values[i]);
+}
+
+/*
  * key_texts returns the values of a source row's key as text.
  */
 static List *
@@ -37,13 +52,9 @@ key_texts(RehomeSieve *sieve, Datum *values, bool *nulls)
 		for (int i = 0; i < desc->natts; i++)
 		{
 			Form_pg_attribute att = TupleDescAttr(desc, i);
-			Oid			output;
-			bool		varlena;
 
-			if (att->attisdropped || strcmp(NameStr(att->attname), lfirst(lc)) != 0)
-				continue;
-			getTypeOutputInfo(att->atttypid, &output, &varlena);
-			texts = lappend(texts, nulls[i] ? NULL : OidOutputFunctionCall(output, values[i]));
+			if (!att->attisdropped && strcmp(NameStr(att->attname), lfirst(lc)) == 0)
+				texts = lappend(texts, value_text(desc, i, values, nulls));
 		}
 	return texts;
 }
@@ -131,13 +142,9 @@ identity(RehomeSieve *sieve, List *key, Datum *values, bool *nulls, char *hash)
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
-		Oid			output;
-		bool		varlena;
 
-		if (att->attisdropped || rehome_name_listed(redacted, NameStr(att->attname)))
-			continue;
-		getTypeOutputInfo(att->atttypid, &output, &varlena);
-		texts = lappend(texts, nulls[i] ? NULL : OidOutputFunctionCall(output, values[i]));
+		if (!att->attisdropped && !rehome_name_listed(redacted, NameStr(att->attname)))
+			texts = lappend(texts, value_text(desc, i, values, nulls));
 	}
 	hash_texts(texts, hash);
 	return true;

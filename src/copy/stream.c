@@ -21,9 +21,6 @@
 #include "util/spi.h"
 #include "utils/memutils.h"
 
-/* Rows fetched at once from a local cursor. */
-#define FETCH_ROWS 1000
-
 static void
 project(void *projector)
 {
@@ -156,7 +153,7 @@ rehome_stream_local(const char *select, RehomeMapping *mapping,
 	SPITupleTable *table;
 	int64		n = 0;
 
-	while ((table = rehome_cursor_fetch(cursor, FETCH_ROWS)) != NULL)
+	while ((table = rehome_cursor_fetch(cursor, REHOME_FETCH_ROWS)) != NULL)
 	{
 		for (uint64 i = 0; i < table->numvals; i++)
 		{

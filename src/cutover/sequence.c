@@ -14,9 +14,8 @@
  * setval() is not transactional.  At the target ALTER SEQUENCE ... RESTART
  * comes first: it gives the sequence a new file in this transaction, and
  * setval() then writes to that, so a rollback takes both back.  Before that it
- * is locked against nextval().  At the
- * source, where we may not own the sequence, setval() is left for the very
- * end, when the local transaction has committed and authority has left.
+ * is locked against nextval().  At the source, where we may not own the
+ * sequence, setval() is left for the very end, when the local transaction has committed and authority has left.
  *
  *-------------------------------------------------------------------------
  */

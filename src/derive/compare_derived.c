@@ -23,8 +23,6 @@
 #include "verify/discrepancy.h"
 #include "verify/verify.h"
 
-#define FETCH_ROWS 1000
-
 /*
  * mark_name returns a name that no column of the target has.
  */
@@ -121,7 +119,7 @@ compare(RehomeSlice *slice, RehomeDerivation *derivation, const char *snapshot, 
 		MemoryContext old;
 
 		rehome_become(&as, derivation->stated.owner);
-		table = rehome_cursor_fetch(cursor, FETCH_ROWS);
+		table = rehome_cursor_fetch(cursor, REHOME_FETCH_ROWS);
 		rehome_become_self(&as);
 		if (table == NULL)
 			break;

@@ -61,8 +61,6 @@
 #define DERIVE_KEYS 10000
 
 /* Rows fetched from a query at once. */
-#define FETCH_ROWS 1000
-
 /* A derivation that failed is tried again after this time. */
 #define RETRY_INTERVAL "30 seconds"
 
@@ -305,33 +303,23 @@ end_assignment(Assignment *assignment)
 }
 
 /*
- * rehome_store_query runs a stated query under the active snapshot and puts
- * its rows into a tuplestore, assigned to columns as desc has them, or as they
- * are when that is NULL.  Returns how many.
+ * store_assigned stores what a query returns, assigned to columns as desc has
+ * them.  Returns the number of rows.
  */
-int64
-rehome_store_query(const RehomeStated *stated, const char *sql, TupleDesc desc, Tuplestorestate *store)
+static int64
+store_assigned(const char *sql, TupleDesc desc, Tuplestorestate *store)
 {
-	int			level = rehome_stated_enter(stated);
 	Assignment	assignment = {NULL};
+	Portal		cursor = rehome_cursor_open(sql);
 	SPITupleTable *table;
-	RehomeAs	as;
-	Portal		cursor;
 	int64		n = 0;
 
-	rehome_become(&as, stated->owner);
-	cursor = rehome_cursor_open(sql);
-	while ((table = rehome_cursor_fetch(cursor, FETCH_ROWS)) != NULL)
+	while ((table = rehome_cursor_fetch(cursor, REHOME_FETCH_ROWS)) != NULL)
 	{
-		if (desc != NULL && assignment.estate == NULL)
+		if (assignment.estate == NULL)
 			begin_assignment(&assignment, CreateTupleDescCopy(table->tupdesc), desc);
 		for (uint64 i = 0; i < table->numvals; i++)
 		{
-			if (desc == NULL)
-			{
-				tuplestore_puttuple(store, table->vals[i]);
-				continue;
-			}
 			ExecForceStoreHeapTuple(table->vals[i], assignment.from, false);
 			tuplestore_puttupleslot(store, ExecProject(assignment.projection));
 			ResetPerTupleExprContext(assignment.estate);
@@ -343,6 +331,23 @@ rehome_store_query(const RehomeStated *stated, const char *sql, TupleDesc desc, 
 	if (assignment.estate != NULL)
 		end_assignment(&assignment);
 	SPI_cursor_close(cursor);
+	return n;
+}
+
+/*
+ * rehome_store_query runs a stated query under the active snapshot and puts
+ * its rows into a tuplestore, assigned to columns as desc has them, or as they
+ * are when that is NULL.  Returns how many.
+ */
+int64
+rehome_store_query(const RehomeStated *stated, const char *sql, TupleDesc desc, Tuplestorestate *store)
+{
+	int			level = rehome_stated_enter(stated);
+	RehomeAs	as;
+	int64		n;
+
+	rehome_become(&as, stated->owner);
+	n = desc == NULL ? rehome_rows_read(sql, store, NULL) : store_assigned(sql, desc, store);
 	rehome_become_self(&as);
 	rehome_stated_leave(level);
 	return n;

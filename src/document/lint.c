@@ -38,9 +38,6 @@
 #include "utils/rel.h"
 #include "utils/typcache.h"
 
-/* Rows fetched at once. */
-#define FETCH_ROWS 1000
-
 /* One rule being tried. */
 typedef struct Rule
 {
@@ -397,7 +394,7 @@ try_sample(RehomeLint *lint, RehomeMapping *mapping)
 	lint->rows = tuplestore_begin_heap(false, false, work_mem);
 	lint->nrows = 0;
 
-	while ((table = rehome_cursor_fetch(cursor, FETCH_ROWS)) != NULL)
+	while ((table = rehome_cursor_fetch(cursor, REHOME_FETCH_ROWS)) != NULL)
 	{
 		for (uint64 i = 0; i < table->numvals; i++)
 		{

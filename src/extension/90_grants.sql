@@ -1,5 +1,6 @@
--- Roles, and what each may do; nothing for PUBLIC but what partitions need.  Roles are shared by all
--- databases of the cluster, so they may exist already, and outlive us.
+-- Roles, and what each may do; nothing for PUBLIC but what partitions need.
+-- Roles are shared by all databases of the cluster, so they may exist already,
+-- and outlive us.
 
 DO $roles$
 DECLARE

@@ -24,7 +24,6 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/varlena.h"
 
 /* Of targets $1 (their OIDs). */
 static const char *const keys_query =
@@ -72,11 +71,10 @@ source_column(RehomeTableMap *map, const char *name)
 	foreach(lc, map->columns)
 	{
 		RehomeColumnMap *column = lfirst(lc);
-		List	   *names;
+		char	   *copied = rehome_copied_column(column);
 
 		if (strcmp(column->name, name) == 0)
-			return column->kind == REHOME_COPY && SplitIdentifierString(pstrdup(column->expression), '.', &names) ?
-				rehome_remote_column(rehome_remote_table(map->source), llast(names)) : NULL;
+			return copied ? rehome_remote_column(rehome_remote_table(map->source), copied) : NULL;
 	}
 	return NULL;
 }
@@ -203,6 +201,15 @@ reader_of(RehomeSlice *slice, Oid child, Oid parent)
 }
 
 /*
+ * rows_of returns a table as SQL, without others that inherit from it.
+ */
+static char *
+rows_of(Oid relid)
+{
+	return psprintf("%s%s", get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE ? "" : "ONLY ", rehome_relation_name(relid));
+}
+
+/*
  * orphans counts the rows without a parent: number, and the columns of one; NULL
  * when nobody may read both tables.
  */
@@ -213,34 +220,19 @@ orphans(RehomeSlice *slice, char **key)
 	Oid			parent = atooid(key[KEY_PARENT]);
 	Oid			reader = reader_of(slice, child, parent);
 	List	   *redacted = rehome_redacted_columns(atooid(key[KEY_CHILD_ROOT]));
-	List	   *operators = rehome_name_list(key[KEY_OPERATORS]);
-	bool		hidden = false;
-	StringInfoData example;
-	StringInfoData known;
-	StringInfoData same;
-	ListCell   *a;
-	ListCell   *b;
+	List	   *columns = rehome_name_list(key[KEY_COLUMNS]);
+	const char *example = psprintf("pg_catalog.concat_ws(', ', %s)", rehome_quote_list(columns, "c."));
+	ListCell   *lc;
 
 	if (!OidIsValid(reader))
 		return NULL;
-	initStringInfo(&example);
-	initStringInfo(&known);
-	initStringInfo(&same);
-	forboth(a, rehome_name_list(key[KEY_COLUMNS]), b, rehome_name_list(key[KEY_REF_COLUMNS]))
-	{
-		const char *column = quote_identifier(lfirst(a));
-
-		hidden = hidden || rehome_name_listed(redacted, lfirst(a));
-		appendStringInfo(&example, ", c.%s", column);
-		appendStringInfo(&known, "c.%s IS NOT NULL AND ", column);
-		appendStringInfo(&same, "%sp.%s %s c.%s", same.len ? " AND " : "", quote_identifier(lfirst(b)),
-						 (char *) list_nth(operators, foreach_current_index(a)), column);
-	}
+	foreach(lc, columns)
+		if (rehome_name_listed(redacted, lfirst(lc)))
+			example = "NULL::pg_catalog.text";
 	return rehome_spi_as(reader, true,
-						 psprintf("SELECT pg_catalog.count(*), pg_catalog.min(%s) FROM %s%s AS c WHERE %sNOT EXISTS (SELECT FROM %s%s AS p WHERE %s)",
-								  hidden ? "NULL::pg_catalog.text" : psprintf("pg_catalog.concat_ws(', '%s)", example.data),
-								  get_rel_relkind(child) == RELKIND_PARTITIONED_TABLE ? "" : "ONLY ", rehome_relation_name(child), known.data,
-								  get_rel_relkind(parent) == RELKIND_PARTITIONED_TABLE ? "" : "ONLY ", rehome_relation_name(parent), same.data))->value[0];
+						 psprintf("SELECT pg_catalog.count(*), pg_catalog.min(%s) FROM %s AS c WHERE %s", example, rows_of(child),
+								  rehome_without_parent(columns, rows_of(parent), rehome_name_list(key[KEY_REF_COLUMNS]),
+														rehome_name_list(key[KEY_OPERATORS]))))->value[0];
 }
 
 /*

@@ -344,9 +344,9 @@ rehome_spelled_alike(const char *a, const char *b)
 /*
  * rehome_changed_keys appends a subquery of the distinct keys changed since
  * a position, and of more (FROM items of "source"; char *), as key1, key2, ...,
- * in order; with gone_only those that may be without a row.  Two spellings of a key are two
- * keys where spelled (counted from 0, as rehome_mapping_source_spelled() has them)
- * says so.
+ * in order; with gone_only those that may be without a row.  Two spellings of a
+ * key are two keys where spelled (counted from 0, as
+ * rehome_mapping_source_spelled() has them) says so.
  */
 void
 rehome_changed_keys(StringInfo sql, RehomeMigration *migration, RehomeTableMap *map,

@@ -474,7 +474,7 @@ rehome_run_checks(PG_FUNCTION_ARGS)
 	if (names != NULL)
 		foreach(lc, rehome_name_list(names))
 			(void) require_check(migration, lfirst(lc));
-	foreach(lc, rehome_slices_named(migration, PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1))))
+	foreach(lc, rehome_slices_named(migration, REHOME_ARG_NAME(1)))
 		n += rehome_checks_run(&call, &sink, lfirst(lc), names);
 	if (n == 0)
 		ereport(NOTICE,

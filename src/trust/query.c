@@ -360,7 +360,7 @@ rehome_run_queries(PG_FUNCTION_ARGS)
 	if (names != NULL)
 		foreach(lc, rehome_name_list(names))
 			require_query(migration, lfirst(lc));
-	foreach(lc, rehome_slices_named(migration, PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1))))
+	foreach(lc, rehome_slices_named(migration, REHOME_ARG_NAME(1)))
 		n += rehome_queries_run(&call, &sink, lfirst(lc), names, PG_GETARG_INT32(3));
 	if (n == 0)
 		ereport(NOTICE,

@@ -28,7 +28,6 @@
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
-#include "utils/varlena.h"
 
 /* Rows without a parent that are named for one foreign key. */
 #define MAX_ORPHANS 20
@@ -95,13 +94,9 @@ facts_array(RehomeRows *rows)
 static const char *
 column_of(RehomeSlice *slice, RehomeTableMap *map, RehomeColumnMap *column)
 {
-	List	   *names;
+	const char *name = rehome_copied_column(column);
 
-	if (column->kind != REHOME_COPY)
-		return NULL;
-	if (!SplitIdentifierString(pstrdup(column->expression), '.', &names))
-		return NULL;
-	return slice->migration->live ? rehome_remote_column(rehome_remote_table(map->source), llast(names)) : llast(names);
+	return name != NULL && slice->migration->live ? rehome_remote_column(rehome_remote_table(map->source), name) : name;
 }
 
 /*
@@ -174,29 +169,23 @@ put_orphans(RehomeSink *sink, RehomeSlice *slice, List *maps, char **difference)
 	RehomeTableMap *child = list_nth(maps, rehome_int(difference[DIFF_N]));
 	RehomeTableMap *parent = list_nth(maps, rehome_int(difference[DIFF_REF]));
 	StringInfoData key;
-	StringInfoData known;
-	StringInfoData same;
+	List	   *columns = rehome_name_list(difference[DIFF_COLUMNS]);
+	List	   *refs = rehome_name_list(difference[DIFF_REF_COLUMNS]);
 	RehomeRows *rows;
 	ListCell   *a;
 	ListCell   *b;
 
 	initStringInfo(&key);
-	initStringInfo(&known);
-	initStringInfo(&same);
 	foreach(a, child->key)
 		appendStringInfo(&key, "%s%s, c.%s", key.len ? ", " : "", quote_literal_cstr(lfirst(a)), quote_identifier(lfirst(a)));
-	forboth(a, rehome_name_list(difference[DIFF_COLUMNS]), b, rehome_name_list(difference[DIFF_REF_COLUMNS]))
-	{
+	forboth(a, columns, b, refs)
 		if (get_attnum(child->target, lfirst(a)) == InvalidAttrNumber ||
 			get_attnum(parent->target, lfirst(b)) == InvalidAttrNumber)
 			return 0;
-		appendStringInfo(&known, "c.%s IS NOT NULL AND ", quote_identifier(lfirst(a)));
-		appendStringInfo(&same, "%sp.%s = c.%s", same.len ? " AND " : "", quote_identifier(lfirst(b)), quote_identifier(lfirst(a)));
-	}
 	rows = rehome_spi_as(slice->migration->owner, true,
-						 psprintf("SELECT pg_catalog.jsonb_build_object(%s) FROM %s AS c WHERE %sNOT EXISTS (SELECT FROM %s AS p WHERE %s)"
-								  " ORDER BY 1 LIMIT %d", key.data, rehome_relation_name(child->target), known.data,
-								  rehome_relation_name(parent->target), same.data, MAX_ORPHANS));
+						 psprintf("SELECT pg_catalog.jsonb_build_object(%s) FROM %s AS c WHERE %s ORDER BY 1 LIMIT %d", key.data,
+								  rehome_relation_name(child->target),
+								  rehome_without_parent(columns, rehome_relation_name(parent->target), refs, NIL), MAX_ORPHANS));
 	for (int i = 0; i < rows->n; i++)
 		rehome_sink_put(sink, (char *[]) {difference[DIFF_OBJECT], "orphan", NULL, rows->value[i][0], "f", NULL});
 	return rows->n;
@@ -307,7 +296,7 @@ rehome_structure(PG_FUNCTION_ARGS)
 
 	rehome_sink_begin(&sink, fcinfo);
 	rehome_call_begin(&call, fcinfo);
-	slices = rehome_slices_get(rehome_migration_argument(fcinfo), PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1)));
+	slices = rehome_slices_get(rehome_migration_argument(fcinfo), REHOME_ARG_NAME(1));
 	foreach(lc, PG_ARGISNULL(1) ? slices_told(slices) : slices)
 		compare_slice(&sink, lfirst(lc));
 	rehome_call_end(&call);

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "lib/stringinfo.h"
 #include "util/name.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -90,4 +91,30 @@ rehome_name_array(List *names)
 	}
 	array = construct_md_array(elems, nulls, n > 0 ? 1 : 0, &n, &lower_bound, TEXTOID, -1, false, TYPALIGN_INT);
 	return OidOutputFunctionCall(F_ARRAY_OUT, PointerGetDatum(array));
+}
+
+/*
+ * rehome_without_parent returns the condition that a row "c" has a foreign key of
+ * these columns, and no row with the columns it refers to is in parent, as SQL
+ * names it.  operators: of each, of the parent's column with that of c; NIL: =.
+ */
+char *
+rehome_without_parent(List *columns, const char *parent, List *refs, List *operators)
+{
+	StringInfoData known;
+	StringInfoData same;
+	ListCell   *a;
+	ListCell   *b;
+
+	initStringInfo(&known);
+	initStringInfo(&same);
+	forboth(a, columns, b, refs)
+	{
+		const char *column = quote_identifier(lfirst(a));
+
+		appendStringInfo(&known, "c.%s IS NOT NULL AND ", column);
+		appendStringInfo(&same, "%sp.%s %s c.%s", same.len > 0 ? " AND " : "", quote_identifier(lfirst(b)),
+						 operators ? (char *) list_nth(operators, foreach_current_index(a)) : "=", column);
+	}
+	return psprintf("%sNOT EXISTS (SELECT FROM %s AS p WHERE %s)", known.data, parent, same.data);
 }

@@ -14,5 +14,6 @@ extern char *rehome_relation_name(Oid relid);
 extern List *rehome_name_list(const char *array);
 extern bool rehome_name_listed(List *names, const char *name);
 extern char *rehome_name_array(List *names);
+extern char *rehome_without_parent(List *columns, const char *parent, List *refs, List *operators);
 
 #endif							/* REHOME_NAME_H */

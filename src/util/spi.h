@@ -30,6 +30,9 @@ extern RehomeRows *rehome_spi_read_kept(SPIPlanPtr *plan, const char *sql, const
 extern RehomeRows *rehome_spi_as(Oid role, bool read_only, const char *sql);
 extern char *rehome_spi_value(const char *sql, const char *signature,...);
 
+/* Rows to fetch at once, unless they are known to be large. */
+#define REHOME_FETCH_ROWS 1000
+
 extern Portal rehome_cursor_open(const char *sql);
 extern SPITupleTable *rehome_cursor_fetch(Portal cursor, long n);
 

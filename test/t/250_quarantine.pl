@@ -16,6 +16,20 @@ my $pair = new_pair();
 my ($source, $target) = ($pair->source, $pair->target);
 
 sub call { my ($sql) = @_; return $pair->sql_target($sql, timeout => $PostgreSQL::Test::Utils::timeout_default) }
+
+# copy_quarantining NAME, REASON: copies table NAME of schema old to that of schema
+# new, by a migration of that name, with what is refused in quarantine.
+sub copy_quarantining
+{
+	my ($name, $reason) = @_;
+	$pair->import_foreign_schema('old', $name, $name);
+	return $pair->sql_target(qq{
+		SELECT rehome.create_migration('$name', 'src', '$reason');
+		SELECT rehome.add_table('$name', '$name.$name', 'new.$name');
+		SELECT rehome.set_table_rule('$name', 'new.$name', on_error => 'quarantine');
+		CALL rehome.copy('$name')});
+}
+
 sub quarantined { return $pair->sql_target(q{SELECT coalesce(string_agg(source_key->>'id' || ' ' || coalesce(rule, '?') || ' ' || sqlstate, ', ' ORDER BY (source_key->>'id')::int), 'none') FROM rehome.quarantine WHERE NOT accepted}) }
 
 $pair->sql_source(q{
@@ -472,12 +486,7 @@ $pair->sql_source(q{CREATE EXTENSION ltree; CREATE EXTENSION isn;
 	CREATE TABLE old.node (path ltree, isbn isbn, code integer, PRIMARY KEY (path, isbn));
 	INSERT INTO old.node VALUES ('a.b', '0-393-04002-X', 1), ('a.c', '0-393-04002-X', 1), ('a.d', '0-393-04002-X', 2)});
 $pair->sql_target(q{CREATE EXTENSION ltree; CREATE EXTENSION isn; CREATE TABLE new.node (path ltree, isbn isbn, code integer UNIQUE, PRIMARY KEY (path, isbn))});
-$pair->import_foreign_schema('old', 'node', 'node');
-$pair->sql_target(q{
-	SELECT rehome.create_migration('node', 'src', 'keys of other types');
-	SELECT rehome.add_table('node', 'node.node', 'new.node');
-	SELECT rehome.set_table_rule('node', 'new.node', on_error => 'quarantine');
-	CALL rehome.copy('node')});
+copy_quarantining('node', 'keys of other types');
 my $nodes = q{SELECT concat_ws(' / ', (SELECT string_agg(path::text || ' ' || code, ', ' ORDER BY path) FROM new.node),
 	(SELECT string_agg(source_key->>'path' || ' ' || sqlstate, ', ' ORDER BY source_key) FROM rehome.quarantine WHERE migration = 'node'))};
 is($pair->sql_target($nodes), 'a.b 1, a.d 2 / a.c 23505', 'one row is refused');
@@ -494,12 +503,7 @@ $pair->sql_target(q{CALL rehome.cancel('node')});
 
 $pair->sql_source(q{CREATE TABLE old.able (id integer PRIMARY KEY, v integer); INSERT INTO old.able VALUES (1, 1), (2, 2)});
 $pair->sql_target(q{CREATE TABLE new.able (id integer PRIMARY KEY, v integer)});
-$pair->import_foreign_schema('old', 'able', 'able');
-$pair->sql_target(q{
-	SELECT rehome.create_migration('able', 'src', 'what is not supported');
-	SELECT rehome.add_table('able', 'able.able', 'new.able');
-	SELECT rehome.set_table_rule('able', 'new.able', on_error => 'quarantine');
-	CALL rehome.copy('able')});
+copy_quarantining('able', 'what is not supported');
 $pair->sql_target(q{
 	CREATE FUNCTION new.unable() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE feature_not_supported; END';
 	CREATE TRIGGER unable BEFORE UPDATE ON new.able FOR EACH ROW EXECUTE FUNCTION new.unable();
@@ -517,12 +521,7 @@ $pair->sql_target(q{CALL rehome.cancel('able')});
 $pair->sql_source(q{CREATE TABLE old.nameless (a integer UNIQUE, b text);
 	INSERT INTO old.nameless VALUES (1, 'x'), (NULL, 'p'), (NULL, 'q'), (NULL, 'q'), (NULL, 'r')});
 $pair->sql_target(q{CREATE TABLE new.nameless (a integer PRIMARY KEY, b text)});
-$pair->import_foreign_schema('old', 'nameless', 'nameless');
-$pair->sql_target(q{
-	SELECT rehome.create_migration('nameless', 'src', 'keys that are null');
-	SELECT rehome.add_table('nameless', 'nameless.nameless', 'new.nameless');
-	SELECT rehome.set_table_rule('nameless', 'new.nameless', on_error => 'quarantine');
-	CALL rehome.copy('nameless')});
+copy_quarantining('nameless', 'keys that are null');
 my $nameless = q{SELECT concat_ws(' / ', (SELECT string_agg(a || ' ' || b, ', ' ORDER BY a) FROM new.nameless),
 	(SELECT string_agg(concat_ws(' ', source_row ->> 'a', source_row ->> 'b', CASE WHEN accepted THEN 'accepted' END), ', ' ORDER BY source_row) FROM rehome.quarantine WHERE migration = 'nameless'))};
 my $counted = q{SELECT string_agg(concat_ws(' ', source_rows, target_rows, quarantined, ok), ', ') FROM (VALUES ('rows'), ('hash'), ('count')) AS m(mode), rehome.verify('nameless', mode => m.mode)};
@@ -548,12 +547,7 @@ $pair->sql_target(q{CALL rehome.cancel('nameless')});
 
 $pair->sql_source(q{CREATE TABLE old.huge (id integer PRIMARY KEY, n integer, doc text); INSERT INTO old.huge VALUES (1, 1, 'short')});
 $pair->sql_target(q{CREATE TABLE new.huge (id integer PRIMARY KEY, n integer CHECK (n > 0), doc text)});
-$pair->import_foreign_schema('old', 'huge', 'huge');
-$pair->sql_target(q{
-	SELECT rehome.create_migration('huge', 'src', 'large values');
-	SELECT rehome.add_table('huge', 'huge.huge', 'new.huge');
-	SELECT rehome.set_table_rule('huge', 'new.huge', on_error => 'quarantine');
-	CALL rehome.copy('huge')});
+copy_quarantining('huge', 'large values');
 $pair->sql_source(q{INSERT INTO old.huge VALUES (2, -2, repeat('x', 270000000)), (3, -3, repeat('y', 3000000)), (4, 4, 'last')});
 is((sqlstate_of($target, q{CALL rehome.sync('huge')}))[0], '00000', 'a batch with a row that jsonb has no place for');
 is($pair->sql_target(q{SELECT string_agg(concat_ws(' ', source_row ->> 'id', source_row ->> 'n', CASE WHEN length(source_row ->> 'doc') > 100000 THEN length(source_row ->> 'doc')::text ELSE right(source_row ->> 'doc', 30) END), ', ' ORDER BY source_key)
@@ -572,12 +566,7 @@ SKIP:
 	skip 'how much memory a process has had is known on Linux', 4 unless -r '/proc/self/status';
 	$pair->sql_source(q{CREATE TABLE old.bulk (id integer PRIMARY KEY, v integer)});
 	$pair->sql_target(q{CREATE TABLE new.bulk (id integer PRIMARY KEY, v integer UNIQUE)});
-	$pair->import_foreign_schema('old', 'bulk', 'bulk');
-	$pair->sql_target(q{
-		SELECT rehome.create_migration('bulk', 'src', 'many of them');
-		SELECT rehome.add_table('bulk', 'bulk.bulk', 'new.bulk');
-		SELECT rehome.set_table_rule('bulk', 'new.bulk', on_error => 'quarantine');
-		CALL rehome.copy('bulk')});
+	copy_quarantining('bulk', 'many of them');
 	$pair->sql_source(q{INSERT INTO old.bulk SELECT i, 1 FROM generate_series(1, 4001) AS i});
 	my $peak = q{SELECT substring(pg_read_file('/proc/' || pg_backend_pid() || '/status') FROM 'VmHWM:\s+(\d+) kB')::int / 1024};
 	my $bulk = q{SELECT (SELECT count(*) FROM new.bulk) || ' ' || count(*) FROM rehome.quarantine WHERE migration = 'bulk'};
