@@ -420,13 +420,15 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 
 		if (moved)
 		{
-			rehome_spi("UPDATE rehome.table_map SET target_parts = $2 WHERE id = $1", "it", map->id, parts);
+			/* what a rollback commits here, before the source commits, is not what it has */
+			if (!keep_open)
+				rehome_spi("UPDATE rehome.table_map SET target_parts = $2 WHERE id = $1", "it", map->id, parts);
 			rehome_touched_mark(slice, list_make1(map));
 			rehome_touched_all(map, "partitions of the target came or went since");
 		}
 		if (!moved && !rehome_target_changed(map, from))
 			continue;
-		if (moved)
+		if (moved && !keep_open)
 			map->target_parts = MemoryContextStrdup(GetMemoryChunkContext(map), parts);
 		ret = palloc0(sizeof(RehomeReturn));
 		ret->since = from;

@@ -173,4 +173,31 @@ is((sqlstate_of($target, q{CALL rehome.sync('q')}, 'parts'))[0], 'RH009', 'no gu
 $pair->sql_target(q{SELECT rehome.resume_table('q', 'own')});
 own(q{SELECT 1}, 'no guard on a partition', notes => 0);
 
+# Attached before a rollback whose COMMIT fails at the source: what recover brings
+# there has its rows, too.
+$pair->sql_target(q{CALL rehome.cutover('q')});
+$pair->sql_source(q{CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no COMMIT here'; END$$;
+	CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON rehome_source.slice DEFERRABLE INITIALLY DEFERRED
+		FOR EACH ROW WHEN (OLD.authority <> NEW.authority) EXECUTE FUNCTION refuse();
+	ALTER TABLE rehome_source.slice ENABLE ALWAYS TRIGGER refuse});
+# In one transaction, or the worker brings it before the rollback; what the worker
+# does first is to give it the triggers of the others.
+$pair->sql_target(q{BEGIN; CREATE TABLE own_7 (LIKE own INCLUDING ALL); INSERT INTO own_7 VALUES (700, '2024-01-09', 'attached');
+	ALTER TABLE own ATTACH PARTITION own_7 FOR VALUES FROM ('2024-01-09') TO ('2024-01-10');
+	DO $$ DECLARE t record; BEGIN
+		FOR t IN SELECT tgname, replace(pg_get_triggerdef(oid), 'own_3', 'own_7') AS def, tgenabled FROM pg_trigger WHERE tgrelid = 'own_3'::regclass AND tgparentid = 0 AND NOT tgisinternal LOOP
+			EXECUTE t.def;
+			EXECUTE format('ALTER TABLE own_7 %s TRIGGER %I', CASE t.tgenabled WHEN 'A' THEN 'ENABLE ALWAYS' WHEN 'D' THEN 'DISABLE' ELSE 'ENABLE' END, t.tgname);
+		END LOOP; END $$;
+	CALL rehome.rollback('q'); COMMIT});
+is($pair->sql_target(q{SELECT state FROM rehome.status WHERE migration = 'q'}),
+	'rolling_back', 'the source did not commit: nobody has authority');
+$pair->sql_source('DROP TRIGGER refuse ON rehome_source.slice');
+$pair->sql_target(q{CALL rehome.recover('q')});
+is($pair->sql_source(q{SELECT v FROM own WHERE id = 700}), 'attached', 'rolled back after all, with what was attached before');
+$pair->sql_source(q{UPDATE own SET v = 'on' WHERE id = 700});
+$pair->sql_target(q{CALL rehome.sync('q')});
+same_content($pair, ['own'], 'and then it goes on from the source');
+is($pair->sql_target(q{SELECT bool_and(ok) FROM rehome.verify('q')}), 't', 'as a verification finds it');
+
 done_testing();
