@@ -7,7 +7,7 @@
 #   ok($pair->wait_for_state('m', 'syncing'), 'in sync');
 #   same_content($pair, $pair->shop_tables, 'all of the shop');
 #
-# The clusters are PostgreSQL::Test::Cluster objects and stay usable as such.
+# The clusters are PostgreSQL::Test::Cluster objects (RehomeNode) and stay usable as such.
 # The functions that touch only one of them take it as their first argument.
 package RehomeTest;
 
@@ -21,6 +21,7 @@ use File::Basename;
 use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use RehomeNode;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
@@ -125,7 +126,7 @@ sub new_pair
 
 	for my $side (qw(source target))
 	{
-		my $node = PostgreSQL::Test::Cluster->new("$option{prefix}$side",
+		my $node = RehomeNode->new("$option{prefix}$side",
 			$side eq 'source' && $ENV{SOURCE_PG_BINDIR} ? (install_path => dirname($ENV{SOURCE_PG_BINDIR})) : ());
 		# Whatever the caller's locale: the fixtures need UTF-8.
 		$node->init(extra => [ '--no-locale', '-E', 'UTF8' ], %{ $option{init} });
