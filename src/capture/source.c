@@ -49,14 +49,21 @@ rehome_source_identity(RehomeConn *conn)
 
 /*
  * rehome_slice_connect connects to a slice's source and makes sure that it is
- * the one it began with.
+ * the one it began with, and that we are not in our own way there.
  */
 RehomeConn *
 rehome_slice_connect(RehomeSlice *slice, const char *purpose)
 {
-	RehomeConn *conn = rehome_migration_connect(slice->migration,
-												psprintf("%s %s/%s", purpose, slice->migration->name, slice->name));
+	RehomeConn *conn;
 
+	if (rehome_conn_moves(slice->id))
+		ereport(ERROR,
+				errcode(ERRCODE_REHOME_ILLEGAL_STATE),
+				errmsg("authority over slice \"%s\" of migration \"%s\" moves with the end of this transaction",
+					   slice->name, slice->migration->name),
+				errhint("COMMIT first, or ROLLBACK."));
+	conn = rehome_migration_connect(slice->migration,
+									psprintf("%s %s/%s", purpose, slice->migration->name, slice->name));
 	rehome_source_check_identity(conn, slice);
 	return conn;
 }

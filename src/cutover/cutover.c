@@ -371,7 +371,7 @@ switch_over(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way,
 	rehome_freeze_check(freeze, "the switch");
 	rehome_position_flush();	/* recover asks what became of this transaction */
 	rehome_commit_durably();
-	rehome_conn_commit_before_local(conn,
+	rehome_conn_commit_before_local(conn, slice->id,
 									psprintf("BEGIN; SELECT rehome_source.set_fence(%s, %d, false, ''); COMMIT",
 											 quote_literal_cstr(migration->token), slice->id));
 }

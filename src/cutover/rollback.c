@@ -204,7 +204,7 @@ rehome_rollback_slice(RehomeCall *call, RehomeSlice *slice)
 	freeze.event = rehome_last_event();
 	rehome_worker_request(slice);
 	rehome_freeze_check(&freeze, "the switch");
-	rehome_conn_commit_after_local(conn, tail);
+	rehome_conn_commit_after_local(conn, slice->id, tail);
 	if (call->nonatomic)
 	{
 		rehome_call_commit(call);

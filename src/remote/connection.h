@@ -59,8 +59,9 @@ extern void rehome_conn_rollback(RehomeConn *conn);
  * right after the local commit (the source gets authority back), with tail
  * run just before.  Each takes the connection over.
  */
-extern void rehome_conn_commit_before_local(RehomeConn *conn, const char *undo);
-extern void rehome_conn_commit_after_local(RehomeConn *conn, const char *tail);
+extern void rehome_conn_commit_before_local(RehomeConn *conn, int slice, const char *undo);
+extern void rehome_conn_commit_after_local(RehomeConn *conn, int slice, const char *tail);
+extern bool rehome_conn_moves(int slice);
 
 /* What a query would return. */
 extern void rehome_conn_describe(RehomeConn *conn, const char *sql, int nfields,

@@ -32,6 +32,7 @@ struct RehomeConn
 	int			open_level;		/* nest level at which it was opened */
 	int			xact_level;		/* nest level of its transaction, 0: none */
 	RehomeEnding ending;
+	int			slice;			/* whose authority moves with it, unless EXPLICIT */
 	bool		commit_sent;	/* COMMIT is on its way or done */
 	bool		committed;		/* the source said so */
 	char	   *undo;			/* run when the local commit fails after ours */

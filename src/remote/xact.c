@@ -67,13 +67,15 @@ rehome_conn_close_all(void)
 
 /*
  * rehome_conn_commit_before_local hands the open transaction to the local
- * commit, which it precedes.  undo is SQL that takes it back.
+ * commit, which it precedes.  undo is SQL that takes it back; slice is the ID of
+ * the one whose authority moves.
  */
 void
-rehome_conn_commit_before_local(RehomeConn *conn, const char *undo)
+rehome_conn_commit_before_local(RehomeConn *conn, int slice, const char *undo)
 {
 	Assert(conn->xact_level > 0);
 	conn->ending = REHOME_END_BEFORE_LOCAL;
+	conn->slice = slice;
 	conn->undo = MemoryContextStrdup(TopMemoryContext, undo);
 }
 
@@ -82,11 +84,32 @@ rehome_conn_commit_before_local(RehomeConn *conn, const char *undo)
  * commit, which it follows.  tail is SQL run right before its COMMIT.
  */
 void
-rehome_conn_commit_after_local(RehomeConn *conn, const char *tail)
+rehome_conn_commit_after_local(RehomeConn *conn, int slice, const char *tail)
 {
 	Assert(conn->xact_level > 0);
 	conn->ending = REHOME_END_AFTER_LOCAL;
+	conn->slice = slice;
 	conn->tail = MemoryContextStrdup(TopMemoryContext, tail);
+}
+
+/*
+ * rehome_conn_moves tells whether authority over a slice moves when the local
+ * transaction commits.  What is asked of the source before would wait, for ever,
+ * for the transaction there that does it.
+ */
+bool
+rehome_conn_moves(int slice)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &connections)
+	{
+		RehomeConn *conn = dlist_container(RehomeConn, node, iter.cur);
+
+		if (conn->ending != REHOME_END_EXPLICIT && conn->slice == slice)
+			return true;
+	}
+	return false;
 }
 
 /*
