@@ -20,7 +20,7 @@ use parent 'PostgreSQL::Test::Cluster';
 use Digest::MD5 qw(md5_hex);
 use File::Path qw(rmtree);
 use IPC::Run;
-use PostgreSQL::Test::Utils;
+use PostgreSQL::Test::Utils ();
 use Time::HiRes qw(usleep);
 
 my $mark = 'RehomeNode has had the answer';
