@@ -20,6 +20,7 @@ use parent 'PostgreSQL::Test::Cluster';
 use Digest::MD5 qw(md5_hex);
 use File::Path qw(rmtree);
 use IPC::Run;
+use List::Util qw(min);
 use PostgreSQL::Test::Utils ();
 use Time::HiRes qw(usleep);
 
@@ -111,9 +112,13 @@ sub _ask_kept
 			'<', \$kept->{in}, '>', \$kept->{out}, '2>', \$kept->{err}, $kept->{timeout});
 	}
 	my ($connected, $answered, $done) = map { "$mark $_\n" } 1 .. 3;
+	$before .= "SELECT pg_backend_pid();\n\\warn $connected";
 	# What it says once it is told to end is not for the server's log.
-	$kept->{in} = "${before}SELECT pg_backend_pid();\n\\warn $connected$sql\n;\n\\warn $answered"
+	$kept->{in} = "$before$sql\n;\n\\warn $answered"
 	  . "\\unset ON_ERROR_STOP\nSET log_min_messages = panic;\n\\echo $done\\warn $done";
+	my $lines_before = ($kept->{lines} // 0) + ($before =~ tr/\n//);
+	my $lines        = 1 + ($sql =~ s/\n\z//r =~ tr/\n//);
+	$kept->{lines} += $kept->{in} =~ tr/\n//;
 	$kept->{timeout}->start;
 	my $is_done = sub { _ends($kept->{out}, $done) && _ends($kept->{err}, $done) };
 	$kept->{run}->pump while $kept->{run}->pumpable && !$is_done->();
@@ -124,7 +129,12 @@ sub _ask_kept
 	{
 		my ($pid) = $out =~ /^(\d+)\n/ or die "psql did not say with whom it speaks: $out";
 		kill 'TERM', $pid;
-		usleep(500) while kill 0, $pid;
+		my $limit = time + $PostgreSQL::Test::Utils::timeout_default;
+		while (kill 0, $pid)
+		{
+			die "session $pid does not end" if time > $limit;
+			usleep(500);
+		}
 	}
 	else
 	{
@@ -139,6 +149,7 @@ sub _ask_kept
 	$out =~ s/^\d+\n//;
 	$out =~ s/\Q$done\E\z//;
 	$err =~ s/\Q$answered\E.*\z//s;
+	$err =~ s/^psql:<stdin>:\K(\d+)/min($1 - $lines_before, $lines)/gem;
 	return ($status, $out, $err);
 }
 
