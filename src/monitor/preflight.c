@@ -206,7 +206,11 @@ check_source_table(List *findings, RehomeTableMap *map, char **fact, const char 
 								  psprintf("no unique index stands on (%s): rows that share a key cannot be told apart",
 										   rehome_quote_list(map->source_key, "")),
 								  "Create a unique index, or choose another key.");
-	if (!rehome_bool(fact[FACT_OWNED]))
+	if (rehome_bool(fact[FACT_SUBSCRIBED]))
+		findings = rehome_finding(findings, "source", "error", name,
+								  "a subscription writes to it, in replica role, which neither capture nor fence see, since the connecting role does not own the table",
+								  psprintf("GRANT the owner to %s; or drop the subscription, or move the table from where that gets it.", role));
+	else if (!rehome_bool(fact[FACT_OWNED]))
 		findings = rehome_finding(findings, "source", "warning", name,
 								  "capture does not see writes of sessions in replica role, since the connecting role does not own the table",
 								  psprintf("Avoid session_replication_role = replica there, or GRANT the owner to %s.", role));

@@ -79,6 +79,52 @@ same_content($pair, \@content, 'the same content, by one way');
 call(q{CALL rehome.cancel('m')}, 'cancelled');
 call(q{SELECT rehome.drop_migration('m')}, 'dropped');
 
+# A subscription that writes to a source: in replica role, where only triggers that
+# are ENABLE ALWAYS fire, and to make them that is for the owner.
+$pair->sql_source(q{CREATE DATABASE upstream});
+my $fed = q{CREATE SCHEMA fed; CREATE TABLE fed.plain (id int PRIMARY KEY, v text);
+	CREATE TABLE fed.parted (id int PRIMARY KEY, v text) PARTITION BY RANGE (id); CREATE TABLE fed.parted_1 PARTITION OF fed.parted FOR VALUES FROM (0) TO (1000)};
+$source->safe_psql('upstream', "$fed; CREATE PUBLICATION feed FOR TABLE fed.plain, fed.parted_1");
+$source->safe_psql('upstream', q{SELECT pg_create_logical_replication_slot('feed', 'pgoutput')});
+$pair->sql_source($fed);
+$pair->sql_target($fed);
+$pair->grant_source('fed');
+$pair->import_foreign_schema('fed', 'fed_far', 'plain', 'parted');
+my $upstream  = $source->connstr('upstream') =~ s/'/''/gr;
+my $subscribe = qq{CREATE SUBSCRIPTION feed CONNECTION '$upstream' PUBLICATION feed WITH (create_slot = false, slot_name = 'feed', copy_data = false)};
+my $missed    = q{SELECT coalesce(string_agg(severity || ' ' || object, ', ' ORDER BY object), 'none') FROM rehome.preflight('fed') WHERE detail LIKE 'a subscription writes to it%'};
+$pair->sql_target(q{SELECT rehome.create_migration('fed', 'src', 'a source that is fed'); SELECT rehome.add_schema('fed', 'fed_far', 'fed')});
+is($pair->sql_target($missed), 'none', 'no subscription yet');
+call(q{CALL rehome.copy('fed')}, 'copied');
+$pair->sql_source($subscribe);
+is((sqlstate_of($target, q{CALL rehome.sync('fed')}))[0], 'RH009', 'fed by a subscription since');
+is($pair->sql_target(q{SELECT string_agg(target || ': ' || reason, E'\n' ORDER BY target::text) FROM rehome.table_map WHERE paused}), <<'END' =~ s/\n\z//r, 'both tables are paused');
+fed.parted: at the source a subscription writes to the table, which the connecting role does not own: its triggers do not fire for that
+fed.plain: at the source the table is a part of another one, has parts itself, or is fed by a subscription since: its triggers for each statement do not see all writes
+END
+for my $table (qw(fed.plain fed.parted))
+{
+	is((sqlstate_of($target, "SELECT rehome.resume_table('fed', '$table')"))[0], '42501', "$table is not resumed by a role that does not own it");
+}
+is($pair->sql_target($missed), 'error fed.parted, error fed.plain', 'preflight tells');
+my $owner = $pair->sql_source('SELECT current_user');
+$pair->sql_source(qq{GRANT "$owner" TO rehome_src});
+is($pair->sql_target($missed), 'none', 'nothing to tell of who owns them');
+call(q{SELECT rehome.resume_table('fed', 'fed.plain'), rehome.resume_table('fed', 'fed.parted')}, 'resumed by one');
+call(q{CALL rehome.sync('fed')}, 'in sync');
+$source->safe_psql('upstream', q{INSERT INTO fed.plain VALUES (1, 'fed'); INSERT INTO fed.parted VALUES (1, 'fed')});
+ok(wait_until($source, q{SELECT (SELECT count(*) FROM fed.plain) + (SELECT count(*) FROM fed.parted) = 2}), 'fed');
+call(q{CALL rehome.sync('fed')}, 'in sync with what was');
+same_content($pair, [qw(fed.plain fed.parted)], 'what a subscription wrote');
+call(q{CALL rehome.cutover('fed')}, 'cut over');
+my $from = -s $source->logfile;
+$source->safe_psql('upstream', q{INSERT INTO fed.plain VALUES (2, 'late')});
+$source->wait_for_log(qr/ERROR:  table "fed\.plain"/, $from);
+$pair->sql_source(q{ALTER SUBSCRIPTION feed DISABLE; ALTER SUBSCRIPTION feed SET (slot_name = NONE); DROP SUBSCRIPTION feed});
+is($pair->sql_source(q{SELECT count(*) FROM fed.plain}), '1', 'the fence keeps it out');
+call(q{CALL rehome.complete('fed')}, 'completed');
+$pair->sql_source(qq{REVOKE "$owner" FROM rehome_src; DROP SCHEMA rehome_source CASCADE});
+
 # The key of a target may be another index than the one its rows are published by.
 my $loose = q{CREATE TABLE app.loose (id int PRIMARY KEY, v text)};
 $pair->sql_source(qq{$loose; INSERT INTO app.loose SELECT i, 'v' || i FROM generate_series(1, 10) i});

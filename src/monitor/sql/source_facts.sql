@@ -35,7 +35,8 @@ SELECT t.n - 1 AS n,
             UNION ALL
             SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.relid)
         SELECT up.relid::regclass::text FROM up
-         WHERE up.relid IN (SELECT rel FROM t) LIMIT 1) AS mapped_parent
+         WHERE up.relid IN (SELECT rel FROM t) LIMIT 1) AS mapped_parent,
+       coalesce(parts.subscribed, false) OR EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = c.oid AND NOT pg_has_role(c.relowner, 'USAGE')) AS subscribed
   FROM t
   LEFT JOIN pg_class c ON c.oid = t.rel
   LEFT JOIN LATERAL (
@@ -45,6 +46,7 @@ SELECT t.n - 1 AS n,
             SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.relid)
         SELECT string_agg(p.oid::regclass::text, ', ')
                    FILTER (WHERE NOT (has_table_privilege(p.oid, 'SELECT') AND has_table_privilege(p.oid, 'TRIGGER'))) AS unreadable,
-               string_agg(p.oid::regclass::text, ', ') FILTER (WHERE p.relkind = 'f') AS elsewhere
+               string_agg(p.oid::regclass::text, ', ') FILTER (WHERE p.relkind = 'f') AS elsewhere,
+               bool_or(NOT pg_has_role(p.relowner, 'USAGE') AND EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = p.oid)) AS subscribed
           FROM tree JOIN pg_class p ON p.oid = tree.relid) AS parts ON c.relkind = 'p'
  ORDER BY t.n

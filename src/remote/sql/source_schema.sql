@@ -385,9 +385,9 @@ RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $finge
                               FROM pg_trigger t
                              WHERE t.tgname LIKE 'rehome\_%\_' || token || '\_%'), '')
                || coalesce((SELECT string_agg(r.oid::text, ',' ORDER BY r.oid)
-                              FROM (SELECT inhrelid FROM pg_inherits UNION SELECT inhparent FROM pg_inherits
-                                    UNION SELECT srrelid FROM pg_subscription_rel) AS r(oid)
+                              FROM (SELECT inhrelid FROM pg_inherits UNION SELECT inhparent FROM pg_inherits) AS r(oid)
                              WHERE r.oid IN (SELECT to_regclass(n) FROM unnest(relations) AS n)), '')
+               || coalesce((SELECT string_agg(s.srrelid::text, ',' ORDER BY s.srrelid) FROM pg_subscription_rel s), '')
                || coalesce((SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
                                                         a.attnotnull, a.attisdropped), ',' ORDER BY a.attrelid, a.attnum)
                               FROM pg_attribute a
@@ -430,6 +430,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $inspect$
                 THEN 'other tables inherit from the table since: its triggers do not see what is written to their rows'
                 WHEN EXISTS (SELECT FROM captured c WHERE NOT c.per_row AND rehome_source.needs_row_triggers(to_regclass(relation)))
                 THEN 'the table is a part of another one, has parts itself, or is fed by a subscription since: its triggers for each statement do not see all writes'
+                WHEN EXISTS (SELECT FROM rehome_source.partition_tree(to_regclass(relation)) AS p(relid)
+                               JOIN pg_subscription_rel s ON s.srrelid = p.relid JOIN pg_class c ON c.oid = p.relid
+                              WHERE NOT pg_has_role(c.relowner, 'USAGE'))
+                THEN 'a subscription writes to the table, which the connecting role does not own: its triggers do not fire for that'
            END
 $inspect$;
 
