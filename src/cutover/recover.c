@@ -31,16 +31,16 @@
 
 /*
  * has_own_triggers tells whether something else happened at the source when
- * changes were brought back: triggers that our role may not keep from firing.
- * They write what nobody has captured.
+ * changes were brought back: triggers that fire in replica role too, or that our
+ * role may not keep from firing.  They write what nobody has captured.
  */
 static bool
 has_own_triggers(RehomeConn *conn, List *maps)
 {
-	return !rehome_inverse_may_bypass(conn) &&
-		rehome_bool(rehome_conn_value(conn, "SELECT EXISTS (SELECT FROM unnest($1::text[]) AS u(name), rehome_source.partition_tree(to_regclass(u.name)) AS p(oid)"
-									  " JOIN pg_trigger g ON g.tgrelid = p.oid WHERE NOT g.tgisinternal AND g.tgenabled <> 'D' AND g.tgname NOT LIKE 'rehome\\_%')",
-									  "t", rehome_remote_names(maps)));
+	return rehome_bool(rehome_conn_value(conn, "SELECT EXISTS (SELECT FROM unnest($1::text[]) AS u(name), rehome_source.partition_tree(to_regclass(u.name)) AS p(oid)"
+										 " JOIN pg_trigger g ON g.tgrelid = p.oid WHERE NOT g.tgisinternal AND g.tgname NOT LIKE 'rehome\\_%'"
+										 " AND CASE WHEN $2::boolean THEN g.tgenabled IN ('A', 'R') ELSE g.tgenabled <> 'D' END)",
+										 "tb", rehome_remote_names(maps), rehome_inverse_may_bypass(conn)));
 }
 
 /*
