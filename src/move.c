@@ -243,6 +243,7 @@ rehome_rollback(PG_FUNCTION_ARGS)
 	ListCell   *lc;
 
 	rehome_call_begin(&call, fcinfo);
+	rehome_call_commit_written(&call);
 	foreach(lc, named_slices(fcinfo))
 		rehome_rollback_slice(&call, lfirst(lc));
 	rehome_call_end(&call);
@@ -263,6 +264,7 @@ rehome_complete(PG_FUNCTION_ARGS)
 
 	rehome_call_begin(&call, fcinfo);
 	rehome_call_require_nonatomic(&call, "rehome.complete()");
+	rehome_call_commit_written(&call);
 	foreach(lc, named_slices(fcinfo))
 		rehome_complete_slice(&call, lfirst(lc), local_only);
 	rehome_call_end(&call);

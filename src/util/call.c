@@ -249,6 +249,17 @@ rehome_call_require_unwritten(RehomeCall *call, const char *what)
 }
 
 /*
+ * rehome_call_commit_written commits what the caller has written, if the call may:
+ * the other side is not to get what might not be committed here after all.
+ */
+void
+rehome_call_commit_written(RehomeCall *call)
+{
+	if (call->nonatomic && call->wrote_before)
+		rehome_call_commit(call);
+}
+
+/*
  * rehome_become makes role the current user, unable to become anybody else
  * or to leave things behind for later, until rehome_become_self(): what its
  * functions set is gone then, as after CREATE INDEX or ANALYZE.

@@ -43,6 +43,7 @@ extern void rehome_call_rest(RehomeCall *call);
 extern void rehome_call_end(RehomeCall *call);
 extern void rehome_call_require_nonatomic(RehomeCall *call, const char *what);
 extern void rehome_call_require_unwritten(RehomeCall *call, const char *what);
+extern void rehome_call_commit_written(RehomeCall *call);
 extern void rehome_commit_durably(void);
 extern void rehome_commit_lazily(void);
 

@@ -1,0 +1,69 @@
+# What the source has been brought although this side did not keep it: the source
+# commits first on the way back.  No worker, which would be faster.
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use RehomeTest;
+
+my $pair = new_pair(dbname => 'back', target_conf => 'max_worker_processes = 0');
+my ($source, $target) = ($pair->source, $pair->target);
+
+# cut_over NAME, SQL at the source, SQL at the target, tables
+sub cut_over
+{
+	my ($name, $there, $here, @tables) = @_;
+	$pair->sql_source($there);
+	$pair->sql_target($here);
+	$pair->import_foreign_schema('public', 'src', @tables);
+	$pair->sql_target("SELECT rehome.create_migration('$name', 'src', 'the way back')");
+	$pair->sql_target("SELECT rehome.add_table('$name', 'src.$_', '$_')") for @tables;
+	$pair->sql_target("CALL rehome.copy('$name')");
+	$pair->sql_target("CALL rehome.cutover('$name')");
+	return;
+}
+
+# A partition whose rows a verification has brought is on record from then on.
+cut_over('p', 'CREATE TABLE part (id int, n int, PRIMARY KEY (id, n)); INSERT INTO part SELECT i, i % 2 FROM generate_series(1, 20) AS i',
+	'CREATE TABLE part (id int, n int, PRIMARY KEY (id, n)) PARTITION BY RANGE (n); CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (2)', 'part');
+for (['DROP TABLE part_2', 'dropped'], ['TRUNCATE part_2', 'emptied'])
+{
+	my ($sql, $name) = @$_;
+	$pair->sql_target(q{CREATE TABLE part_2 PARTITION OF part FOR VALUES FROM (2) TO (3); INSERT INTO part SELECT i, 2 FROM generate_series(101, 105) AS i});
+	is($pair->sql_target(q{SELECT bool_and(ok) FROM rehome.verify('p')}), 't', "a partition that is $name: verified first");
+	is($pair->sql_source('SELECT count(*) FROM part WHERE n = 2'), '5', "a partition that is $name: its rows were brought");
+	$pair->sql_target($sql);
+	$pair->sql_target(q{CALL rehome.sync('p')});
+	same_content($pair, ['part'], "a partition that is $name: its rows are gone");
+}
+
+# What the caller cannot commit is not brought by a call that commits.
+cut_over('w', 'CREATE TABLE dup (id int PRIMARY KEY, v int); INSERT INTO dup SELECT i, i FROM generate_series(1, 10) AS i',
+	'CREATE TABLE dup (id int PRIMARY KEY, v int UNIQUE DEFERRABLE INITIALLY DEFERRED)', 'dup');
+for my $call (qw(rollback complete))
+{
+	is((sqlstate_of($target, qq{DO \$\$BEGIN INSERT INTO dup VALUES (11, 1); CALL rehome.$call('w'); END\$\$}, 'back'))[0], '23505', "$call: the caller's write cannot be committed");
+	is($pair->sql_target(q{SELECT state FROM rehome.status WHERE migration = 'w'}), 'cut_over', "$call: so nothing has happened");
+	same_content($pair, ['dup'], "$call: nor at the source");
+}
+$pair->sql_target(q{DO $$BEGIN INSERT INTO dup VALUES (11, 11); CALL rehome.rollback('w'); END$$});
+is($pair->sql_source('SELECT v FROM dup WHERE id = 11'), '11', 'what it can is');
+same_content($pair, ['dup'], 'on both sides');
+
+# Triggers of the source that no role keeps from firing.
+cut_over('t', q{CREATE TABLE doc (id int PRIMARY KEY, v text, changed int NOT NULL DEFAULT 0); CREATE TABLE audit (id int PRIMARY KEY, v text);
+	INSERT INTO doc SELECT i, i FROM generate_series(1, 10) AS i;
+	CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.changed := OLD.changed + 1; RETURN NEW; END$$;
+	CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN INSERT INTO public.audit VALUES (NEW.id, NEW.v); RETURN NULL; END$$;
+	CREATE TRIGGER touch BEFORE UPDATE ON doc FOR EACH ROW EXECUTE FUNCTION touch(); ALTER TABLE doc ENABLE ALWAYS TRIGGER touch;
+	CREATE TRIGGER note AFTER UPDATE ON doc FOR EACH ROW EXECUTE FUNCTION note(); ALTER TABLE doc ENABLE REPLICA TRIGGER note},
+	'CREATE TABLE doc (id int PRIMARY KEY, v text, changed int NOT NULL DEFAULT 0); CREATE TABLE audit (id int PRIMARY KEY, v text)', 'doc', 'audit');
+$pair->sql_target(q{UPDATE doc SET v = 'here' WHERE id < 3; CALL rehome.rollback('t'); CALL rehome.sync('t')});
+is($pair->sql_source(q{SELECT string_agg(d::text, ' ' ORDER BY id) FROM doc AS d WHERE changed > 0}) . ' ' . $pair->sql_source('SELECT count(*) FROM audit'),
+	'(1,here,1) (2,here,1) 2', 'triggers that fire in replica role have fired');
+same_content($pair, ['doc', 'audit'], 'what they wrote is at the target after a rollback');
+
+done_testing();
