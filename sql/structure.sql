@@ -200,6 +200,33 @@ SELECT rehome.add_table('r', 'far.ch', 'new.ch', slice => 'two', columns => '{"i
 SELECT severity, object, detail, hint FROM rehome.preflight('r') WHERE "check" = 'target';
 SELECT rehome.drop_migration('r');
 
+-- The source has the key, and all the same it does not see to this one.
+CREATE TABLE old.owner (id numeric PRIMARY KEY, a int, b int, UNIQUE (b, a));
+CREATE TABLE old.pet (id int PRIMARY KEY, owner numeric REFERENCES old.owner, same numeric REFERENCES old.owner, x int, y int, FOREIGN KEY (x, y) REFERENCES old.owner (a, b));
+CREATE TABLE old.toy (id int PRIMARY KEY, pet int REFERENCES old.pet);
+INSERT INTO old.owner VALUES (1.0, 1, 1);
+INSERT INTO old.pet VALUES (1, 1.0, 1.0, 1, 1), (2, 1.0, 1.0, 1, 1);
+INSERT INTO old.toy VALUES (1, 1), (2, 2);
+CREATE TABLE new.owner (id text PRIMARY KEY, num numeric UNIQUE, a int, b int, UNIQUE (a, b));
+CREATE TABLE new.pet (id int PRIMARY KEY, owner text REFERENCES new.owner, same numeric REFERENCES new.owner (num), x int, y int,
+	CONSTRAINT pet_full FOREIGN KEY (x, y) REFERENCES new.owner (a, b) MATCH FULL);
+CREATE TABLE new.toy (id int PRIMARY KEY, pet bigint REFERENCES new.pet);
+IMPORT FOREIGN SCHEMA old LIMIT TO (owner, pet, toy) FROM SERVER loopback INTO far;
+SELECT rehome.create_migration('r', 'loopback', 'foreign keys');
+SELECT rehome.add_table('r', 'far.owner', 'new.owner', columns => '{"num": "id"}');
+SELECT rehome.add_table('r', 'far.pet', 'new.pet');
+SELECT rehome.add_table('r', 'far.toy', 'new.toy');
+SELECT count(*) FROM rehome.preflight('r') WHERE "check" = 'target' AND object LIKE 'toy%';
+SELECT rehome.set_table_rule('r', 'new.toy', on_delete => 'ignore');
+SELECT severity, object, detail FROM rehome.preflight('r') WHERE "check" = 'target';
+CALL rehome.copy('r');
+INSERT INTO old.pet VALUES (3, 1.00, 1.00, 1, NULL);
+DELETE FROM old.toy WHERE id = 2;
+DELETE FROM old.pet WHERE id = 2;
+CALL rehome.sync('r');
+CALL rehome.cutover('r');
+CALL rehome.cancel('r');
+SELECT rehome.drop_migration('r');
 DROP SCHEMA old, far, new CASCADE;
 DROP FUNCTION public.noop();
 DROP SERVER loopback CASCADE;

@@ -29,20 +29,24 @@
 static const char *const keys_query =
 	"SELECT quote_ident(k.conname), k.conrelid::oid, k.confrelid::oid, c.root, p.root,"
 	" array_agg(a.attname::text ORDER BY u.i), array_agg(b.attname::text ORDER BY u.i),"
-	" array_agg(format('OPERATOR(%I.%s)', n.nspname, o.oprname) ORDER BY u.i)"
+	" array_agg(format('OPERATOR(%I.%s)', n.nspname, o.oprname) ORDER BY u.i), k.confmatchtype = 'f',"
+	" array_agg(t.child || '|' || t.parent ORDER BY u.i),"
+	" array_agg(t.child = t.parent AND (a.atttypmod = b.atttypmod OR t.child IN ('=int', '=text')) ORDER BY u.i)"
 	" FROM pg_constraint k"
 	" CROSS JOIN LATERAL (SELECT coalesce(pg_partition_root(k.conrelid), k.conrelid)::oid AS root) AS c"
 	" CROSS JOIN LATERAL (SELECT coalesce(pg_partition_root(k.confrelid), k.confrelid)::oid AS root) AS p"
 	" CROSS JOIN LATERAL unnest(k.conkey, k.confkey, k.conpfeqop) WITH ORDINALITY AS u(att, ref, op, i)"
 	" JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.att"
 	" JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = u.ref"
+	" CROSS JOIN LATERAL (SELECT " REHOME_COMPARED_AS("a") " AS child, " REHOME_COMPARED_AS("b") " AS parent) AS t"
 	" JOIN pg_operator o ON o.oid = u.op JOIN pg_namespace n ON n.oid = o.oprnamespace"
 	" WHERE k.contype = 'f' AND k.conparentid = 0 AND k.convalidated AND (c.root = ANY ($1::oid[]) OR p.root = ANY ($1::oid[]))"
 	" GROUP BY k.oid, c.root, p.root ORDER BY k.conrelid::regclass::text, k.conname";
 
 enum
 {
-	KEY_NAME, KEY_CHILD, KEY_PARENT, KEY_CHILD_ROOT, KEY_PARENT_ROOT, KEY_COLUMNS, KEY_REF_COLUMNS, KEY_OPERATORS
+	KEY_NAME, KEY_CHILD, KEY_PARENT, KEY_CHILD_ROOT, KEY_PARENT_ROOT, KEY_COLUMNS, KEY_REF_COLUMNS, KEY_OPERATORS,
+	KEY_FULL, KEY_COMPARED, KEY_ALIKE
 };
 
 /*
@@ -80,13 +84,36 @@ source_column(RehomeTableMap *map, const char *name)
 }
 
 /*
- * source_has tells whether the source has the key, and has validated it.
+ * compares_alike tells whether what the source takes for equal is equal here: each
+ * pair of columns of a key, as REHOME_COMPARED_AS has them, is of the same type
+ * here, and was at the source, if not of the very same one, of one whose equal
+ * values look the same.
  */
 static bool
-source_has(RehomeRows *there, RehomeTableMap *child, RehomeTableMap *parent, char **key)
+compares_alike(const char *there, const char *here, bool alike)
 {
+	const char *parent = strchr(there, '|') + 1;
+
+	if (!alike)
+		return false;
+	if (there[0] == '=' && strncmp(there, parent, parent - there - 1) == 0 && strlen(parent) == (size_t) (parent - there - 1))
+		return true;
+	return strcmp(there, here) == 0;
+}
+
+/*
+ * not_enforced says what of a key the source does not enforce, NULL if nothing.
+ */
+static char *
+not_enforced(RehomeRows *there, RehomeTableMap *child, RehomeTableMap *parent, char **key)
+{
+	List	   *pairs = NIL;
 	List	   *columns = NIL;
 	List	   *refs = NIL;
+	List	   *here = rehome_name_list(key[KEY_COMPARED]);
+	List	   *alike = rehome_name_list(key[KEY_ALIKE]);
+	List	   *compared;
+	char	  **found;
 	ListCell   *a;
 	ListCell   *b;
 
@@ -96,11 +123,28 @@ source_has(RehomeRows *there, RehomeTableMap *child, RehomeTableMap *parent, cha
 		const char *ref = source_column(parent, lfirst(b));
 
 		if (column == NULL || ref == NULL)
-			return false;
+			return pstrdup("the source has no such key");
 		columns = lappend(columns, unconstify(char *, column));
 		refs = lappend(refs, unconstify(char *, ref));
+		pairs = lappend(pairs, psprintf("%s\001%s", column, ref));
 	}
-	return rehome_source_has_key(there, child, parent, columns, refs);
+	found = rehome_source_key(there, child, parent, columns, refs);
+	if (found == NULL)
+		return pstrdup("the source has no such key");
+	if (rehome_bool(key[KEY_FULL]) && !rehome_bool(found[2]) && list_length(columns) > 1)
+		return pstrdup("that of the source is not MATCH FULL");
+	compared = rehome_name_list(found[1]);
+	foreach(a, pairs)
+	{
+		int			before = 0;		/* the source's are in order of the names */
+
+		foreach(b, pairs)
+			before += strcmp(lfirst(b), lfirst(a)) < 0 ? 1 : 0;
+		if (!compares_alike(list_nth(compared, before), list_nth(here, foreach_current_index(a)),
+							rehome_bool(list_nth(alike, foreach_current_index(a)))))
+			return pstrdup("values that are equal there may not be equal here");
+	}
+	return NULL;
 }
 
 /*
@@ -127,6 +171,7 @@ why_not(RehomeRows *there, RehomeSlice *slice, List *maps, char **key, bool *pas
 	RehomeTableMap *parent = map_of(maps, atooid(key[KEY_PARENT_ROOT]));
 	char	   *elsewhere = child == NULL ? key[KEY_CHILD_ROOT] : parent == NULL ? key[KEY_PARENT_ROOT] : NULL;
 	char	   *other = elsewhere ? other_slice(slice, elsewhere) : NULL;
+	char	   *why;
 
 	*passing = false;
 	if (elsewhere != NULL && other == NULL)
@@ -135,8 +180,11 @@ why_not(RehomeRows *there, RehomeSlice *slice, List *maps, char **key, bool *pas
 		child = rehome_table_map_of(slice->migration, atooid(elsewhere));
 	if (parent == NULL)
 		parent = rehome_table_map_of(slice->migration, atooid(elsewhere));
-	if (!source_has(there, child, parent, key))
-		return pstrdup("the source has no such key");
+	why = not_enforced(there, child, parent, key);
+	if (why != NULL)
+		return why;
+	if (child->on_delete == 'i' || child->on_delete == 'm')
+		return psprintf("rows of %s stay when the source has deleted them", rehome_relation_name(child->target));
 	if (parent->filter != NULL)
 		return psprintf("rows of %s are filtered", rehome_relation_name(parent->target));
 	if (parent->quarantine)
@@ -210,6 +258,29 @@ rows_of(Oid relid)
 }
 
 /*
+ * half_null returns the condition that a row "c" has, of a key that is MATCH FULL,
+ * some columns but not all; it cannot have one else.
+ */
+static char *
+half_null(char **key)
+{
+	StringInfoData none;
+	StringInfoData all;
+	ListCell   *lc;
+
+	if (!rehome_bool(key[KEY_FULL]))
+		return pstrdup("false");
+	initStringInfo(&none);
+	initStringInfo(&all);
+	foreach(lc, rehome_name_list(key[KEY_COLUMNS]))
+	{
+		appendStringInfo(&none, "%sc.%s IS NULL", none.len > 0 ? " AND " : "", quote_identifier(lfirst(lc)));
+		appendStringInfo(&all, "%sc.%s IS NOT NULL", all.len > 0 ? " AND " : "", quote_identifier(lfirst(lc)));
+	}
+	return psprintf("NOT (%s) AND NOT (%s)", none.data, all.data);
+}
+
+/*
  * orphans counts the rows without a parent: number, and the columns of one; NULL
  * when nobody may read both tables.
  */
@@ -230,7 +301,7 @@ orphans(RehomeSlice *slice, char **key)
 		if (rehome_name_listed(redacted, lfirst(lc)))
 			example = "NULL::pg_catalog.text";
 	return rehome_spi_as(reader, true,
-						 psprintf("SELECT pg_catalog.count(*), pg_catalog.min(%s) FROM %s AS c WHERE %s", example, rows_of(child),
+						 psprintf("SELECT pg_catalog.count(*), pg_catalog.min(%s) FROM %s AS c WHERE (%s) OR (%s)", example, rows_of(child), half_null(key),
 								  rehome_without_parent(columns, rows_of(parent), rehome_name_list(key[KEY_REF_COLUMNS]),
 														rehome_name_list(key[KEY_OPERATORS]))))->value[0];
 }

@@ -251,8 +251,9 @@ check_sequences(List *findings, RehomeConn *conn, RehomeRows *facts, const char 
 
 /*
  * rehome_source_keys returns the validated foreign keys of the sources of some
- * maps, and to them, a text each: the names of both tables, and those of the
- * columns, each with the one it refers to, in order; see rehome_source_has_key().
+ * maps, and to them: the names of both tables, and those of the columns, each
+ * with the one it refers to, in order, as a text, see rehome_source_key(); how
+ * the columns are compared, in the same order; and whether it is MATCH FULL.
  */
 RehomeRows *
 rehome_source_keys(RehomeConn *conn, List *maps)
@@ -274,7 +275,11 @@ rehome_source_keys(RehomeConn *conn, List *maps)
 							 " SELECT concat_ws(chr(1), cn.nspname, c.relname, pn.nspname, p.relname, (SELECT string_agg(pair, chr(1) ORDER BY pair COLLATE \"C\")"
 							 "   FROM (SELECT a.attname || chr(1) || b.attname AS pair FROM unnest(k.conkey, k.confkey) AS u(att, ref)"
 							 "           JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.att"
-							 "           JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = u.ref) AS x))"
+							 "           JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = u.ref) AS x)),"
+							 " (SELECT array_agg(" REHOME_COMPARED_AS("a") " || '|' || " REHOME_COMPARED_AS("b")
+							 "    ORDER BY (a.attname || chr(1) || b.attname) COLLATE \"C\") FROM unnest(k.conkey, k.confkey) AS u(att, ref)"
+							 "    JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.att"
+							 "    JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = u.ref), k.confmatchtype = 'f'"
 							 " FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace cn ON cn.oid = c.relnamespace"
 							 " JOIN pg_class p ON p.oid = k.confrelid JOIN pg_namespace pn ON pn.oid = p.relnamespace"
 							 " WHERE k.contype = 'f' AND k.convalidated AND (k.conrelid IN (SELECT oid FROM t) OR k.confrelid IN (SELECT oid FROM t))", "tt",
@@ -288,12 +293,12 @@ by_bytes(const ListCell *a, const ListCell *b)
 }
 
 /*
- * rehome_source_has_key tells whether one of them is between the sources of two
- * maps, of these columns.
+ * rehome_source_key returns the one that is between the sources of two maps, of
+ * these columns; NULL if there is none.
  */
-bool
-rehome_source_has_key(RehomeRows *keys, RehomeTableMap *child, RehomeTableMap *parent,
-					  List *columns, List *refs)
+char **
+rehome_source_key(RehomeRows *keys, RehomeTableMap *child, RehomeTableMap *parent,
+				  List *columns, List *refs)
 {
 	RehomeRemoteTable *from = rehome_remote_table(child->source);
 	RehomeRemoteTable *to = rehome_remote_table(parent->source);
@@ -311,8 +316,8 @@ rehome_source_has_key(RehomeRows *keys, RehomeTableMap *child, RehomeTableMap *p
 		appendStringInfo(&key, "\001%s", (char *) lfirst(a));
 	for (int i = 0; i < keys->n; i++)
 		if (strcmp(keys->value[i][0], key.data) == 0)
-			return true;
-	return false;
+			return keys->value[i];
+	return NULL;
 }
 
 /*
