@@ -246,7 +246,7 @@ for my $hangs ('its session', 'the whole server')
 	{
 		my $lock = $source->background_psql('postgres');
 		$lock->query_safe('BEGIN; LOCK TABLE app.item IN ACCESS EXCLUSIVE MODE');
-		my $verify = start_psql($target, ($what eq 'timed out' ? q{SET statement_timeout = '1s'; } : '') . q{SELECT * FROM rehome.verify('m', 'main')}, name => 'verifier');
+		my $verify = start_psql($target, ($what eq 'timed out' ? q{SET statement_timeout = '5s'; } : '') . q{SELECT * FROM rehome.verify('m', 'main')}, name => 'verifier');
 		ok(wait_until($source, "SELECT ($sessions AND wait_event_type = 'Lock') = 1"), "verify $what: it waits at the source");
 		my $pid = $pair->sql_target(q{SELECT pid FROM pg_stat_activity WHERE application_name = 'verifier'});
 		$pair->sql_target("SELECT pg_cancel_backend($pid)")    if $what eq 'cancelled';
