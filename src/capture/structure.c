@@ -291,11 +291,24 @@ judge(Difference *d, bool source, bool back, List *used, const char **kind, char
 }
 
 /*
+ * read_as_whole has the batch that is under way, or the next one, read the table
+ * as a whole.
+ */
+static void
+read_as_whole(RehomeSlice *slice, RehomeTableMap *map)
+{
+	rehome_spi("UPDATE rehome.table_map SET source_print = 'lossy' WHERE id = $1", "i", map->id);
+	rehome_spi("UPDATE rehome.slice SET source_print = 'lossy' WHERE id = $1", "i", slice->id);
+	map->source_print = keep(map, "lossy");
+	slice->source_print = MemoryContextStrdup(GetMemoryChunkContext(slice), "lossy");
+}
+
+/*
  * rehome_structure_changed compares what a side of a map looks like now with
  * what it did, notes the differences, and remembers the new look.  If the map
  * cannot go on it is paused, and the old look kept; then true.  If it can, but
- * the source's values are others now, it has a fingerprint that is none, and so
- * is read as a whole.
+ * the values are others now, it is read, or brought back, as a whole; where they
+ * are the source's, by a fingerprint that is none.
  */
 bool
 rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map, bool source, const char *now)
@@ -351,6 +364,10 @@ rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map, bool source, c
 	*known = keep(map, now);
 	if (any_lossy && source && !back)
 		map->source_print = keep(map, "lossy");
+	else if (any_lossy && !source && !back)
+		read_as_whole(slice, map);
+	else if (any_lossy && !source)
+		rehome_target_log_all(map);
 	return false;
 }
 
@@ -362,10 +379,7 @@ void
 rehome_map_reread(RehomeSlice *slice, RehomeTableMap *map, const char *kind, const char *what)
 {
 	record(slice, map, "target", kind, rehome_relation_name(map->target), what, NULL, "repaired");
-	rehome_spi("UPDATE rehome.table_map SET source_print = 'lossy' WHERE id = $1", "i", map->id);
-	rehome_spi("UPDATE rehome.slice SET source_print = 'lossy' WHERE id = $1", "i", slice->id);
-	map->source_print = keep(map, "lossy");
-	slice->source_print = MemoryContextStrdup(GetMemoryChunkContext(slice), "lossy");
+	read_as_whole(slice, map);
 	rehome_event(slice->migration->name, slice->name, "drift",
 				 psprintf("table %s is read as a whole: %s", rehome_relation_name(map->target), what), NULL);
 }
@@ -452,6 +466,7 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 							 " (SELECT string_agg(concat_ws(' ', i.inhrelid, i.inhparent, i.xmin), ',' ORDER BY i.inhrelid, i.inhparent)"
 							 "  FROM pg_inherits i WHERE i.inhrelid IN (SELECT oid FROM part)),"
 							 " (SELECT string_agg(s.srrelid::text, ',' ORDER BY s.srrelid) FROM pg_subscription_rel s WHERE s.srrelid = ANY ($1::oid[])),"
+							 " (SELECT string_agg(e.oid || e.enumlabel, ',' ORDER BY e.oid) FROM pg_enum e),"
 							 " (SELECT string_agg('unlogged ' || c.oid, ',' ORDER BY c.oid) FROM part JOIN pg_class c USING (oid)"
 							 "  WHERE c.relpersistence = 'u' AND c.relkind = 'r')))",
 							 "t", rehome_map_targets(maps));

@@ -66,4 +66,19 @@ is($pair->sql_source(q{SELECT string_agg(d::text, ' ' ORDER BY id) FROM doc AS d
 	'(1,here,1) (2,here,1) 2', 'triggers that fire in replica role have fired');
 same_content($pair, ['doc', 'audit'], 'what they wrote is at the target after a rollback');
 
+# Labels of an enum of the target are called differently: the same rows are others,
+# whoever has authority.
+my $mood = q{CREATE TYPE mood AS ENUM ('ok', 'bad'); CREATE TABLE felt (id int PRIMARY KEY, m mood)};
+cut_over('e', "$mood; INSERT INTO felt SELECT i, CASE WHEN i > 5 THEN 'ok'::mood ELSE 'bad' END FROM generate_series(1, 10) AS i", $mood, 'felt');
+$pair->sql_target(q{CALL rehome.sync('e'); ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'; ALTER TYPE mood RENAME VALUE 'bad' TO 'ok'});
+is((sqlstate_of($target, q{CALL rehome.sync('e')}, 'back'))[0], '22P02', 'a label that the source does not know');
+$pair->sql_source(q{ALTER TYPE mood ADD VALUE 'fine'});
+$pair->sql_target(q{CALL rehome.sync('e')});
+same_content($pair, ['felt'], 'and with it: brought back as a whole');
+is($pair->sql_source(q{SELECT string_agg(m::text, ' ' ORDER BY id) FROM felt WHERE id IN (5, 6)}), 'ok fine', 'as they are called at the target');
+$pair->sql_target(q{CALL rehome.rollback('e'); CALL rehome.sync('e')});
+$pair->sql_target(q{ALTER TYPE mood RENAME VALUE 'fine' TO 'well'; ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'; ALTER TYPE mood RENAME VALUE 'well' TO 'ok'});
+$pair->sql_target(q{CALL rehome.sync('e')});
+same_content($pair, ['felt'], 'while the source has authority: read as a whole');
+
 done_testing();
