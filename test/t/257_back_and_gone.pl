@@ -81,4 +81,14 @@ $pair->sql_target(q{ALTER TYPE mood RENAME VALUE 'fine' TO 'well'; ALTER TYPE mo
 $pair->sql_target(q{CALL rehome.sync('e')});
 same_content($pair, ['felt'], 'while the source has authority: read as a whole');
 
+# Values that the source's type rounds are what it has made of them, after a rollback.
+cut_over('r', q{CREATE TABLE num (id int PRIMARY KEY, n numeric(10, 2)); CREATE TABLE flo (id int PRIMARY KEY, f real); CREATE TABLE tim (id int PRIMARY KEY, t timestamp(0));
+	CREATE TABLE wide (id int PRIMARY KEY, n numeric(10, 2)); INSERT INTO num VALUES (1, 1); INSERT INTO flo VALUES (1, 1); INSERT INTO tim VALUES (1, '2024-01-01'); INSERT INTO wide VALUES (1, 1)},
+	q{CREATE TABLE num (id int PRIMARY KEY, n numeric); CREATE TABLE flo (id int PRIMARY KEY, f float8); CREATE TABLE tim (id int PRIMARY KEY, t timestamp); CREATE TABLE wide (id int PRIMARY KEY, n numeric(12, 2))},
+	qw(num flo tim wide));
+$pair->sql_target(q{UPDATE num SET n = 1.005; UPDATE flo SET f = 0.123456789012; UPDATE tim SET t = '2024-01-01 12:00:00.6'; CALL rehome.rollback('r')});
+is($pair->sql_target(q{SELECT string_agg(target::text, ' ' ORDER BY target::text) FROM rehome.table_map WHERE source_print = 'lossy' AND target::text IN ('num', 'flo', 'tim', 'wide')}), 'flo num tim', 'tables whose values are rounded are read as a whole');
+$pair->sql_target(q{CALL rehome.sync('r')});
+same_content($pair, [ qw(num tim wide), { source => '(SELECT id, f::float8 FROM flo)', target => 'flo' } ], 'values that were rounded are the same on both sides');
+
 done_testing();
