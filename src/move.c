@@ -79,6 +79,7 @@ rehome_start(PG_FUNCTION_ARGS)
 		rehome_slice_require_running(slice);
 		rehome_worker_request(slice);
 	}
+	rehome_commit_durably();	/* whoever was told that it goes on need not look again */
 	rehome_call_end(&call);
 	PG_RETURN_VOID();
 }
