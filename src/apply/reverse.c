@@ -368,10 +368,10 @@ stage_all(RehomeConn *conn, RehomeSlice *slice, List *returns)
 /*
  * rehome_reverse_batch brings the source from its position to a snapshot of
  * the target: the one given, or, when that is NULL, one taken now.  With
- * keep_open the source transaction stays open,
- * still recognised as ours; it commits before this one where a snapshot was given,
- * and after it where not (rollback).  Where uncovered is not NULL it is told whether there
- * are partitions that want triggers first, and then nothing else is done: a table
+ * keep_open the source transaction stays open, still recognised as ours; it
+ * commits before this one where a snapshot was given, and after it where not
+ * (rollback).  Where uncovered is not NULL it is told whether there are
+ * partitions that want triggers first, and then nothing else is done: a table
  * would have to be brought as a whole.  Returns the rows sent; -1, with the
  * transaction open, when the source says that it has authority.
  */
@@ -385,9 +385,6 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	char	   *reached;
 	int64		n = 0;
 	ListCell   *lc;
-
-	/* what a rollback commits here, before the source commits, is not what that has */
-	bool		noting = !keep_open || snapshot != NULL;
 
 	maps = rehome_maps_running(maps);
 	if (slice->state == REHOME_CUT_OVER)	/* rolling back, capture is off, and nobody writes */
@@ -424,15 +421,17 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 
 		if (moved)
 		{
-			if (noting)
+			/* what a rollback commits here, before the source commits, is not what that has */
+			if (!keep_open || snapshot != NULL)
+			{
 				rehome_spi("UPDATE rehome.table_map SET target_parts = $2 WHERE id = $1", "it", map->id, parts);
+				map->target_parts = MemoryContextStrdup(GetMemoryChunkContext(map), parts);
+			}
 			rehome_touched_mark(slice, list_make1(map));
 			rehome_touched_all(map, "partitions of the target came or went since");
 		}
 		if (!moved && !rehome_target_changed(map, from))
 			continue;
-		if (moved && noting)
-			map->target_parts = MemoryContextStrdup(GetMemoryChunkContext(map), parts);
 		ret = palloc0(sizeof(RehomeReturn));
 		ret->since = from;
 		ret->inverse = rehome_inverse_compile(map, slice->migration->owner);

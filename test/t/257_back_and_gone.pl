@@ -1,5 +1,6 @@
 # What the source has been brought although this side did not keep it: the source
-# commits first on the way back.  No worker, which would be faster.
+# commits first on the way back; and what either side has of a row that the other
+# one takes for something else.  No worker, which would be faster.
 use strict;
 use warnings;
 

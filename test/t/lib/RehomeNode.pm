@@ -1,6 +1,6 @@
 # RehomeNode: a PostgreSQL::Test::Cluster that is quicker to make and to ask.
 #
-# Half of the time of our tests went into starting programs: psql, once for each
+# Much of the time of our tests went into starting programs: psql, once for each
 # question, and initdb, once for each cluster. So:
 #
 #   init copies a cluster that another test made with the same arguments. It is
