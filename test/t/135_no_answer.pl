@@ -26,8 +26,6 @@ $pair->sql_target(q{
 	SELECT rehome.add_table('m', 'app_source.item', 'app.item')});
 $pair->sql_target(q{CALL rehome.copy('m')});
 
-sub pid_of { my ($name) = @_; return $pair->sql_target("SELECT pid FROM pg_stat_activity WHERE application_name = '$name'") }
-
 # A statement of which the network takes only the beginning.
 {
 	$pair->sql_target(q{SELECT rehome.add_check('m', 'long', 'business', 'SELECT 1 AS one /* ' || repeat('x', 30000000) || ' */', 'SELECT 1 AS one')});
@@ -39,10 +37,10 @@ sub pid_of { my ($name) = @_; return $pair->sql_target("SELECT pid FROM pg_stat_
 		my $limit = time + $PostgreSQL::Test::Utils::timeout_default;
 		Time::HiRes::usleep(10_000) until $proxy->choked || time > $limit;
 		is($proxy->choked, 1, "$how: the network takes no more of it");
-		my $pid = pid_of('checker');
+		# one that is timed out may have ended by now
 		my $call_of = { cancelled => 'pg_cancel_backend', terminated => 'pg_terminate_backend' }->{$how};
-		$pair->sql_target("SELECT $call_of($pid)") if defined $call_of;
-		my $ended = wait_until($target, "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid AND state = 'active')", 20);
+		$pair->sql_target("SELECT $call_of(pid) FROM pg_stat_activity WHERE application_name = 'checker'") if defined $call_of;
+		my $ended = wait_until($target, q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'checker' AND state = 'active')}, 20);
 		ok($ended, "$how: it ends all the same");
 		$proxy->set('pass');
 		like(finish_psql($call)->{sqlstate}, $how eq 'terminated' ? qr/57P01|08006/ : qr/57014/, "$how: and says so");
@@ -56,17 +54,19 @@ sub pid_of { my ($name) = @_; return $pair->sql_target("SELECT pid FROM pg_stat_
 for my $how ('cancelled', 'timed out')
 {
 	my $lock = hold_lock($target, debug_lock());
-	my $call = start_psql($target, ($how eq 'timed out' ? q{SET statement_timeout = '5s'; } : '') . q{CALL rehome.cutover('m')},
+	my $begin = $pair->sql_target('SELECT clock_timestamp()');
+	my $call = start_psql($target, ($how eq 'timed out' ? q{SET statement_timeout = '10s'; } : '') . q{CALL rehome.cutover('m')},
 		name => 'switcher', debug_point => 'before-remote-commit:wait');
 	my $pid = wait_for_lock_waiter($target, debug_lock());
-	is($pid, pid_of('switcher'), "cutover $how: it is about to commit at the source");
+	is($pid, $pair->sql_target(q{SELECT pid FROM pg_stat_activity WHERE application_name = 'switcher'}), "cutover $how: it is about to commit at the source");
 	$proxy->set('mute');
 	$lock->quit;
 	ok(wait_until($source, q{SELECT authority = 'target' FROM rehome_source.slice}), "cutover $how: the source has committed, and is not heard");
 	$pair->sql_target("SELECT pg_cancel_backend($pid)") if $how eq 'cancelled';
-	# five seconds and some
+	# longer than the limit, or for a while
 	my $now = $pair->sql_target('SELECT clock_timestamp()');
-	wait_until($target, "SELECT clock_timestamp() > '$now'::timestamptz + '6 s'");
+	my $until = $how eq 'timed out' ? "'$begin'::timestamptz + '12 s'" : "'$now'::timestamptz + '3 s'";
+	wait_until($target, "SELECT clock_timestamp() > $until");
 	ok(psql_running($call), "cutover $how: the answer is waited for");
 	$proxy->set('pass');
 	my $result = finish_psql($call);
