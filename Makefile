@@ -13,7 +13,7 @@ OBJS = \
 	src/capture/drift.o src/capture/refused.o src/capture/source.o src/capture/structure.o src/capture/table_pause.o src/capture/target.o src/capture/target_lock.o src/capture/target_parts.o src/capture/trigger.o \
 	src/document/derived_document.o src/document/import.o src/document/lineage.o src/document/lint.o src/document/lint_sample.o src/document/mapping_document.o src/document/similar.o src/document/suggest.o \
 	src/copy/chunk.o src/copy/copy.o src/copy/known.o src/copy/load.o src/copy/reader.o src/copy/saved_object.o src/copy/sieve.o src/copy/stream.o src/copy/worker.o \
-	src/apply/apply.o src/apply/deferred.o src/apply/direct.o src/apply/forward.o src/apply/inverse.o src/apply/merge.o src/apply/repartition.o src/apply/resume.o src/apply/retry.o src/apply/reverse.o src/apply/reverse_position.o src/apply/touched.o src/apply/turn.o \
+	src/apply/apply.o src/apply/deferred.o src/apply/direct.o src/apply/forward.o src/apply/inverse.o src/apply/merge.o src/apply/repartition.o src/apply/resume.o src/apply/retry.o src/apply/reverse.o src/apply/reverse_position.o src/apply/taken.o src/apply/touched.o src/apply/turn.o \
 	src/derive/compare_derived.o src/derive/define_derived.o src/derive/derive.o src/derive/identity.o src/derive/install.o src/derive/landing.o \
 	src/verify/compare.o src/verify/discrepancy.o src/verify/hash.o src/verify/pace.o src/verify/row_hash.o src/verify/scope.o src/verify/verify.o \
 	src/trust/check.o src/trust/criterion.o src/trust/discrepancy.o src/trust/gate.o src/trust/query.o src/trust/redact.o src/trust/schedule.o src/trust/sides.o src/trust/structure.o src/trust/suggest.o src/trust/trust.o \

@@ -408,7 +408,7 @@ treat_keys(RehomeMapping *mapping, char treatment, Tuplestorestate *keys, int64 
 		return 0;
 	rehome_rows_register("rehome_gone", mapping->key_desc, keys, n);
 	touched = treat(mapping, treatment, psprintf("%sEXISTS (SELECT FROM rehome_gone AS n WHERE %s)", absent ? "NOT " : "",
-												 rehome_key_condition(mapping, "t", "n")));
+												 rehome_same_row(mapping, "t", "n")));
 	rehome_rows_unregister("rehome_gone");
 	return touched;
 }
@@ -445,7 +445,7 @@ rehome_absent_keys(RehomeMapping *mapping, const char *within, Tuplestorestate *
 	rehome_rows_register("rehome_present", mapping->key_desc, present, npresent);
 	n = rehome_rows_read(psprintf("SELECT %s FROM %s AS t WHERE (%s) AND NOT EXISTS (SELECT FROM rehome_present AS n WHERE %s)",
 								  rehome_quote_list(mapping->map->key, "t."), rehome_target_name(mapping), within,
-								  rehome_key_condition(mapping, "t", "n")), absent, NULL);
+								  rehome_same_row(mapping, "t", "n")), absent, NULL);
 	rehome_rows_unregister("rehome_present");
 	return n;
 }
@@ -657,6 +657,7 @@ rehome_apply_rows(RehomeMapping *mapping, Tuplestorestate *rows, int64 n)
 	if (n == 0)
 		return 0;
 	rehome_rows_register("rehome_rows", mapping->mapped_desc, rows, n);
+	rehome_check_taken(mapping);
 	touched = replace_fragile(mapping);
 	left = tuplestore_begin_heap(false, false, work_mem);
 	touched += rehome_apply_direct(mapping, rows, n, left, &nleft);

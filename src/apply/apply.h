@@ -54,6 +54,9 @@ extern void rehome_check_deferred(Oid target, RehomeMapping *mapping);
 extern char *rehome_target_name(RehomeMapping *mapping);
 extern char *rehome_mapped_list(RehomeMapping *mapping, const char *prefix);
 extern char *rehome_key_condition(RehomeMapping *mapping, const char *a, const char *b);
+extern bool rehome_may_be_taken(RehomeMapping *mapping);
+extern char *rehome_same_row(RehomeMapping *mapping, const char *a, const char *b);
+extern void rehome_check_taken(RehomeMapping *mapping);
 
 /* A batch: what it took to get from one snapshot of the source to another. */
 typedef struct RehomeBatch

@@ -69,6 +69,7 @@ restore(RehomeMapping *mapping, RehomeInverseColumn *column, AttrNumber attnum, 
 			{
 				column->expression = psprintf("target.%s", quote_identifier(mapped->name));
 				column->key_only = mapped->key > 0;
+				column->by_letter = rehome_is_by_letter(mapped->type, mapped->collation);
 				break;
 			}
 		}
@@ -110,8 +111,9 @@ rehome_inverse_compile(RehomeTableMap *map, Oid owner)
 }
 
 /*
- * rehome_inverse_describe asks the source what it lets us write, and which
- * columns other unique indexes depend on.
+ * rehome_inverse_describe asks the source what it lets us write, which
+ * columns other unique indexes depend on, and which of the key it may compare
+ * more loosely than the target.
  */
 void
 rehome_inverse_describe(RehomeConn *conn, RehomeInverse *inverse)
@@ -126,10 +128,14 @@ rehome_inverse_describe(RehomeConn *conn, RehomeInverse *inverse)
 									  "  AND (a.attnum = ANY (i.indkey) OR EXISTS (SELECT FROM pg_depend d"
 									  "   WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid"
 									  "   AND d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid"
-									  "   AND d.refobjsubid = a.attnum)))"
-									  " FROM pg_attribute a WHERE a.attrelid = %s::regclass"
+									  "   AND d.refobjsubid = a.attnum))),"
+									  " t.typnamespace <> 'pg_catalog'::regnamespace OR t.typname NOT IN ('text', 'varchar', 'bpchar', 'name', 'bytea', 'bool',"
+									  "  'int2', 'int4', 'int8', 'oid', 'uuid', 'date', 'time', 'timestamp', 'timestamptz')"
+									  "  OR EXISTS (SELECT FROM pg_collation l WHERE l.oid = a.attcollation AND to_jsonb(l)->>'collisdeterministic' = 'false')"
+									  " FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = %s::regclass"
 									  " AND a.attnum > 0 AND NOT a.attisdropped", relation), "");
 	inverse->stays = NIL;
+	inverse->looser = NIL;
 	inverse->fragile = NIL;
 	for (int r = 0; r < rows->n; r++)
 	{
@@ -145,6 +151,8 @@ rehome_inverse_describe(RehomeConn *conn, RehomeInverse *inverse)
 				column->carried = false;
 			column->identity_always = rehome_bool(rows->value[r][2]);
 			carried = column->carried;
+			if (column->key > 0 && column->by_letter && rehome_bool(rows->value[r][4]))
+				inverse->looser = lappend(inverse->looser, column->remote);
 			if (carried && column->key == 0 &&
 				(column->identity_always || rehome_bool(rows->value[r][3])))
 				inverse->fragile = lappend(inverse->fragile, column->remote);

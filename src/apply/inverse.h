@@ -19,6 +19,7 @@ typedef struct RehomeInverseColumn
 	bool		carried;
 	char	   *expression;		/* over "target"; NULL when not carried */
 	bool		key_only;		/* the expression reads nothing but the target's key */
+	bool		by_letter;		/* a copy of what the target compares letter by letter */
 	bool		identity_always;
 } RehomeInverseColumn;
 
@@ -29,7 +30,8 @@ typedef struct RehomeInverse
 	int			ncolumns;
 	RehomeInverseColumn *columns;
 	List	   *fragile;		/* source columns of other unique indexes */
-	List	   *stays;			/* columns it stores that are not carried; both as it calls them */
+	List	   *stays;			/* columns it stores that are not carried */
+	List	   *looser;			/* of the key, may take for one what the target tells apart; all as it calls them */
 } RehomeInverse;
 
 extern RehomeInverse *rehome_inverse_compile(RehomeTableMap *map, Oid owner);

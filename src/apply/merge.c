@@ -86,6 +86,8 @@ rehome_merge_compose(RehomeConn *conn, RehomeReturn *ret)
 							  rehome_inverse_columns(inverse, "s.", false), ret->stage,
 							  ret->relation, ret->join);
 
+	ret->taken = rehome_taken_back(ret);
+
 	/* a row may be gone by one spelling of its key and have come by another */
 	if (rehome_mapping_source_spelled(inverse->mapping) != NULL || rehome_mapping_target_spelled(inverse->mapping) != NULL)
 		still_there = psprintf(" AND NOT EXISTS (SELECT FROM %s u WHERE u.rehome_op = 'u' AND %s)", ret->stage,
@@ -232,6 +234,25 @@ check_hidden(RehomeConn *conn, RehomeReturn *ret)
 				   get_rel_name(ret->inverse->mapping->map->target)),
 			errdetail("Keys: %s.", keys),
 			errhint("Change these keys at the target; the rows at the source are not part of the migration."));
+}
+
+/*
+ * check_taken raises when a row to be brought back has a key that the source
+ * takes for that of another row, which the target tells apart.
+ */
+static void
+check_taken(RehomeConn *conn, RehomeReturn *ret)
+{
+	char	   *keys;
+
+	if (ret->taken == NULL || (keys = rehome_conn_value(conn, ret->taken, "")) == NULL)
+		return;
+	ereport(ERROR,
+			errcode(ERRCODE_UNIQUE_VIOLATION),
+			errmsg("rows written to \"%s\" since cutover have keys that the source takes for those of others",
+				   get_rel_name(ret->inverse->mapping->map->target)),
+			errdetail("Keys: %s.", keys),
+			errhint("Change these keys at the target: the source's key compares them more loosely."));
 }
 
 /*
@@ -442,7 +463,10 @@ rehome_merge(RehomeConn *conn, List *returns)
 	ListCell   *lc;
 
 	foreach(lc, returns)
+	{
 		check_hidden(conn, lfirst(lc));
+		check_taken(conn, lfirst(lc));
+	}
 	if (merge_all(conn, pending))
 		return;
 	while (pending != NIL)

@@ -31,6 +31,7 @@ typedef struct RehomeReturn
 	char	   *set;			/* assignments of the update; NULL: none */
 	const char *visible;		/* condition on r: it is the migration's; or "" */
 	char	   *hidden;			/* keys taken by rows that are not; NULL: no filter */
+	char	   *taken;			/* keys taken by others that are spelled differently; or NULL */
 } RehomeReturn;
 
 extern void rehome_merge_compose(RehomeConn *conn, RehomeReturn *ret);
@@ -38,5 +39,8 @@ extern void rehome_merge_spare_refused(RehomeConn *conn, RehomeSlice *slice, Reh
 extern void rehome_merge_spare_ignored(RehomeConn *conn, RehomeReturn *ret);
 extern void rehome_merge_note_outside(RehomeConn *conn, RehomeReturn *ret);
 extern void rehome_merge(RehomeConn *conn, List *returns);
+
+/* taken.c */
+extern char *rehome_taken_back(RehomeReturn *ret);
 
 #endif							/* REHOME_MERGE_H */

@@ -29,6 +29,7 @@
 #include "apply/touched.h"
 #include "apply/turn.h"
 #include "capture/capture.h"
+#include "copy/known.h"
 #include "copy/stream.h"
 #include "miscadmin.h"
 #include "remote/query.h"
@@ -76,17 +77,14 @@ more_rows(RehomeTurn *turn)
 }
 
 /*
- * read_gone stores the keys (as the target knows them) of changed rows that
- * the source no longer has, or that the filter no longer lets through.  A key
- * that is spelled differently now is gone, to a target to which that is another
- * one; the row comes with those that were changed.
+ * gone_query returns the query for the keys of changed rows that the source no
+ * longer has, or that the filter no longer lets through; of the columns of spelled,
+ * spelled as they are.
  */
-static void
-read_gone(RehomeTurn *turn, RehomeConn *conn)
+static char *
+gone_query(RehomeTurn *turn, Bitmapset *spelled)
 {
 	RehomeTableMap *map = turn->map;
-	RehomeProjector *projector = rehome_projector_key(turn->mapping);
-	Bitmapset  *spelled = rehome_mapping_source_spelled(turn->mapping);
 	StringInfoData sql;
 	int			n = list_length(map->source_key);
 
@@ -103,8 +101,35 @@ read_gone(RehomeTurn *turn, RehomeConn *conn)
 	if (map->filter != NULL)
 		appendStringInfo(&sql, " AND (%s)", map->filter);
 	appendStringInfoChar(&sql, ')');
-	turn->ngone = rehome_stream_gone(conn, sql.data, turn->mapping, projector,
+	return sql.data;
+}
+
+/*
+ * receive_nothing is a RehomeReceive.
+ */
+static void
+receive_nothing(TupleTableSlot *row, void *arg)
+{
+}
+
+/*
+ * read_gone stores these keys, as the target knows them.  A key that is spelled
+ * differently now is gone, to a target to which that is another one; the row
+ * comes with those that were changed.  To the quarantine it always is: it has
+ * keys as they are spelled, and lets go of those that come by here.
+ */
+static void
+read_gone(RehomeTurn *turn, RehomeConn *conn)
+{
+	RehomeMapping *mapping = turn->mapping;
+	RehomeProjector *projector = rehome_projector_key(mapping);
+	Bitmapset  *spelled = rehome_mapping_source_spelled(mapping);
+	Bitmapset  *spellings = rehome_mapping_source_spellings(mapping);
+
+	turn->ngone = rehome_stream_gone(conn, gone_query(turn, spelled), mapping, projector,
 									 rehome_receive_store, turn->gone);
+	if (turn->sieve != NULL && rehome_known_any(turn->sieve) && !bms_equal(spelled, spellings))
+		(void) rehome_stream_gone(conn, gone_query(turn, spellings), mapping, projector, receive_nothing, NULL);
 	rehome_projector_end(projector);
 }
 
@@ -547,8 +572,12 @@ rehome_turn_begin(RehomeSlice *slice, RehomeTableMap *map, char flag, RehomeRepa
 		map->on_delete != 'd' || rehome_apply_keeps(turn->mapping) || (flag == 'p' && !fragile) :
 		moved != NULL && moved->within != NULL)
 		turn->present = tuplestore_begin_heap(false, false, work_mem);
-	/* with quarantine, what meets another row half way is tried again in the end */
-	turn->by_parts = map->quarantine || (turn->everything && turn->present == NULL) || !fragile;
+	/*
+	 * With quarantine, what meets another row half way is tried again in the
+	 * end.  Else what is absent goes first where rows may meet it.
+	 */
+	turn->by_parts = map->quarantine || (turn->everything && turn->present == NULL) ||
+		(!fragile && (turn->present == NULL || !rehome_may_be_taken(turn->mapping)));
 	turn->gone = tuplestore_begin_heap(false, false, work_mem);
 	turn->rows = tuplestore_begin_heap(false, false, work_mem);
 	if (turn->everything)

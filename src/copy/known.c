@@ -191,6 +191,15 @@ rehome_known_load(RehomeSieve *sieve)
 }
 
 /*
+ * rehome_known_any tells whether there are any.
+ */
+bool
+rehome_known_any(RehomeSieve *sieve)
+{
+	return hash_get_num_entries(sieve->known) > 0;
+}
+
+/*
  * rehome_known_find returns the quarantine's entry of a source row, or NULL.
  */
 RehomeKnown *
@@ -199,7 +208,7 @@ rehome_known_find(RehomeSieve *sieve, Datum *values, bool *nulls)
 	char		key[HASH_CHARS];
 	MemoryContext old;
 
-	if (hash_get_num_entries(sieve->known) == 0)
+	if (!rehome_known_any(sieve))
 		return NULL;
 	old = MemoryContextSwitchTo(sieve->scratch);
 	(void) identity(sieve, key_texts(sieve, values, nulls), values, nulls, key);

@@ -22,6 +22,7 @@ typedef struct RehomeKnown
 } RehomeKnown;
 
 extern HTAB *rehome_known_load(RehomeSieve *sieve);
+extern bool rehome_known_any(RehomeSieve *sieve);
 extern RehomeKnown *rehome_known_find(RehomeSieve *sieve, Datum *values, bool *nulls);
 extern bool rehome_known_nameless(RehomeSieve *sieve, Datum *values, bool *nulls);
 extern void rehome_known_release(RehomeSieve *sieve, RehomeKnown *entry);

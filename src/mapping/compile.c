@@ -372,6 +372,86 @@ compile_column(RehomeMapping *mapping, RehomeMappedColumn *column,
 }
 
 /*
+ * is_text tells whether values of a type are compared letter by letter, unless
+ * their collation says otherwise.
+ */
+static bool
+is_text(Oid type)
+{
+	return type == TEXTOID || type == VARCHAROID || type == BPCHAROID || type == NAMEOID || type == BYTEAOID;
+}
+
+/*
+ * rehome_is_by_letter tells whether they are; of a domain too.
+ */
+bool
+rehome_is_by_letter(Oid type, Oid collation)
+{
+	return is_text(getBaseType(type)) && (!OidIsValid(collation) || get_collation_isdeterministic(collation));
+}
+
+/*
+ * has_one_spelling tells whether values of a type are equal only if they look
+ * the same.  That is not known of what is not listed.
+ */
+static bool
+has_one_spelling(Oid type, Oid collation)
+{
+	switch (type)
+	{
+		case BOOLOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case OIDOID:
+		case UUIDOID:
+		case DATEOID:
+		case TIMEOID:
+		case TIMESTAMPOID:
+		case TIMESTAMPTZOID:
+			return true;
+		case BPCHAROID:
+			return false;		/* blanks at the end */
+		default:
+			return rehome_is_by_letter(type, collation) || get_typtype(type) == TYPTYPE_ENUM;
+	}
+}
+
+/*
+ * is_builtin tells whether an operator, as SQL, comes with PostgreSQL.
+ */
+static bool
+is_builtin(const char *operator)
+{
+	return strncmp(operator, "OPERATOR(pg_catalog.", strlen("OPERATOR(pg_catalog.")) == 0;
+}
+
+/*
+ * is_looser tells whether a column of the target's key may take for one what the
+ * source tells apart.  It does not where it is a copy of a column of the same
+ * type, unless that is text, which may have another collation at the source, or
+ * is no such type there: then its operator comes with PostgreSQL, and ours with
+ * an extension.
+ */
+static bool
+is_looser(RehomeMapping *mapping, RehomeMappedColumn *column)
+{
+	RehomeTableMap *map = mapping->map;
+	ListCell   *lc;
+
+	if (has_one_spelling(getBaseType(column->type), column->collation))
+		return false;
+	if (column->plain == 0 || is_text(getBaseType(column->type)))
+		return true;
+	if (is_builtin(column->equal) || map->source_equal == NIL)
+		return false;
+	foreach(lc, map->source_key)
+		if (strcmp(lfirst(lc), NameStr(TupleDescAttr(mapping->source_desc, column->plain - 1)->attname)) == 0)
+			return is_builtin(list_nth(map->source_equal, foreach_current_index(lc)));
+	return false;
+}
+
+/*
  * rehome_mapping_compile compiles a table map, in the current memory context,
  * as the migration's owner: the planner evaluates what is constant in an
  * expression.  Raises when the map no longer fits the tables.
@@ -413,6 +493,9 @@ rehome_mapping_compile(RehomeTableMap *map, Oid owner)
 		all[i] = &mapping->columns[i];
 	mapping->mapped_desc = describe(all, mapping->ncolumns);
 	mapping->key_desc = describe(mapping->key, mapping->nkey);
+	for (int k = 0; k < mapping->nkey; k++)
+		if (is_looser(mapping, mapping->key[k]))
+			mapping->looser = bms_add_member(mapping->looser, k);
 	table_close(target, AccessShareLock);
 	table_close(source, AccessShareLock);
 	rehome_become_self(&as);
@@ -505,71 +588,35 @@ rehome_mapping_source_key(RehomeMapping *mapping)
 }
 
 /*
- * is_text tells whether values of a type are compared letter by letter, unless
- * their collation says otherwise.
- */
-static bool
-is_text(Oid type)
-{
-	return type == TEXTOID || type == VARCHAROID || type == BPCHAROID || type == NAMEOID || type == BYTEAOID;
-}
-
-/*
- * is_by_letter tells whether they are.
- */
-static bool
-is_by_letter(Oid type, Oid collation)
-{
-	return is_text(type) && (!OidIsValid(collation) || get_collation_isdeterministic(collation));
-}
-
-/*
- * has_one_spelling tells whether values of a type are equal only if they look
- * the same.  That is not known of what is not listed.
- */
-static bool
-has_one_spelling(Oid type, Oid collation)
-{
-	switch (type)
-	{
-		case BOOLOID:
-		case INT2OID:
-		case INT4OID:
-		case INT8OID:
-		case OIDOID:
-		case UUIDOID:
-		case DATEOID:
-		case TIMEOID:
-		case TIMESTAMPOID:
-		case TIMESTAMPTZOID:
-			return true;
-		case BPCHAROID:
-			return false;		/* blanks at the end */
-		default:
-			return is_by_letter(type, collation) || get_typtype(type) == TYPTYPE_ENUM;
-	}
-}
-
-/*
  * rehome_mapping_source_spelled returns which columns of the source's key,
- * counted from 0, are one and the same only if they are spelled the same: two
+ * counted from 0, are one and the same only if they are spelled the same.  Two
  * spellings of what the source takes for one key ('a' and 'A' of a citext, 1.0
  * and 1.00) are the keys of two rows to a target that compares letter by
- * letter.  Text is always among them: the foreign table may say text of what
- * is a citext at the source, or has another collation there.
+ * letter; and where the target takes for one what the source may not, only the
+ * spelling tells which row it has.  Text is always among them: the foreign table
+ * may say text of what is a citext at the source, or has another collation there.
  */
 Bitmapset *
 rehome_mapping_source_spelled(RehomeMapping *mapping)
 {
-	Bitmapset  *spelled = NULL;
-	bool		by_letter = false;
-	ListCell   *lc;
+	bool		by_letter = mapping->looser != NULL;
 
 	for (int k = 0; k < mapping->nkey; k++)
-		if (is_by_letter(getBaseType(mapping->key[k]->type), mapping->key[k]->collation))
+		if (rehome_is_by_letter(mapping->key[k]->type, mapping->key[k]->collation))
 			by_letter = true;
-	if (!by_letter)
-		return NULL;
+	return by_letter ? rehome_mapping_source_spellings(mapping) : NULL;
+}
+
+/*
+ * rehome_mapping_source_spellings returns which columns of the source's key may
+ * have several spellings of one value, whether or not the target minds.
+ */
+Bitmapset *
+rehome_mapping_source_spellings(RehomeMapping *mapping)
+{
+	Bitmapset  *spelled = NULL;
+	ListCell   *lc;
+
 	foreach(lc, mapping->map->source_key)
 		for (int i = 0; i < mapping->source_desc->natts; i++)
 		{

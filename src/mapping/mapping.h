@@ -44,6 +44,7 @@ typedef struct RehomeMapping
 	RehomeMappedColumn *columns;
 	int			nkey;
 	RehomeMappedColumn **key;
+	Bitmapset  *looser;			/* of the key, from 0: may take two values of the source for one */
 	Bitmapset  *needed;			/* source attnums any expression reads */
 	bool		all_plain;
 	bool		tolerant;		/* some rows may be refused without an error */
@@ -76,12 +77,14 @@ extern List *rehome_mapping_source_columns(RehomeMapping *mapping);
 extern List *rehome_mapping_reads(RehomeMapping *mapping, List *targets);
 extern List *rehome_mapping_source_key(RehomeMapping *mapping);
 extern Bitmapset *rehome_mapping_source_spelled(RehomeMapping *mapping);
+extern Bitmapset *rehome_mapping_source_spellings(RehomeMapping *mapping);
 extern Bitmapset *rehome_mapping_target_spelled(RehomeMapping *mapping);
 extern Node *rehome_expression_parse(const char *text, Relation rel, const char *alias);
 extern Node *rehome_expression_parse_value(const char *text, Relation rel, const char *alias,
 										   Node *value);
 extern char *rehome_expression_deparse(Node *expr, Relation rel, const char *alias);
 extern bool rehome_is_integer(Oid type);
+extern bool rehome_is_by_letter(Oid type, Oid collation);
 extern Node *rehome_expression_assign(Node *expr, Oid type, int32 typmod);
 extern Node *rehome_expression_coerce(Node *expr, Relation target, AttrNumber attnum);
 extern List *rehome_expression_columns(Node *expr, Relation rel);

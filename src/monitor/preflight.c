@@ -348,6 +348,40 @@ check_logged(List *findings, RehomeTableMap *map)
 					   psprintf("ALTER TABLE %s SET LOGGED;", unlogged));
 }
 
+/*
+ * check_key names the columns of a target's key that may be the same for two rows
+ * of the source: they are computed, with nothing that leads back, or their type has
+ * less to say than the source's.  What is merely compared differently a batch sees
+ * for itself (apply/taken.c).
+ */
+static List *
+check_key(List *findings, RehomeTableMap *map, const char *name)
+{
+	static SPIPlanPtr plan = NULL;
+	RehomeRows *rows;
+
+	rows = rehome_spi_kept(&plan, "SELECT quote_ident(c.\"column\"), c.kind <> 'copy' FROM rehome.column_map c"
+						   " JOIN rehome.table_map t ON t.id = c.table_map_id"
+						   " JOIN pg_attribute a ON a.attrelid = t.target AND a.attname = c.\"column\" AND NOT a.attisdropped"
+						   " JOIN pg_type y ON y.oid = a.atttypid"
+						   " LEFT JOIN pg_attribute s ON s.attrelid = t.source AND NOT s.attisdropped AND quote_ident(s.attname) = c.expression"
+						   " WHERE t.id = $1 AND c.\"column\" = ANY (t.key) AND c.expression IS NOT NULL AND CASE WHEN c.kind <> 'copy' THEN c.inverse IS NULL"
+						   /* of a numeric the lower bits are its scale */
+						   "  WHEN s.atttypid = a.atttypid AND s.atttypid = 'numeric'::regtype"
+						   "   THEN a.atttypmod >= 0 AND (s.atttypmod < 0 OR ((a.atttypmod - 4) & 2047) < ((s.atttypmod - 4) & 2047))"
+						   "  WHEN s.atttypid IN ('time'::regtype, 'timetz'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype, 'interval'::regtype,"
+						   "    'float4'::regtype, 'float8'::regtype, 'numeric'::regtype)"
+						   "   THEN a.atttypid <> s.atttypid AND y.typcategory <> 'S' OR a.atttypid = s.atttypid AND a.atttypmod >= 0 AND a.atttypmod <> s.atttypmod"
+						   "  ELSE a.atttypid IN ('name'::regtype, '\"char\"'::regtype, 'bpchar'::regtype, 'float4'::regtype, 'float8'::regtype)"
+						   "   AND a.atttypid <> s.atttypid END ORDER BY 1", "i", map->id);
+	for (int r = 0; r < rows->n; r++)
+		findings = rehome_finding(findings, "mapping", "warning", psprintf("%s.%s", name, rows->value[r][0]),
+								  psprintf("is part of the key, and %s: two rows of the source may get the same, and the one that changes last takes the place of the other",
+										   rehome_bool(rows->value[r][1]) ? "computed without an inverse" : "of a type that has less to say than the source's"),
+								  "Make sure that this cannot be; a verification of all rows tells.");
+	return findings;
+}
+
 static List *
 check_target(List *findings, RehomeSlice *slice, RehomeTableMap *map)
 {
@@ -390,6 +424,7 @@ check_target(List *findings, RehomeSlice *slice, RehomeTableMap *map)
 	if (slice->migration->live)
 		findings = check_identity(check_logged(findings, map), map);
 	findings = check_target_since(findings, slice, map, name);
+	findings = check_key(findings, map, name);
 	foreach(lc, map->columns)
 	{
 		RehomeColumnMap *column = lfirst(lc);

@@ -1,0 +1,151 @@
+# Keys that one side takes for one, and that are two rows of the other: neither
+# takes the place of the other one, here or there.
+use strict;
+use warnings;
+
+use RehomeTest;
+use Test::More;
+
+my $pair = new_pair();
+my ($source, $target) = ($pair->source, $pair->target);
+my %only = (source => 'own text DEFAULT $$there$$', target => 'here text DEFAULT $$here$$');
+for my $side ('source', 'target')
+{
+	my $strict = $side eq 'source' ? 'text' : 'citext';
+	my $loose  = $side eq 'source' ? 'citext' : 'text';
+	my $any    = 'text COLLATE public.any_case';
+	my $sql    = qq{
+		CREATE EXTENSION citext;
+		CREATE COLLATION public.any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+		CREATE SCHEMA app;
+		CREATE TABLE app.plain (k $strict PRIMARY KEY, v int);
+		CREATE TABLE app.kept (k $strict PRIMARY KEY, v int, $only{$side});
+		CREATE TABLE app.uni (k $strict PRIMARY KEY, v int UNIQUE);
+		CREATE TABLE app.pair (n numeric, k @{[$side eq 'source' ? 'text' : $any]}, v int, PRIMARY KEY (n, k));
+		CREATE TABLE app.sieved (k $strict PRIMARY KEY, v int);
+		CREATE TABLE app.marked (k $strict PRIMARY KEY, v int@{[$side eq 'target' ? ', gone bool' : '']});
+		CREATE TABLE app.num (k numeric PRIMARY KEY, v int@{[$side eq 'target' ? ' CHECK (v < 1000)' : '']});
+		CREATE TABLE app.lower (k text, n numeric, at @{[$side eq 'source' ? 'timestamp' : 'timestamptz']}, i int, t $strict, PRIMARY KEY (k, n, at, i, t));
+		CREATE TABLE app.round (n numeric(@{[$side eq 'source' ? '10,3' : '12,2']}), m numeric(@{[$side eq 'source' ? '10,2' : '12,3']}), at timestamp@{[$side eq 'source' ? '' : '(0)']}, PRIMARY KEY (n, m, at));
+		CREATE TABLE app.back (k $loose PRIMARY KEY, v int, $only{$side});
+		CREATE TABLE app.back_pair (n numeric, k @{[$side eq 'source' ? $any : 'text']}, v int, PRIMARY KEY (n, k));
+	};
+	$side eq 'source' ? $pair->sql_source($sql) : $pair->sql_target($sql);
+}
+my @one = qw(plain kept uni sieved marked back);
+my @two = qw(pair back_pair);
+$pair->sql_source(join ';', (map { "INSERT INTO app.$_ (k, v) SELECT 'Key ' || i, i FROM generate_series(1, 20) i" } @one),
+	map { "INSERT INTO app.$_ SELECT i, 'Key ' || i, i FROM generate_series(1, 20) i" } @two);
+$pair->import_foreign_schema('app', 'far');
+# what is declared as something else there is compared as it is there
+$pair->sql_target(q{
+	ALTER FOREIGN TABLE far.back ALTER k TYPE text;
+	ALTER FOREIGN TABLE far.uni ALTER k TYPE citext;
+	SELECT rehome.create_migration('m', 'src', 'keys that are one here');
+	SELECT rehome.add_table('m', 'far.' || t, ('app.' || t)::regclass) FROM unnest('{plain,kept,uni,pair,num,sieved,marked,back,back_pair}'::text[]) AS t;
+	SELECT rehome.set_table_rule('m', t, on_error => 'quarantine') FROM unnest('{app.sieved,app.num}'::regclass[]) AS t;
+	SELECT rehome.set_table_rule('m', 'app.marked', on_delete => 'mark', delete_column => 'gone');
+	CALL rehome.copy('m')});
+my @content = map { my $n = /pair/ ? 'n, ' : ''; { source => "(SELECT ${n}k::text AS k, v FROM app.$_)", target => "(SELECT ${n}k::text AS k, v FROM app.$_" . (/marked/ ? ' WHERE gone IS NOT TRUE)' : ')') } } (@one, @two);
+
+sub sync_is
+{
+	my ($sqlstate, $message, $name) = @_;
+	my ($got, $said) = sqlstate_of($target, q{CALL rehome.sync('m')});
+	is($got, $sqlstate, $name) || diag($said);
+	like($said, $message, "$name: and says so") if defined $message;
+	return;
+}
+
+# What a batch cannot see is told before.
+$pair->sql_target(q{
+	SELECT rehome.create_migration('w', 'src', 'keys that are made one');
+	SELECT rehome.add_table('w', 'far.lower', 'app.lower', columns => '{"k": "lower(k)", "i": "n::int"}');
+	SELECT rehome.add_table('w', 'far.round', 'app.round')});
+is($pair->sql_target(q{SELECT string_agg(object || substring(detail, 'computed|type'), ',' ORDER BY object) FROM rehome.preflight('w') WHERE "check" = 'mapping' AND severity = 'warning' AND detail LIKE '%two rows of the source%'}),
+	'app.lower.attype,app.lower.icomputed,app.lower.kcomputed,app.round.attype,app.round.ntype', 'preflight names the columns of keys that may not tell rows apart');
+is($pair->sql_target(q{SELECT count(*) FROM rehome.preflight('m') WHERE detail LIKE '%two rows of the source%'}), 0, 'and only these');
+$pair->sql_target(q{SELECT rehome.drop_migration('w')});
+
+sync_is('00000', undef, 'in sync');
+same_content($pair, \@content, 'the same on both sides');
+
+# A second row for the target's one key.
+for my $table (qw(plain kept uni pair marked))
+{
+	my $n = $table eq 'pair' ? '1, ' : '';
+	$pair->sql_source("INSERT INTO app.$table VALUES (${n}'KEY 1', 100)");
+	sync_is('23505', qr/two rows of the source have keys that are one to table "$table"/, "$table: a second row with what is one key here");
+	is($pair->sql_target("SELECT v FROM app.$table WHERE k = 'Key 1'"), 1, "$table: the first row stays");
+	my (undef, undef, $error) = $target->psql('postgres', q{CALL rehome.sync('m')});
+	like($error, qr/Key \(.*k\)=\(.*Key 1\) is there, and key \(.*k\)=\(.*KEY 1\) comes/, "$table: which rows these are");
+	$pair->sql_source("UPDATE app.$table SET k = 'Other', v = 101 WHERE v = 100");
+	sync_is('00000', undef, "$table: with another key it comes");
+	$pair->sql_source("UPDATE app.$table SET k = 'Third' WHERE v = 1; UPDATE app.$table SET k = 'KEY 1' WHERE v = 101; UPDATE app.$table SET v = 102 WHERE v = 2");
+	sync_is('00000', undef, "$table: and with that one where the first has given it up");
+	$pair->sql_source("DELETE FROM app.$table WHERE v = 3; INSERT INTO app.$table VALUES (${\($n ? '3, ' : '')}'KEY 3', 103); UPDATE app.$table SET k = lower(k) WHERE v = 4");
+	sync_is('00000', undef, "$table: or is gone, or the row itself is spelled anew");
+	$pair->sql_source("INSERT INTO app.$table VALUES (${\($n ? '30, ' : '')}'Twice', 104), (${\($n ? '30, ' : '')}'TWICE', 105)");
+	sync_is('23505', undef, "$table: two that are new");
+	$pair->sql_source("DELETE FROM app.$table WHERE v = 104");
+	sync_is('00000', undef, "$table: one of them");
+	same_content($pair, \@content, "$table: the same on both sides");
+}
+is($pair->sql_target(q{SELECT count(*) FROM rehome.verify('m') WHERE NOT ok}), 0, 'a verification finds nothing');
+
+# All of a table read again, where the rows stay in place.
+$pair->sql_source(q{CREATE TEMP TABLE all_of AS SELECT * FROM app.kept; TRUNCATE app.kept;
+	INSERT INTO app.kept (k, v) SELECT CASE WHEN v % 2 = 0 THEN upper(k) ELSE k END, v FROM all_of});
+sync_is('00000', undef, 'all is read again, spelled anew');
+same_content($pair, \@content, 'the same on both sides, spelled the same');
+
+# Quarantine has the second one, and the first is not what goes with it.
+$pair->sql_source(q{INSERT INTO app.sieved VALUES ('KEY 1', 100), ('New', 101), ('NEW', 101)});
+sync_is('00000', undef, 'with quarantine, the batch goes on');
+is($pair->sql_target(q{SELECT string_agg(source_row->>'v', ',' ORDER BY source_row->>'v') FROM rehome.quarantine WHERE sqlstate = '23505'}), '100,101', 'the second ones are in quarantine');
+is($pair->sql_target(q{SELECT string_agg(v::text, ',' ORDER BY v) FROM app.sieved WHERE k IN ('key 1', 'new')}), '1,101', 'the first ones are here');
+$pair->sql_source(q{UPDATE app.sieved SET v = 103 WHERE k = 'KEY 1'});
+sync_is('00000', undef, 'the second is changed');
+is($pair->sql_target(q{SELECT string_agg(v::text, ',' ORDER BY v) FROM app.sieved WHERE k IN ('key 1', 'new')}), '1,101', 'the first ones are here still');
+$pair->sql_source(q{DELETE FROM app.sieved WHERE k = 'KEY 1'; DELETE FROM app.sieved WHERE k = 'New'});
+sync_is('00000', undef, 'one of each is deleted');
+same_content($pair, \@content, 'the other one is here');
+is($pair->sql_target(q{SELECT count(*) FROM rehome.quarantine}), 0, 'and none in quarantine');
+
+# One row, of a key that both sides compare alike, is mended by another spelling.
+$pair->sql_source(q{INSERT INTO app.num VALUES (1.0, 2000), (2.0, 2000), (3.0, 3)});
+sync_is('00000', undef, 'rows are refused');
+$pair->sql_source(q{UPDATE app.num SET k = 1.00, v = 1 WHERE k = 1; UPDATE app.num SET k = 2.00 WHERE k = 2; UPDATE app.num SET v = 4 WHERE k = 3});
+sync_is('00000', undef, 'one is mended, one is not, both are spelled anew');
+is($pair->sql_target(q{SELECT string_agg(source_key->>'k', ',') FROM rehome.quarantine}), '2.00', 'the one that is not is in quarantine, as it is spelled now');
+is($pair->sql_target(q{SELECT string_agg(k || ' ' || v, ',' ORDER BY k) FROM app.num}), '1.00 1,3.0 4', 'the others are here');
+$pair->sql_source(q{DELETE FROM app.num});
+sync_is('00000', undef, 'all are gone');
+is($pair->sql_target(q{SELECT count(*) FROM rehome.quarantine}), 0, 'and none in quarantine');
+
+# The way back, where the source has the looser key.
+$pair->sql_target(q{CALL rehome.cutover('m')});
+for my $table (qw(back back_pair))
+{
+	my $n = $table eq 'back' ? '' : '1, ';
+	$pair->sql_target("INSERT INTO app.$table VALUES (${n}'KEY 1', 100)");
+	sync_is('23505', qr/rows written to "$table" since cutover have keys that the source takes for those of others/, "$table: a second row with what is one key there");
+	is($pair->sql_source("SELECT k || ' ' || v FROM app.$table WHERE k = 'Key 1'"), 'Key 1 1', "$table: the first one stays");
+	$pair->sql_target("UPDATE app.$table SET k = 'Other' WHERE v = 100");
+	sync_is('00000', undef, "$table: with another key it goes");
+	$pair->sql_target("UPDATE app.$table SET k = 'Third' WHERE v = 1; UPDATE app.$table SET k = 'KEY 1' WHERE v = 100; UPDATE app.$table SET k = upper(k) WHERE v IN (2, 3)");
+	sync_is('00000', undef, "$table: and with that one where the first has given it up");
+	$pair->sql_target("INSERT INTO app.$table VALUES (${n}'Two', 101), (${n}'TWO', 102)");
+	sync_is('23505', undef, "$table: two that are new");
+	$pair->sql_target("DELETE FROM app.$table WHERE v = 101");
+	sync_is('00000', undef, "$table: one of them");
+	same_content($pair, \@content, "$table: the same on both sides");
+}
+$pair->sql_target("UPDATE app.$_ SET k = lower(k) WHERE v IN (5, 6)") for @one, @two;
+$pair->sql_target(q{CALL rehome.rollback('m')});
+same_content($pair, \@content, 'rolled back');
+$pair->sql_source("UPDATE app.$_ SET k = upper(k) WHERE v = 6; UPDATE app.$_ SET v = 500 WHERE v = 5") for @one, @two;
+sync_is('00000', undef, 'and on');
+same_content($pair, \@content, 'the same on both sides');
+
+done_testing();
