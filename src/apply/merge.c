@@ -21,9 +21,11 @@
 #include "postgres.h"
 
 #include "apply/merge.h"
+#include "miscadmin.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 
 /*
  * rehome_merge_compose writes the statements that merge a staging table.
@@ -130,31 +132,21 @@ rehome_merge_note_outside(RehomeConn *conn, RehomeReturn *ret)
 									ret->stage, ret->join, ret->passes));
 }
 
+/* Keys in quarantine that are sent to the source at once. */
+#define REFUSED_KEYS 10000
+
 /*
- * rehome_merge_spare_refused sees to rows that are in quarantine: they are no
- * rows of the target that are gone.  Where there is one with such a key now, it
- * takes the place of the one that was refused, which leaves the quarantine.
+ * spare_refused is rehome_merge_spare_refused() for some of the rows.
  */
-void
-rehome_merge_spare_refused(RehomeConn *conn, RehomeSlice *slice, RehomeReturn *ret)
+static void
+spare_refused(RehomeConn *conn, RehomeSlice *slice, RehomeReturn *ret, const char *refused)
 {
-	static SPIPlanPtr plan = NULL;
 	RehomeInverse *inverse = ret->inverse;
 	RehomeTableMap *map = inverse->mapping->map;
-	char	   *refused;
 	char	   *keys;
 	char	   *staged;
 	char	   *replaced;
 
-	refused = rehome_spi_kept(&plan, "SELECT jsonb_agg(jsonb_build_object('id', q.id::text, 'key',"
-							  "  (SELECT jsonb_object_agg('key' || u.n, q.source_key -> u.name)"
-							  "     FROM unnest($4::text[]) WITH ORDINALITY AS u(name, n))))"
-							  " FROM rehome.quarantine q WHERE q.migration = $1::name AND q.slice = $2::name"
-							  " AND q.target = $3 AND q.source_key IS NOT NULL", "ttot",
-							  slice->migration->name, slice->name, map->target,
-							  rehome_name_array(map->source_key))->value[0][0];
-	if (refused == NULL)
-		return;
 	keys = psprintf("jsonb_array_elements($1::jsonb) AS q, LATERAL jsonb_populate_record(NULL::%s, q -> 'key') AS k",
 					rehome_change_table(slice->migration, map));
 	staged = psprintf("EXISTS (SELECT FROM %s s WHERE s.rehome_op IN ('u', 'd') AND %s)", ret->stage,
@@ -171,6 +163,46 @@ rehome_merge_spare_refused(RehomeConn *conn, RehomeSlice *slice, RehomeReturn *r
 		rehome_conn_query(conn, psprintf("INSERT INTO %s (rehome_op, %s) SELECT 'q', %s FROM %s WHERE NOT %s", ret->stage,
 										 rehome_inverse_keys(inverse, ""), list.data, keys, staged), "t", refused);
 	}
+}
+
+/*
+ * rehome_merge_spare_refused sees to rows that are in quarantine: they are no
+ * rows of the target that are gone.  Where there is one with such a key now, it
+ * takes the place of the one that was refused, which leaves the quarantine.  One
+ * without a key, or a part of it, is like none.
+ */
+void
+rehome_merge_spare_refused(RehomeConn *conn, RehomeSlice *slice, RehomeReturn *ret)
+{
+	static SPIPlanPtr plan = NULL;
+	RehomeTableMap *map = ret->inverse->mapping->map;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome keys in quarantine", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	char	   *last = pstrdup("{}");	/* before any other object */
+
+	while (last != NULL)
+	{
+		char	  **v;
+
+		CHECK_FOR_INTERRUPTS();
+		v = rehome_spi_kept(&plan, psprintf("SELECT jsonb_agg(jsonb_build_object('id', q.id::text, 'key',"
+											"  (SELECT jsonb_object_agg('key' || u.n, q.source_key -> u.name)"
+											"     FROM unnest($4::text[]) WITH ORDINALITY AS u(name, n)))),"
+											" (array_agg(q.source_key ORDER BY q.source_key DESC))[1]"
+											" FROM (SELECT c.id, c.source_key FROM rehome.quarantine c"
+											"  WHERE c.migration = $1::name AND c.slice = $2::name AND c.target = $3 AND c.contents = ''"
+											"  AND c.source_key > $5::jsonb ORDER BY c.source_key LIMIT %d) AS q", REFUSED_KEYS), "ttott",
+							slice->migration->name, slice->name, map->target,
+							rehome_name_array(map->source_key), last)->value[0];
+		if (v[0] != NULL)
+			spare_refused(conn, slice, ret, v[0]);
+		MemoryContextSwitchTo(old);
+		last = v[1] ? pstrdup(v[1]) : NULL;
+		MemoryContextReset(context);
+		MemoryContextSwitchTo(context);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
 }
 
 /*

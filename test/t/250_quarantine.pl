@@ -223,6 +223,28 @@ $pair->sql_source(q{INSERT INTO old.point VALUES (4, '4', '4'), (5, NULL, '99999
 call(q{CALL rehome.sync('n')});
 is($pair->sql_target(q{SELECT string_agg(id || ' ' || w, ', ' ORDER BY id) FROM new.point}), '2 -1, 3 3, 4 4, 5 -1', 'sync keeps to the policies');
 
+# Of however many keys in quarantine, those that come back leave it, and the other rows stay at the source.
+$pair->sql_source(q{CREATE TABLE old.many (id integer PRIMARY KEY, v integer); INSERT INTO old.many SELECT i, -1 FROM generate_series(1, 25000) AS i});
+$pair->sql_target(q{CREATE TABLE new.many (id integer PRIMARY KEY, v integer CHECK (v > 0))});
+$pair->import_foreign_schema('old', 'lots', 'many');
+$pair->sql_target(q{
+	SELECT rehome.create_migration('lots', 'src', 'many bad rows');
+	SELECT rehome.add_table('lots', 'lots.many', 'new.many');
+	SELECT rehome.set_table_rule('lots', 'new.many', on_error => 'quarantine')});
+call(q{CALL rehome.copy('lots')});
+$pair->sql_target(q{SELECT rehome.accept_quarantine('lots', 'a test of many')});
+call(q{CALL rehome.cutover('lots')});
+$pair->sql_target(q{INSERT INTO new.many SELECT i, i FROM unnest('{1,9999,10000,15000,25000}'::int[]) AS i});
+call(q{CALL rehome.sync('lots')});
+is($pair->sql_target(q{SELECT count(*), count(*) FILTER (WHERE (source_key->>'id')::int IN (1, 9999, 10000, 15000, 25000)) FROM rehome.quarantine WHERE migration = 'lots'}), '24995|0',
+	'rows with keys of such that were refused take their places');
+is($pair->sql_source(q{SELECT count(*), string_agg(id || ' ' || v, ',' ORDER BY id) FILTER (WHERE v > 0) FROM old.many}), '25000|1 1,9999 9999,10000 10000,15000 15000,25000 25000',
+	'at the source too');
+$pair->sql_target(q{BEGIN; TRUNCATE new.many; INSERT INTO new.many VALUES (25000, 1), (30000, 2); COMMIT});
+call(q{CALL rehome.sync('lots')});
+is($pair->sql_source(q{SELECT count(*), string_agg(id || ' ' || v, ',' ORDER BY id) FILTER (WHERE v > 0) FROM old.many}), '24997|25000 1,30000 2',
+	'and the others stay there when all of the table goes back');
+
 # ---------------------------------------------------------------------------
 # A validation looks at the value that the rule has given; it does not have it made again.
 
