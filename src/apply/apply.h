@@ -94,6 +94,6 @@ extern int64 rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *ma
 								  Snapshot snapshot, bool keep_open, bool *uncovered);
 pg_noreturn extern void rehome_raise_both(RehomeSlice *slice);
 extern void rehome_reverse_prune(RehomeSlice *slice, List *maps, const char *position);
-extern char *rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice, List *ask);
+extern char *rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice, List *ask, List *maps);
 
 #endif							/* REHOME_APPLY_H */

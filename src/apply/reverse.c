@@ -383,9 +383,11 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	List	   *asked = maps;
 	char	   *since;
 	char	   *reached;
+	StringInfoData noted;		/* partitions that are new to the source, by map, as JSON */
 	int64		n = 0;
 	ListCell   *lc;
 
+	initStringInfo(&noted);
 	maps = rehome_maps_running(maps);
 	if (slice->state == REHOME_CUT_OVER)	/* rolling back, capture is off, and nobody writes */
 		rehome_target_check_capture(maps);
@@ -400,7 +402,7 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	rehome_conn_begin(conn, "");
 	rehome_conn_exec(conn, psprintf("SET LOCAL lock_timeout = %d; SET LOCAL statement_timeout = %d",
 									rehome_lock_timeout, keep_open ? rehome_freeze_timeout : 0));
-	since = rehome_reverse_position(conn, slice, slice->lazy_position ? NIL : asked);
+	since = rehome_reverse_position(conn, slice, slice->lazy_position ? NIL : asked, maps);
 	if (since == NULL)
 	{
 		PopActiveSnapshot();
@@ -421,12 +423,10 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 
 		if (moved)
 		{
+			appendStringInfo(&noted, "%s\"%d\": \"%s\"", noted.len ? ", " : "{", map->id, parts);
 			/* what a rollback commits here, before the source commits, is not what that has */
 			if (!keep_open || snapshot != NULL)
-			{
-				rehome_spi("UPDATE rehome.table_map SET target_parts = $2 WHERE id = $1", "it", map->id, parts);
-				map->target_parts = MemoryContextStrdup(GetMemoryChunkContext(map), parts);
-			}
+				rehome_target_note_parts(map, parts);
 			rehome_touched_mark(slice, list_make1(map));
 			rehome_touched_all(map, "partitions of the target came or went since");
 		}
@@ -469,8 +469,10 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 		rehome_conn_rollback(conn);
 		return 0;
 	}
-	rehome_conn_query(conn, "UPDATE rehome_source.slice SET reverse_position = $3 WHERE token = $1 AND slice = $2::int",
-					  "tit", slice->migration->token, slice->id, reached);
+	appendStringInfoString(&noted, noted.len ? "}" : "{}");
+	rehome_conn_query(conn, "UPDATE rehome_source.slice SET reverse_position = $3, reverse_parts = reverse_parts || $4::jsonb"
+					  " WHERE token = $1 AND slice = $2::int",
+					  "titt", slice->migration->token, slice->id, reached, noted.data);
 	PopActiveSnapshot();
 	if (rehome_maps_behind(maps) != NIL)
 		rehome_slice_maps_changed(slice);

@@ -16,19 +16,41 @@
 #include "utils/builtins.h"
 
 /*
+ * take_parts makes the partitions on record those that the source has had rows of,
+ * by map, as JSON.  What is on record here may be older: our transaction may have
+ * failed when that at the source was done.
+ */
+static void
+take_parts(List *maps, const char *parts)
+{
+	ListCell   *lc;
+
+	if (strcmp(parts, "{}") == 0)
+		return;
+	foreach(lc, maps)
+	{
+		RehomeTableMap *map = lfirst(lc);
+		char	   *there = rehome_spi("SELECT $1::jsonb ->> $2::text", "ti", parts, map->id)->value[0][0];
+
+		if (there != NULL && (map->target_parts == NULL || strcmp(there, map->target_parts) != 0))
+			rehome_target_note_parts(map, there);
+	}
+}
+
+/*
  * rehome_reverse_position returns the target snapshot the source has reached,
  * and locks the row that says so; NULL when the source has authority (again).
  * With maps to ask about, it notes which writes to their tables the source has
- * refused since.
+ * refused since.  Of maps, the partitions on record become those of that snapshot.
  */
 char *
-rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice, List *ask)
+rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice, List *ask, List *maps)
 {
 	RehomeRows *rows;
 	char	   *self;
 
 	rows = rehome_conn_query(conn, "SELECT reverse_position, authority, holder,"
-							 " CASE WHEN $3::int[] <> '{}' THEN rehome_source.refused($1, $3::int[]) END FROM rehome_source.slice"
+							 " CASE WHEN $3::int[] <> '{}' THEN rehome_source.refused($1, $3::int[]) END, reverse_parts FROM rehome_source.slice"
 							 " WHERE token = $1 AND slice = $2::int FOR UPDATE",
 							 "tit", slice->migration->token, slice->id, rehome_map_ids(ask));
 	self = rehome_spi_value("SELECT rehome.database_identity()", "");
@@ -50,6 +72,7 @@ rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice, List *ask)
 						quote_literal_cstr(self), quote_literal_cstr(slice->migration->token), slice->id));
 	if (rows->value[0][3] != NULL)
 		rehome_refused_note(slice, ask, "source", rows->value[0][3]);
+	take_parts(maps, rows->value[0][4]);
 	return rows->value[0][0];
 }
 

@@ -74,6 +74,7 @@ extern bool rehome_target_repartitioned(RehomeTableMap *map, Snapshot snapshot, 
 										List **added, bool *whole);
 extern List *rehome_targets_uncovered(List *maps, Snapshot snapshot);
 extern bool rehome_target_cover(RehomeSlice *slice, List *maps);
+extern void rehome_target_note_parts(RehomeTableMap *map, const char *parts);
 extern void rehome_target_note_partitions(List *maps);
 extern bool rehome_target_settle(RehomeSlice *slice, RehomeTableMap *map);
 extern void rehome_target_let_write(RehomeTableMap *map);

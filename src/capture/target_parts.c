@@ -12,7 +12,8 @@
  * which nothing is known, and one that is gone has taken its rows along: then
  * the table is read as a whole.
  *
- * After cutover it is the position back that knows of them (apply/reverse.c).
+ * After cutover it is the position back that knows of them (apply/reverse.c), at
+ * the source, where it changes; what is on record here follows it.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,6 +31,17 @@
 #include "utils/varlena.h"
 
 /*
+ * rehome_target_note_parts puts on record which partitions a target has, as
+ * rehome_target_partitions() says it.
+ */
+void
+rehome_target_note_parts(RehomeTableMap *map, const char *parts)
+{
+	rehome_spi("UPDATE rehome.table_map SET target_parts = $2 WHERE id = $1", "it", map->id, parts);
+	map->target_parts = MemoryContextStrdup(GetMemoryChunkContext(map), parts);
+}
+
+/*
  * rehome_target_note_partitions puts on record which partitions the targets
  * have: what is in them is as it should be, or about to be read.
  */
@@ -41,13 +53,9 @@ rehome_target_note_partitions(List *maps)
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
-		char	   *parts;
 
-		if (get_rel_relkind(map->target) != RELKIND_PARTITIONED_TABLE)
-			continue;
-		parts = rehome_target_partitions(map->target, NULL);
-		rehome_spi("UPDATE rehome.table_map SET target_parts = $2 WHERE id = $1", "it", map->id, parts);
-		map->target_parts = MemoryContextStrdup(GetMemoryChunkContext(map), parts);
+		if (get_rel_relkind(map->target) == RELKIND_PARTITIONED_TABLE)
+			rehome_target_note_parts(map, rehome_target_partitions(map->target, NULL));
 	}
 }
 

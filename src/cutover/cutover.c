@@ -314,7 +314,7 @@ close_fence(RehomeConn *conn, RehomeSlice *slice)
 	char	   *token = quote_literal_cstr(migration->token);
 
 	rehome_conn_exec(conn, psprintf("SELECT rehome_source.set_fence(%s, %d, true, %s);"
-									"UPDATE rehome_source.slice SET reverse_position = %s, holder = %s, holder_xid = " UINT64_FORMAT
+									"UPDATE rehome_source.slice SET reverse_position = %s, reverse_parts = '{}', holder = %s, holder_xid = " UINT64_FORMAT
 									" WHERE token = %s AND slice = %d",
 									token, slice->id, quote_literal_cstr(new_home(migration)),
 									quote_literal_cstr(rehome_position_now()),
@@ -353,12 +353,7 @@ switch_over(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way,
 	require_untaken(conn, slice, maps);
 	close_fence(conn, slice);
 	foreach(lc, maps)
-	{
-		RehomeTableMap *map = lfirst(lc);
-
-		rehome_spi("UPDATE rehome.table_map SET target_parts = $2 WHERE id = $1", "it",
-				   map->id, rehome_target_partitions(map->target, NULL));
-	}
+		rehome_target_note_parts(lfirst(lc), rehome_target_partitions(((RehomeTableMap *) lfirst(lc))->target, NULL));
 	rehome_target_switch(maps, false, !one_way);
 	rehome_refused_end(slice, "target", "cut over");
 	rehome_derived_switch(slice, false, !one_way);

@@ -229,7 +229,7 @@ reverse(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 		if (see_to_partitions(worker, slice))
 			return 0;
 		rehome_conn_begin(worker->conn, "");
-		reached = rehome_reverse_position(worker->conn, slice, NIL);
+		reached = rehome_reverse_position(worker->conn, slice, NIL, NIL);
 		rehome_conn_commit(worker->conn);
 		if (reached != NULL)
 			rehome_reverse_prune(slice, worker->maps, reached);

@@ -201,4 +201,22 @@ $pair->sql_target(q{CALL rehome.sync('q')});
 same_content($pair, ['own'], 'and then it goes on from the source');
 is($pair->sql_target(q{SELECT bool_and(ok) FROM rehome.verify('q')}), 't', 'as a verification finds it');
 
+# What the source has is not forgotten with a transaction here: a verification
+# brings a partition, which nobody here knows of any more when it is dropped.
+$pair->sql_target(q{CALL rehome.cutover('q')});
+$pair->sql_target(q{CREATE TABLE own_8 PARTITION OF own FOR VALUES FROM ('2024-01-10') TO ('2024-01-11'); INSERT INTO own VALUES (800, '2024-01-10', 'brought')});
+{
+	my $lock = $source->background_psql('parts');
+	$lock->query_safe('BEGIN; LOCK TABLE own IN ACCESS EXCLUSIVE MODE');
+	like((sqlstate_of($target, q{SET rehome.lock_timeout = '100ms'; CALL rehome.sync('q')}, 'parts'))[0], qr{55P03|40001}, 'a batch that fails has seen to the triggers of a new partition');
+	$lock->quit;
+}
+$pair->sql_target(q{BEGIN; SELECT count(*) FROM rehome.verify('q'); ROLLBACK});
+is($pair->sql_source(q{SELECT v FROM own WHERE id = 800}), 'brought', 'the source has its rows, of which this side has forgotten');
+$pair->sql_target(q{DROP TABLE own_8});
+$pair->sql_target(q{CALL rehome.sync('q')});
+is($pair->sql_source(q{SELECT count(*) FROM own WHERE id = 800}), '0', 'when it is dropped they go all the same');
+$pair->sql_target(q{CALL rehome.rollback('q')});
+same_content($pair, ['own'], 'rolled back');
+
 done_testing();

@@ -27,7 +27,9 @@ COMMENT ON SCHEMA rehome_source IS 'change capture and fences of pg_rehome; remo
 
 -- Who has authority over a slice, as the source knows it; which database took
 -- it, in which of its transactions; and, while the fence is closed, which login
--- it knows for ours, and what it says the new home is.
+-- it knows for ours, and what it says the new home is.  reverse_position: the
+-- snapshot of the target it has reached; reverse_parts: which partitions targets
+-- had in that, by map, where they are not those of the cutover.
 CREATE TABLE IF NOT EXISTS rehome_source.slice (
     token               text NOT NULL,
     slice               int NOT NULL,
@@ -36,6 +38,7 @@ CREATE TABLE IF NOT EXISTS rehome_source.slice (
     holder_xid          bigint,
     pruned              text,
     reverse_position    text,
+    reverse_parts       jsonb NOT NULL DEFAULT '{}',
     role                oid,
     home                text,
     PRIMARY KEY (token, slice)
