@@ -161,12 +161,12 @@ sub state
 	  $pair->sql_target("SELECT source_key->>'id', rule, sqlstate, message FROM rehome.quarantine WHERE migration = '$migration' ORDER BY (source_key->>'id')::int");
 }
 
-# A source's rows: {id => {column => value}}.
+# A source's rows: {id => {column => value}}. Of numbers that are equal, 1 and 1.00, any will do.
 sub rows_of
 {
 	my ($name) = @_;
 	my %rows;
-	for my $line (split /\n/, $pair->sql_source("SELECT t.id || ' ' || k || ' ' || coalesce(to_json(v)::text, 'null') FROM $name AS t, jsonb_each_text(to_jsonb(t)) AS e(k, v) ORDER BY 1"))
+	for my $line (split /\n/, $pair->sql_source("SELECT t.id || ' ' || k || ' ' || CASE jsonb_typeof(v) WHEN 'number' THEN trim_scale(v::numeric)::text ELSE v::text END FROM $name AS t, jsonb_each(to_jsonb(t)) AS e(k, v) ORDER BY 1"))
 	{
 		my ($id, $column, $value) = split / /, $line, 3;
 		$rows{$id}{$column} = $value;
