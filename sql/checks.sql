@@ -112,6 +112,8 @@ CREATE SEQUENCE old.counter;
 -- Values that cannot be compared.
 SELECT rehome.add_check('m', 'no such day', 'application', 'SELECT ''2024-99-99'' AS a', 'SELECT ''2024-01-01'' AS a', tolerance => '{"a": "1 day"}');
 SELECT rehome.add_check('m', 'too long a time', 'application', 'SELECT date ''2024-01-02'' AS a', 'SELECT date ''2024-01-01'' AS a', tolerance => '{"a": "99999999999 days"}');
+-- Columns of one name, of which only the last would be compared.
+SELECT rehome.add_check('m', 'two sums', 'business', 'SELECT sum(id), sum(id) FROM old.sale', 'SELECT sum(id) + 1 AS sum, sum(id) FROM new.sale');
 SELECT rehome.add_check('m', 'billing', 'integration', description => 'the billing system reads the target');
 SELECT rehome.add_check('m', 'by state', 'business', 'SELECT 1', 'SELECT 1');
 :code
@@ -126,6 +128,7 @@ SET rehome.check_timeout = 1000;
 CREATE TEMP TABLE sale AS SELECT 'open' AS state, 0 AS total;
 SELECT slice, "check", layer, status, source_rows, target_rows, differences, message FROM rehome.run_checks('m');
 DROP TABLE pg_temp.sale;
+SELECT rehome.drop_check('m', 'two sums');
 SELECT e FROM rehome.check_status, jsonb_array_elements(evidence) AS e WHERE "check" = 'by state';
 SELECT evidence FROM rehome.check_status WHERE "check" = 'all is paid';
 SELECT count(*) FROM new.sale;

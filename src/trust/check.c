@@ -24,6 +24,9 @@
 #include "utils/memutils.h"
 #include "verify/discrepancy.h"
 
+/* A row as an object; of the first also as one that has each of its columns. */
+#define CHECK_ROW "to_jsonb(\"rehome row\"), CASE WHEN row_number() OVER () = 1 THEN to_json(\"rehome row\") END"
+
 typedef struct RehomeCheck
 {
 	int			id;
@@ -252,6 +255,18 @@ to_array(RehomeRows *rows, int limit)
 }
 
 /*
+ * ambiguous_columns names the columns that a result has more than once: of
+ * these, an object has the last only.
+ */
+static char *
+ambiguous_columns(RehomeRows *rows)
+{
+	return rows->n == 0 ? NULL :
+		rehome_spi_value("SELECT string_agg(c, ', ' ORDER BY c) FROM (SELECT c FROM json_object_keys($1::json) AS c GROUP BY c HAVING count(*) > 1) AS x",
+						 "t", rows->value[0][1]);
+}
+
+/*
  * absent_columns names the columns of key and tolerance that a result lacks.
  */
 static char *
@@ -287,13 +302,16 @@ compare(void *arg)
 
 	for (int side = 0; side < 2; side++)
 	{
+		const char *name = side == 0 ? "source" : "target";
+		char	   *ambiguous = ambiguous_columns(side == 0 ? source : target);
 		char	   *absent = absent_columns(check, rows[side]);
 
-		if (absent == NULL)
-			continue;
-		result->message = psprintf("%s: the result lacks columns of key or tolerance: %s",
-								   side == 0 ? "source" : "target", absent);
-		return;
+		if (ambiguous != NULL)
+			result->message = psprintf("%s: the result has several columns of the same name: %s", name, ambiguous);
+		else if (absent != NULL)
+			result->message = psprintf("%s: the result lacks columns of key or tolerance: %s", name, absent);
+		if (result->message != NULL)
+			return;
 	}
 	differences = rehome_spi(sql_compare_results, "tttt", rows[0], rows[1], check->key, check->tolerance);
 	result->status = differences->n == 0 ? "passed" : "failed";
@@ -345,11 +363,9 @@ run_check(RehomeSides *sides, RehomeCheck *check, CheckResult *result)
 
 	result->status = "error";
 	if (check->source_sql != NULL)
-		result->message = rehome_sides_rows(sides, true, &check->stated, "to_jsonb(\"rehome row\")",
-											check->source_sql, &source);
+		result->message = rehome_sides_rows(sides, true, &check->stated, CHECK_ROW, check->source_sql, &source);
 	if (result->message == NULL && check->target_sql != NULL)
-		result->message = rehome_sides_rows(sides, false, &check->stated, "to_jsonb(\"rehome row\")",
-											check->target_sql, &target);
+		result->message = rehome_sides_rows(sides, false, &check->stated, CHECK_ROW, check->target_sql, &target);
 	if (result->message != NULL)
 		return;
 	result->source_rows = source ? psprintf("%d", source->n) : NULL;
