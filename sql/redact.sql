@@ -70,6 +70,11 @@ SELECT * FROM pg_temp.secrets();
 SELECT kind, key, columns, source_row, target_row FROM rehome.discrepancy ORDER BY key;
 SELECT key, source_row, rule, sqlstate, message FROM rehome.quarantine;
 
+-- Nor does the lint quote any, also where a constraint fails on a value.
+ALTER TABLE new.patient ADD CONSTRAINT short CHECK (length(name) < 12 OR name::int > 0) NOT VALID;
+SELECT DISTINCT severity, "column", lint, detail FROM rehome.lint_mapping('m') ORDER BY 1, 2, 3, 4;
+ALTER TABLE new.patient DROP CONSTRAINT short;
+
 -- What is recorded from now on has none either.
 INSERT INTO old.patient VALUES (21, 'secret', 'secret', 'secret date', 'w1');
 SELECT pg_temp.behind($$UPDATE new.patient SET name = 'a third secret' WHERE id = 3;

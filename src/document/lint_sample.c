@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "apply/apply.h"
+#include "catalog/redaction.h"
 #include "document/lint.h"
 #include "document/sql/lint_constraints.sql.h"
 #include "guc.h"
@@ -70,7 +71,7 @@ put_rows(RehomeLint *lint, char *sql, const char *column, const char *name, cons
 		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
 			ReThrowError(error);
 		rehome_lint_put(lint, "warning", column, name, NULL,
-						psprintf("%s could not be checked: %s", constraint, error->message), NULL);
+						psprintf("%s could not be checked: %s", constraint, lint->redacted ? REHOME_REDACTED_MESSAGE : error->message), NULL);
 		return;
 	}
 	for (int i = 0; i < query.rows->n; i++)
