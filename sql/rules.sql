@@ -24,6 +24,10 @@ SELECT rehome.rule_json('{"a": 1,}', 'refuse');
 :code
 SELECT rehome.rule_json('not json at all', 'repair');
 :code
+-- half of a surrogate pair is none that jsonb takes
+SELECT rehome.rule_json('["\ud83d\ude00"]', 'refuse')::jsonb, rehome.rule_json('["\ud83d\u0000\ude00"]', 'repair')::jsonb;
+SELECT rehome.rule_json('["\ud83d"]', 'repair');
+:code
 SELECT v, rehome.rule_number(v, '.', ',') FROM unnest(ARRAY['$1,234.56', '(12.50)', '-3', '7-', ' +1 ', 'EUR 1,000,000', '.5']) AS v;
 SELECT rehome.rule_number('1.234,56 €', ',', '.'), rehome.rule_number('1 234,5', ',', ' ');
 SELECT rehome.rule_number(v, '.', ',') FROM unnest(ARRAY['999999999999999999', '-1,234,567,890,123,456,789.50', '0.00000000000000000001', '-0', '7.']) AS v;
@@ -62,6 +66,11 @@ SELECT rehome.rule_range('2024-01-01'::date, '1900-01-01', '2000-01-01', 'refuse
 :code
 SELECT rehome.rule_valid(NULL::int, NULL, 'x > 0'), rehome.rule_valid(1, true, 'x > 0');
 SELECT rehome.rule_valid(-1, false, 'x > 0');
+:code
+-- what is not said is no crash
+SELECT rehome.rule_range(9, 1, 3, NULL);
+:code
+SELECT rehome.rule_valid(-1, false, NULL);
 :code
 SELECT rehome.rule_blank_to_null(E' \t\n') IS NULL, rehome.rule_blank_to_null(' a ');
 
@@ -125,16 +134,20 @@ SELECT rehome.add_rule('alike', 'new.m', 'said_local', 'timestamp', '{"zone": "E
 SELECT rehome.add_rule('alike', 'new.m', 'at', 'timestamp', '{"unit": "millis"}');
 SELECT rehome.add_rule('alike', 'new.m', 'num', 'number', '{"nan": "null"}');
 -- What a value map has made is found by what the column has of it; two values that it has alike do not go back.
-CREATE TABLE old.v (id int PRIMARY KEY, size text, until text, twice text);
-CREATE TABLE new.v (id int PRIMARY KEY, size numeric(10,2), until timestamptz, twice int);
+-- Null stays null, also where all that is not listed becomes a value.
+CREATE TABLE old.v (id int PRIMARY KEY, size text, until text, twice text, other text, found int);
+CREATE TABLE new.v (id int PRIMARY KEY, size numeric(10,2), until timestamptz, twice int, other text, found text);
 SELECT rehome.create_migration('stored', NULL, 'values as they are stored');
 SELECT rehome.add_table('stored', 'old.v', 'new.v', columns => '{"size": null, "until": null, "twice": null}');
+SELECT rehome.add_rule('stored', 'new.v', 'other', 'value_map', '{"map": {"a": "b"}, "unlisted": {"value": "else"}}');
+SELECT rehome.add_rule('stored', 'new.v', 'found', 'lookup', '{"table": "new.crosswalk", "from": "old_id", "to": "new_id", "unlisted": {"value": "none"}}');
 SELECT rehome.add_rule('stored', 'new.v', 'size', 'value_map', '{"map": {"S": "1.0", "L": "2"}}');
 SELECT rehome.add_rule('stored', 'new.v', 'until', 'value_map', '{"map": {"never": "9999-12-31", "soon": "2030-01-01 12:00+01"}}');
 SELECT rehome.add_rule('stored', 'new.v', 'twice', 'value_map', '{"map": {"a": "1", "b": "01"}}');
 SELECT "column", inverse_column, inverse FROM rehome.column_map c JOIN rehome.table_map t ON t.id = c.table_map_id WHERE t.target = 'new.v'::regclass ORDER BY "column";
-INSERT INTO old.v VALUES (1, 'S', 'never', 'a'), (2, 'L', 'soon', 'b');
+INSERT INTO old.v VALUES (1, 'S', 'never', 'a', 'a', 9), (2, 'L', 'soon', 'b', NULL, NULL), (3, NULL, NULL, NULL, '', 1);
 CALL rehome.copy('stored');
+SELECT id, other, found FROM new.v ORDER BY id;
 SELECT format('SELECT %s AS size, %s AS until FROM new.v AS target ORDER BY id', s.inverse, u.inverse)
   FROM rehome.column_map s, rehome.column_map u WHERE s."column" = 'size' AND s.kind = 'value_map' AND u."column" = 'until' AND u.kind = 'value_map' \gexec
 CALL rehome.cancel('stored');
@@ -150,6 +163,22 @@ RESET timezone;
 SELECT target, missing, extra, differing, ok FROM rehome.verify('alike', mode => 'rows');
 CALL rehome.cancel('alike');
 SELECT rehome.drop_migration('alike');
+
+-- A count since 1970 comes back by itself from a column that has all of it, and from no other.
+CREATE TABLE old.c (id int PRIMARY KEY, at bigint, coarse bigint, fine bigint, part numeric, day bigint, clock bigint, said bigint);
+CREATE TABLE new.c (id int PRIMARY KEY, at timestamp(0), coarse timestamptz(0), fine timestamptz(3), part timestamptz(3), day date, clock time, said text);
+SELECT rehome.create_migration('counts', NULL, 'counts since 1970');
+SELECT rehome.add_table('counts', 'old.c', 'new.c', columns => '{"at": null, "coarse": null, "fine": null, "part": null, "day": null, "clock": null, "said": null}');
+SELECT rehome.add_rule('counts', 'new.c', c, 'timestamp', jsonb_build_object('unit', CASE WHEN c IN ('coarse', 'fine') THEN 'millis' ELSE 'seconds' END))
+  FROM unnest('{at,coarse,fine,part,day,clock,said}'::name[]) AS c;
+SELECT "column", inverse FROM rehome.column_map c JOIN rehome.table_map t ON t.id = c.table_map_id WHERE t.target = 'new.c'::regclass AND kind = 'timestamp' ORDER BY 1;
+INSERT INTO old.c VALUES (1, 90061, 90061000, 90061001, 90061.5, 90061, 90061, 90061);
+CALL rehome.copy('counts');
+SET timezone = 'UTC';
+SELECT * FROM new.c;
+RESET timezone;
+CALL rehome.cancel('counts');
+SELECT rehome.drop_migration('counts');
 
 -- A lookup compares as the crosswalk's index does, whatever the search_path.
 CREATE SCHEMA loose;

@@ -178,11 +178,11 @@ rehome_log_mark(void)
 #define RehomeCreateWaitEventSet(context, n) CreateWaitEventSet(context, n)
 #endif
 
-/* A JSON lexer is given its place in 17. */
+/* A JSON lexer is given its place in 17.  Ours reads escapes, as that of jsonb. */
 #if PG_VERSION_NUM >= 170000
-#define RehomeJsonLex(text, len, encoding) makeJsonLexContextCstringLen(NULL, text, len, encoding, false)
+#define RehomeJsonLex(text, len, encoding) makeJsonLexContextCstringLen(NULL, text, len, encoding, true)
 #else
-#define RehomeJsonLex(text, len, encoding) makeJsonLexContextCstringLen(unconstify(char *, text), len, encoding, false)
+#define RehomeJsonLex(text, len, encoding) makeJsonLexContextCstringLen(unconstify(char *, text), len, encoding, true)
 #endif
 
 /* A name can be refused softly from 16 on; we want the error. */

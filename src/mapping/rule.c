@@ -204,7 +204,7 @@ own_expression(RehomeRuleCompiler *c, const char *text, Oid *type)
 
 /*
  * other_sql returns what becomes of a value that is not listed: parameter
- * name is fail, quarantine, keep, null, or {"value": ...}.
+ * name is fail, quarantine, keep, null, or {"value": ...}.  Null stays null.
  */
 static char *
 other_sql(RehomeRuleCompiler *c, JsonbContainer *params, const char *name, const char *value, const char *what)
@@ -217,7 +217,7 @@ other_sql(RehomeRuleCompiler *c, JsonbContainer *params, const char *name, const
 	if (given != NULL && rehome_param_is_scalar(given))
 	{
 		c->back = false;
-		return rehome_rule_literal(rehome_param_scalar(given));
+		return psprintf("CASE WHEN %s IS NOT NULL THEN %s END", value, rehome_rule_literal(rehome_param_scalar(given)));
 	}
 	text = v ? rehome_param_choice(c->problems, params, name, "fail, quarantine, keep, null") : pstrdup("fail");
 	if (text == NULL)

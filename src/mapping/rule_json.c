@@ -174,15 +174,8 @@ static bool
 is_json(const char *text)
 {
 	JsonLexContext *lex = RehomeJsonLex(text, strlen(text), GetDatabaseEncoding());
-	const char *p;
 
-	if (pg_parse_json(lex, &nullSemAction) != JSON_SUCCESS)
-		return false;
-	/* an escaped backslash before u0000 is none of it */
-	for (p = text; (p = strchr(p, '\\')) != NULL; p += 2)
-		if (strncmp(p, "\\u0000", 6) == 0)
-			return false;
-	return true;
+	return pg_parse_json(lex, &nullSemAction) == JSON_SUCCESS;
 }
 
 PG_FUNCTION_INFO_V1(rehome_rule_json);

@@ -28,6 +28,20 @@ is_number(Relation rel, AttrNumber attnum)
 }
 
 /*
+ * keeps_units tells whether a column's times have all of a count since 1970: to
+ * the second, or to so many parts of it.
+ */
+static bool
+keeps_units(Form_pg_attribute att, int per_second)
+{
+	int32		typmod = att->atttypmod;
+	Oid			type = getBaseTypeAndTypmod(att->atttypid, &typmod);
+
+	return (type == TIMESTAMPOID || type == TIMESTAMPTZOID) &&
+		(typmod < 0 || typmod >= (per_second == 1 ? 0 : per_second == 1000 ? 3 : 6));
+}
+
+/*
  * append_range bounds a typed value by parameters min and max.
  */
 static void
@@ -126,9 +140,14 @@ rehome_rule_timestamp(RehomeRuleCompiler *c, JsonbContainer *params)
 	rehome_rule_set_typed(c, sql);
 	append_range(c, params, type);
 	if (c->back && !c->many && attnum > 0)
-		c->rule->inverse = psprintf("(pg_catalog.%s(EXTRACT(epoch FROM target.%s) * %d))::pg_catalog.text::%s",
-									rehome_is_integer(TupleDescAttr(RelationGetDescr(c->rule->source), attnum - 1)->atttypid) ? "floor" : "trim_scale",
-									quote_identifier(c->rule->column), per_second, rehome_rule_type(c->rule->source, attnum));
+	{
+		bool		whole = rehome_is_integer(TupleDescAttr(RelationGetDescr(c->rule->source), attnum - 1)->atttypid);
+
+		if (keeps_units(TupleDescAttr(RelationGetDescr(c->rule->target), c->rule->attnum - 1), whole ? per_second : 1000000))
+			c->rule->inverse = psprintf("(pg_catalog.%s(EXTRACT(epoch FROM target.%s) * %d))::pg_catalog.text::%s",
+										whole ? "floor" : "trim_scale",
+										quote_identifier(c->rule->column), per_second, rehome_rule_type(c->rule->source, attnum));
+	}
 	rehome_rule_set_typed(c, psprintf("(%s)::%s", c->value.sql, rehome_rule_type(c->rule->target, c->rule->attnum)));
 }
 

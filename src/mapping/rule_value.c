@@ -54,7 +54,8 @@ Datum
 rehome_rule_valid(PG_FUNCTION_ARGS)
 {
 	if (!PG_ARGISNULL(1) && !PG_GETARG_BOOL(1))
-		rehome_rule_refuse_value(psprintf("does not satisfy %s", text_to_cstring(PG_GETARG_TEXT_PP(2))),
+		rehome_rule_refuse_value(psprintf("does not satisfy %s",
+										  PG_ARGISNULL(2) ? "NULL" : text_to_cstring(PG_GETARG_TEXT_PP(2))),
 								 PG_ARGISNULL(0) ? "NULL" :
 								 text_of(get_fn_expr_argtype(fcinfo->flinfo, 0), PG_GETARG_DATUM(0)));
 	if (PG_ARGISNULL(0))
@@ -66,7 +67,8 @@ PG_FUNCTION_INFO_V1(rehome_rule_range);
 
 /*
  * rehome_rule_range(value, lo, hi anyelement, action text): what is outside
- * is refused, made null, or set to the bound (clamp).  A null bound is none.
+ * is refused, made null, or set to the bound (clamp).  A null bound is none, a
+ * null action is to refuse.
  */
 Datum
 rehome_rule_range(PG_FUNCTION_ARGS)
@@ -86,7 +88,7 @@ rehome_rule_range(PG_FUNCTION_ARGS)
 					errmsg("values of type %s have no order", format_type_be(type)));
 		fcinfo->flinfo->fn_extra = cache;
 	}
-	action = text_to_cstring(PG_GETARG_TEXT_PP(3));
+	action = PG_ARGISNULL(3) ? "refuse" : text_to_cstring(PG_GETARG_TEXT_PP(3));
 	for (int bound = 1; bound <= 2; bound++)
 	{
 		int			order;
