@@ -128,6 +128,10 @@ SELECT target, drift_policy FROM rehome.table_map ORDER BY id;
 SELECT name, every, due_at <= clock_timestamp() AS due FROM rehome.check_definition UNION ALL
 SELECT name, every, due_at <= clock_timestamp() FROM rehome.query_definition ORDER BY 1;
 SELECT rehome.drop_migration('m');
+-- Null is as good as nothing.
+SELECT rehome.import_migration(jsonb_set(:'definition'::jsonb || '{"checks": null, "queries": null, "criteria": null, "redactions": null}', '{slices,0,derived}', 'null'));
+SELECT rehome.export_migration('m') = :'definition' AS same;
+SELECT rehome.drop_migration('m');
 -- Temporary tables come last, whatever the definition says.
 SELECT rehome.import_migration(jsonb_set(:'stated', '{checks,0,search_path}', '"pg_temp, new"'));
 SELECT search_path FROM rehome.check_definition WHERE name = 'totals';

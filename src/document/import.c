@@ -51,7 +51,7 @@ enum
 static const char *const table_sql =
 	"SELECT CASE WHEN jsonb_typeof(t -> 'source') = 'string' THEN t ->> 'source' END,"
 	" t #>> '{source,schema}', t #>> '{source,table}', t ->> 'target',"
-	" (SELECT array_agg(k ORDER BY n) FROM jsonb_array_elements_text(t -> 'key') WITH ORDINALITY AS e(k, n)),"
+	" (SELECT array_agg(k ORDER BY n) FROM jsonb_array_elements_text(nullif(t -> 'key', 'null')) WITH ORDINALITY AS e(k, n)),"
 	" t ->> 'filter', t -> 'columns', coalesce(t ->> 'on_error', 'fail'), coalesce(t ->> 'on_delete', 'delete'),"
 	" t ->> 'delete_column', t ->> 'delete_archive', coalesce(t ->> 'drift_policy', 'reject')"
 	" FROM jsonb_array_elements($1::jsonb #> ARRAY['slices', $2, 'tables']) WITH ORDINALITY AS e(t, n) ORDER BY n";
@@ -76,10 +76,10 @@ enum
 };
 
 static const char *const derived_sql =
-	"SELECT d ->> 'name', d ->> 'target', (SELECT array_agg(k ORDER BY n) FROM jsonb_array_elements_text(d -> 'key') WITH ORDINALITY AS e(k, n)),"
-	" (SELECT array_agg(k ORDER BY n) FROM jsonb_array_elements_text(d -> 'columns') WITH ORDINALITY AS e(k, n)),"
+	"SELECT d ->> 'name', d ->> 'target', (SELECT array_agg(k ORDER BY n) FROM jsonb_array_elements_text(nullif(d -> 'key', 'null')) WITH ORDINALITY AS e(k, n)),"
+	" (SELECT array_agg(k ORDER BY n) FROM jsonb_array_elements_text(nullif(d -> 'columns', 'null')) WITH ORDINALITY AS e(k, n)),"
 	" d ->> 'query', d ->> 'search_path', d ->> 'write_back', d ->> 'note', d -> 'affected'"
-	" FROM jsonb_array_elements($1::jsonb #> ARRAY['slices', $2, 'derived']) WITH ORDINALITY AS e(d, n) ORDER BY n";
+	" FROM jsonb_array_elements(nullif($1::jsonb #> ARRAY['slices', $2, 'derived'], 'null')) WITH ORDINALITY AS e(d, n) ORDER BY n";
 
 /* Columns of check_sql. */
 enum
@@ -90,9 +90,9 @@ enum
 
 static const char *const check_sql =
 	"SELECT c ->> 'slice', c ->> 'name', c ->> 'layer', c ->> 'source_sql', c ->> 'target_sql',"
-	" (SELECT array_agg(k ORDER BY n) FROM jsonb_array_elements_text(c -> 'key') WITH ORDINALITY AS e(k, n)),"
-	" coalesce(c -> 'tolerance', '{}'), c ->> 'search_path', c ->> 'valid_for', c ->> 'description', c ->> 'every'"
-	" FROM jsonb_array_elements($1::jsonb -> 'checks') WITH ORDINALITY AS e(c, n) ORDER BY n";
+	" (SELECT array_agg(k ORDER BY n) FROM jsonb_array_elements_text(nullif(c -> 'key', 'null')) WITH ORDINALITY AS e(k, n)),"
+	" coalesce(nullif(c -> 'tolerance', 'null'), '{}'), c ->> 'search_path', c ->> 'valid_for', c ->> 'description', c ->> 'every'"
+	" FROM jsonb_array_elements(nullif($1::jsonb -> 'checks', 'null')) WITH ORDINALITY AS e(c, n) ORDER BY n";
 
 /* Columns of query_sql. */
 enum
@@ -104,7 +104,7 @@ enum
 static const char *const query_sql =
 	"SELECT q ->> 'slice', q ->> 'name', q ->> 'source_sql', q ->> 'target_sql', q ->> 'search_path',"
 	" q ->> 'factor', q ->> 'noise', q ->> 'every'"
-	" FROM jsonb_array_elements($1::jsonb -> 'queries') WITH ORDINALITY AS e(q, n) ORDER BY n";
+	" FROM jsonb_array_elements(nullif($1::jsonb -> 'queries', 'null')) WITH ORDINALITY AS e(q, n) ORDER BY n";
 
 /* Columns of criterion_sql. */
 enum
@@ -115,7 +115,7 @@ enum
 
 static const char *const criterion_sql =
 	"SELECT k ->> 'metric', k ->> 'comparator', k ->> 'threshold', (k ->> 'blocking')::boolean, k ->> 'owner', k ->> 'max_age'"
-	" FROM jsonb_array_elements($1::jsonb -> 'criteria') WITH ORDINALITY AS e(k, n) ORDER BY n";
+	" FROM jsonb_array_elements(nullif($1::jsonb -> 'criteria', 'null')) WITH ORDINALITY AS e(k, n) ORDER BY n";
 
 /* Columns of redaction_sql. */
 enum
@@ -124,8 +124,8 @@ enum
 };
 
 static const char *const redaction_sql =
-	"SELECT r ->> 'target', (SELECT array_agg(c ORDER BY n) FROM jsonb_array_elements_text(r -> 'columns') WITH ORDINALITY AS e(c, n))"
-	" FROM jsonb_array_elements($1::jsonb -> 'redactions') WITH ORDINALITY AS e(r, n) ORDER BY n";
+	"SELECT r ->> 'target', (SELECT array_agg(c ORDER BY n) FROM jsonb_array_elements_text(nullif(r -> 'columns', 'null')) WITH ORDINALITY AS e(c, n))"
+	" FROM jsonb_array_elements(nullif($1::jsonb -> 'redactions', 'null')) WITH ORDINALITY AS e(r, n) ORDER BY n";
 
 /*
  * An import in progress; the last are the table, the column, the derivation,
