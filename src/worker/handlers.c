@@ -153,7 +153,7 @@ forward(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 		worker->prune_position = MemoryContextStrdup(worker->context, batch.position);
 		worker->prune_lsn = XactLastCommitEnd;
 	}
-	if (batch.nrows == 0)
+	if (batch.nrows < BUSY_ROWS)
 		see_to_schedule(worker, call, slice);
 	return batch.nrows >= BUSY_ROWS ? 0 : rehome_naptime;
 }
@@ -234,7 +234,7 @@ reverse(RehomeWorkerState *worker, RehomeCall *call, RehomeSlice *slice)
 		if (reached != NULL)
 			rehome_reverse_prune(slice, worker->maps, reached);
 	}
-	if (n == 0)
+	if (n < BUSY_ROWS)
 		see_to_schedule(worker, call, slice);
 	return n >= BUSY_ROWS ? 0 : rehome_naptime;
 }

@@ -57,6 +57,21 @@ $pair->sql_source('UPDATE item SET price = price + 1');
 ok(on_target('SELECT sum(price) = 5150 FROM item'), 'and rows go on moving');
 is(target(q{SELECT bool_and(status <> 'failed') FROM rehome.check_result}), 't', 'both sides were always asked at one snapshot');
 
+# A source that is written to all the time is not one that the worker is behind of.
+my $writer = start_psql($pair->source, q{
+	DO $$ BEGIN
+		WHILE NOT EXISTS (SELECT FROM item WHERE id = 0) LOOP
+			UPDATE other SET v = v + 1 WHERE id = 1;
+			COMMIT;
+			PERFORM pg_sleep(0.01);
+		END LOOP;
+	END $$}, dbname => 'sched');
+ok(on_target('SELECT v > 3 FROM other WHERE id = 1'), 'batches bring something, one after the other');
+my $written = target(sprintf "SELECT $runs", 'total');
+ok(on_target(sprintf "SELECT $runs >= $written + 2", 'total'), 'what is due is run all the same');
+$pair->sql_source('INSERT INTO item VALUES (0, 0)');
+finish_psql($writer);
+
 # After cutover it goes on.
 target(q{SELECT rehome.set_schedule('s', NULL, '{broken}')});
 target(q{CALL rehome.cutover('s')});
