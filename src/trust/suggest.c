@@ -233,6 +233,20 @@ side_name(Subject *subject, RehomeMappedColumn *column, bool source)
 	return quote_identifier(source ? source_column(subject, column) : column->name);
 }
 
+/*
+ * total returns the sum of a side's column.  That of floating point numbers
+ * depends on the order of the rows, which is not the same on both sides.
+ */
+static char *
+total(Subject *subject, RehomeMappedColumn *column, bool source)
+{
+	const char *local = source ? source_column(subject, column) : column->name;
+	Oid			relid = source ? subject->mapping->map->source : subject->mapping->map->target;
+	Oid			type = getBaseType(get_atttype(relid, get_attnum(relid, local)));
+
+	return psprintf("sum(%s%s)", quote_identifier(local), type == FLOAT4OID || type == FLOAT8OID ? "::numeric" : "");
+}
+
 static void
 suggest_totals(Subject *subject)
 {
@@ -255,8 +269,7 @@ suggest_totals(Subject *subject)
 							 side_name(subject, linitial(times), source));
 		appendStringInfoString(&text, "count(*) AS \"rows in all\"");
 		foreach(lc, amounts)
-			appendStringInfo(&text, ", sum(%s) AS %s", side_name(subject, lfirst(lc), source),
-							 side_name(subject, lfirst(lc), false));
+			appendStringInfo(&text, ", %s AS %s", total(subject, lfirst(lc), source), side_name(subject, lfirst(lc), false));
 		appendStringInfo(&text, " FROM %s%s", source ? subject->source : subject->target,
 						 times != NIL ? " GROUP BY 1" : "");
 		sql[side] = text.data;
