@@ -178,6 +178,16 @@ SELECT "check", status, message FROM rehome.run_checks('f');
 CALL rehome.cancel('f');
 SELECT rehome.drop_migration('f');
 
+-- Two suggestions whose names begin alike are two.
+CREATE TABLE old.lengthy (account_identifier_of_the_customer int, identifier_of_the_line int, a int PRIMARY KEY, b int,
+    UNIQUE (account_identifier_of_the_customer, identifier_of_the_line, a), UNIQUE (account_identifier_of_the_customer, identifier_of_the_line, b));
+IMPORT FOREIGN SCHEMA old LIMIT TO (lengthy) FROM SERVER loopback INTO far;
+CREATE TABLE new.lengthy (account_identifier_of_the_customer int, identifier_of_the_line int, a int PRIMARY KEY, b int);
+SELECT rehome.create_migration('l', 'loopback', 'names that are long');
+SELECT rehome.add_table('l', 'far.lengthy', 'new.lengthy');
+SELECT substring(target_sql FROM 'HAVING.*|, [ab], ') AS by, regexp_replace(name, '^#[0-9]+|[0-9a-f]{8}$', '', 'g') AS name FROM rehome.suggest_checks('l') WHERE name ~ 'unique' ORDER BY 1, 2;
+SELECT rehome.drop_migration('l');
+
 -- Foreign keys that the source does not enforce: what comes from there is not
 -- held against them, so they are named, and looked at before authority moves.
 CREATE TABLE old.par (id int PRIMARY KEY);

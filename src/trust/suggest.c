@@ -17,8 +17,10 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "lib/stringinfo.h"
 #include "mapping/mapping.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "parser/parse_coerce.h"
 #include "remote/connection.h"
@@ -164,6 +166,13 @@ suggest(Subject *subject, const char *kind, const char *what, const char *layer,
 
 	if (strlen(name) >= NAMEDATALEN)
 		name = psprintf("#%d: %s", subject->mapping->map->id, what);
+	if (strlen(name) >= NAMEDATALEN)
+	{
+		/* two that begin alike are two */
+		int			kept = pg_mbcliplen(name, strlen(name), NAMEDATALEN - 1 - 9);
+
+		name = psprintf("%.*s %08x", kept, name, hash_bytes((const unsigned char *) what, (int) strlen(what)));
+	}
 	rehome_spi("INSERT INTO rehome.check_suggestion AS s (migration_id, slice_id, kind, name, layer, source_sql, target_sql, key, reason)"
 			   " VALUES ($1, $2, $3, $4::name, $5, $6, $7, $8::text[], $9)"
 			   " ON CONFLICT (migration_id, name) DO UPDATE SET layer = excluded.layer, source_sql = excluded.source_sql,"
