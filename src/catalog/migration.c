@@ -246,6 +246,22 @@ rehome_slice_by_id(int id)
 }
 
 /*
+ * is_column tells whether an expression is a column of the source as it is.  One
+ * that is validated is not, though its kind is copy.
+ */
+static bool
+is_column(const char *expression)
+{
+	List	   *names;
+	const char *name;
+
+	if (!SplitIdentifierString(pstrdup(expression), '.', &names) || names == NIL)
+		return false;
+	name = quote_identifier(llast(names));
+	return strlen(name) <= strlen(expression) && strcmp(expression + strlen(expression) - strlen(name), name) == 0;
+}
+
+/*
  * add_columns attaches to a table map its column maps: those of rows, of
  * COLUMN_MAP_COLUMNS, that begin at the index given.  Returns where those of
  * the next begin.
@@ -264,7 +280,7 @@ add_columns(RehomeTableMap *map, RehomeRows *rows, int i)
 		c->name = v[0];
 		c->rule = v[1];
 		c->kind = v[2] == NULL ? REHOME_SKIP :
-			strcmp(v[1], "copy") == 0 ? REHOME_COPY : REHOME_EXPRESSION;
+			strcmp(v[1], "copy") == 0 && is_column(v[2]) ? REHOME_COPY : REHOME_EXPRESSION;
 		c->expression = v[2];
 		c->inverse_column = v[3];
 		c->inverse = v[4];

@@ -22,6 +22,7 @@
 #include "apply/inverse.h"
 #include "capture/capture.h"
 #include "cutover/cutover.h"
+#include "cutover/sql/inexact.sql.h"
 #include "errors.h"
 #include "guc.h"
 #include "remote/query.h"
@@ -45,28 +46,14 @@ has_own_triggers(RehomeConn *conn, List *maps)
 
 /*
  * reread_lossy has the next batch read those tables as a whole whose target
- * rows may be other now than the map makes them from the source: a filter, or
- * a computed column without inverse, or with one that restores only a part, or
- * one that the source's type rounds; or all of them.
+ * rows may be other now than the map makes them from the source; or all of them.
  */
 static void
 reread_lossy(RehomeSlice *slice, bool all)
 {
 	uint64		n;
 
-	n = rehome_spi("UPDATE rehome.table_map t SET source_print = 'lossy' WHERE t.slice_id = $1"
-				   " AND ($2 OR t.filter IS NOT NULL OR EXISTS (SELECT FROM rehome.column_map c"
-				   "  WHERE c.table_map_id = t.id AND c.kind <> 'copy' AND c.expression IS NOT NULL"
-				   "  AND (c.inverse IS NULL OR c.kind = 'timestamp'))"
-				   " OR EXISTS (SELECT FROM rehome.column_map c"
-				   "  JOIN pg_attribute s ON s.attrelid = t.source AND NOT s.attisdropped AND quote_ident(s.attname) = c.expression"
-				   "  JOIN pg_attribute a ON a.attrelid = t.target AND NOT a.attisdropped AND a.attname = c.\"column\""
-				   "  WHERE c.table_map_id = t.id AND c.kind = 'copy' AND (s.atttypid IN ('float4'::regtype, 'date'::regtype) AND a.atttypid <> s.atttypid"
-				   "   OR s.atttypid IN ('time'::regtype, 'timetz'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype, 'interval'::regtype)"
-				   "    AND s.atttypmod >= 0 AND (a.atttypid <> s.atttypid OR a.atttypmod <> s.atttypmod)"
-				   /* the lower bits of a numeric's are its scale */
-				   "   OR s.atttypid = 'numeric'::regtype AND s.atttypmod >= 0"
-				   "    AND (a.atttypid <> s.atttypid OR a.atttypmod < 0 OR ((a.atttypmod - 4) & 2047) <> ((s.atttypmod - 4) & 2047)))))",
+	n = rehome_spi(psprintf("UPDATE rehome.table_map SET source_print = 'lossy' WHERE id IN (%s)", sql_inexact),
 				   "ib", slice->id, all)->processed;
 	if (n > 0)
 		rehome_spi("UPDATE rehome.slice SET source_print = 'lossy' WHERE id = $1", "i", slice->id);
