@@ -82,8 +82,8 @@ typedef struct Batch
 /*
  * rehome_refusable tells whether an error is about the row at hand: bad data,
  * a constraint, a rule, an exception a rule's function raised, a row too
- * large for an index, or a NaN that is to be an integer, which the server
- * counts among features it has not.
+ * large for an index, or nested too deeply, or a NaN that is to be an integer,
+ * which the server counts among features it has not.
  */
 bool
 rehome_refusable(int sqlerrcode)
@@ -92,7 +92,8 @@ rehome_refusable(int sqlerrcode)
 
 	return category == ERRCODE_DATA_EXCEPTION || category == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION ||
 		sqlerrcode == ERRCODE_REHOME_REFUSED || sqlerrcode == ERRCODE_RAISE_EXCEPTION ||
-		sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED || sqlerrcode == ERRCODE_FEATURE_NOT_SUPPORTED;
+		sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED || sqlerrcode == ERRCODE_STATEMENT_TOO_COMPLEX ||
+		sqlerrcode == ERRCODE_FEATURE_NOT_SUPPORTED;
 }
 
 /*

@@ -581,6 +581,22 @@ is($pair->sql_target(q{SELECT (old_row ->> 'doc') || ' ' || right(new_row ->> 'd
 $pair->sql_target(q{CALL rehome.cancel('huge')});
 
 # ---------------------------------------------------------------------------
+# What is nested so deeply that it cannot be read is refused like anything else.
+
+$pair->sql_source(q{CREATE TABLE old.deep (id integer PRIMARY KEY, doc text, other text); INSERT INTO old.deep SELECT i, d, d FROM (VALUES (1, '[]'), (2, repeat('[', 200000) || repeat(']', 200000))) AS v(i, d)});
+$pair->sql_target(q{CREATE TABLE new.deep (id integer PRIMARY KEY, doc jsonb, other jsonb)});
+$pair->import_foreign_schema('old', 'deep_src', 'deep');
+$pair->sql_target(q{SELECT rehome.create_migration('deep', 'src', 'deep'); SELECT rehome.add_table('deep', 'deep_src.deep', 'new.deep', columns => '{"doc": null, "other": null}');
+	SELECT rehome.add_rule('deep', 'new.deep', 'doc', 'text', '{"json": "repair"}', on_error => 'null');
+	SELECT rehome.add_rule('deep', 'new.deep', 'other', 'cast', on_error => 'quarantine')});
+is((sqlstate_of($target, q{CALL rehome.copy('deep')}))[0], '00000', 'a copy with a value that is nested too deeply');
+is($pair->sql_target(q{SELECT (SELECT string_agg(d::text, ' ') FROM new.deep AS d) || ' / ' || string_agg(sqlstate || ' ' || (source_key ->> 'id'), ', ') FROM rehome.quarantine WHERE migration = 'deep'}),
+	'(1,[],[]) / 54001 2', 'its row is in quarantine');
+$pair->sql_target(q{SELECT rehome.add_rule('deep', 'new.deep', 'other', 'cast', on_error => 'null'); SELECT rehome.recopy('deep', 'new.deep'); CALL rehome.sync('deep')});
+is($pair->sql_target(q{SELECT string_agg(d::text, ' ' ORDER BY id) FROM new.deep AS d}), '(1,[],[]) (2,,)', 'or has null in its place');
+$pair->sql_target(q{CALL rehome.cancel('deep')});
+
+# ---------------------------------------------------------------------------
 # Thousands of refused rows take no more memory than a few.
 
 SKIP:
