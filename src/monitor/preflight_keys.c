@@ -242,7 +242,8 @@ reader_of(RehomeSlice *slice, Oid child, Oid parent)
 {
 	RehomeRows *rows = rehome_spi("SELECT r.oid FROM (VALUES (1, $1::oid), (2, (SELECT relowner FROM pg_class WHERE oid = $2)),"
 								  " (3, (SELECT relowner FROM pg_class WHERE oid = $3))) AS r(n, oid)"
-								  " WHERE has_table_privilege(r.oid, $2, 'SELECT') AND has_table_privilege(r.oid, $3, 'SELECT') ORDER BY n LIMIT 1",
+								  " WHERE (SELECT bool_and(has_table_privilege(r.oid, c.oid, 'SELECT') AND has_schema_privilege(r.oid, c.relnamespace, 'USAGE'))"
+								  "   FROM pg_class c WHERE c.oid IN ($2, $3)) ORDER BY n LIMIT 1",
 								  "ooo", slice->migration->owner, child, parent);
 
 	return rows->n > 0 ? atooid(rows->value[0][0]) : InvalidOid;
@@ -281,8 +282,8 @@ half_null(char **key)
 }
 
 /*
- * orphans counts the rows without a parent: number, and the columns of one; NULL
- * when nobody may read both tables.
+ * orphans counts the rows without a parent: number, and the columns of one, if the
+ * migration's owner may see them; NULL when nobody may read both tables.
  */
 static char **
 orphans(RehomeSlice *slice, char **key)
@@ -298,7 +299,7 @@ orphans(RehomeSlice *slice, char **key)
 	if (!OidIsValid(reader))
 		return NULL;
 	foreach(lc, columns)
-		if (rehome_name_listed(redacted, lfirst(lc)))
+		if (reader != slice->migration->owner || rehome_name_listed(redacted, lfirst(lc)))
 			example = "NULL::pg_catalog.text";
 	return rehome_spi_as(reader, true,
 						 psprintf("SELECT pg_catalog.count(*), pg_catalog.min(%s) FROM %s AS c WHERE (%s) OR (%s)", example, rows_of(child), half_null(key),

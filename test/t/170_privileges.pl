@@ -425,6 +425,34 @@ for my $rule ('app.read_secret(id)', 'app.set_role(id)', 'app.reset_role(id)', '
 	is($pair->sql_target(q{SELECT to_regclass('shared.treasure')}), 'shared.treasure', 'drop_migration() does not drop what is theirs');
 }
 
+# Rows of somebody else's table that lose their parent keep the cutover, and are
+# counted; what is in them is for those to see who may read it.
+{
+	$pair->sql_source(q{CREATE SCHEMA fk; CREATE TABLE fk.par (id text PRIMARY KEY); INSERT INTO fk.par VALUES ('known'), ('hidden')});
+	$pair->grant_source('fk');
+	$pair->sql_target(q{
+		CREATE ROLE mover LOGIN IN ROLE rehome_admin; CREATE ROLE keeper LOGIN;
+		GRANT USAGE ON FOREIGN SERVER src TO mover; CREATE USER MAPPING FOR mover SERVER src OPTIONS (user 'rehome_src', password 'secret');
+		CREATE SCHEMA fk AUTHORIZATION mover; CREATE SCHEMA fk_far AUTHORIZATION mover; CREATE SCHEMA kept AUTHORIZATION keeper;
+		GRANT USAGE ON SCHEMA fk TO keeper});
+	is(as_role('mover', q{IMPORT FOREIGN SCHEMA fk FROM SERVER src INTO fk_far; CREATE TABLE fk.par (id text PRIMARY KEY); GRANT SELECT, REFERENCES ON fk.par TO keeper;
+		SELECT rehome.create_migration('keys', 'src', 'x'); SELECT rehome.add_table('keys', 'fk_far.par', 'fk.par'); CALL rehome.copy('keys')})->{sqlstate}, '00000', 'a parent is moved');
+	is(as_role('keeper', q{CREATE TABLE kept.child (id int PRIMARY KEY, pid text REFERENCES fk.par); INSERT INTO kept.child VALUES (1, 'hidden')})->{sqlstate}, '00000', 'and has a child of another owner');
+	$pair->sql_source(q{DELETE FROM fk.par WHERE id = 'hidden'});
+	for my $step (
+		[ '', 'who may not read the child' ],
+		[ 'GRANT SELECT ON kept.child TO mover', 'who may not use its schema' ],
+		[ 'GRANT USAGE ON SCHEMA kept TO mover', 'who may' ])
+	{
+		my ($grant, $who) = @$step;
+		as_role('keeper', $grant) if $grant ne '';
+		my $result = as_role('mover', q{CALL rehome.cutover('keys')});
+		is($result->{sqlstate}, 'RH003', "$who: rows without a parent are a gate");
+		my $values = $who eq 'who may' ? ', as (hidden)' : '';
+		like($result->{stderr}, qr/violated by 1 rows without a parent in fk\.par\Q$values\E; kept\.child is not moved with it/, "$who: " . ($values eq '' ? 'without their values' : 'with one of them'));
+	}
+}
+
 # Objects planted where a search would find them first.
 $_->(q{
 	CREATE SCHEMA trap;
