@@ -206,6 +206,8 @@ SELECT rehome.add_rule('bad', 'new.u', 'name', 'lookup', '{"table": "new.nothing
 :code
 SELECT rehome.add_rule('bad', 'new.u', 'name', 'timestamp', '{"unit": "millis", "zone": "Mars/Olympus"}');
 :code
+SELECT rehome.add_rule('bad', 'new.u', 'name', 'timestamp', '{"zero": {"value": null}, "sentinels": {"never": null, "soon": {"value": "2030-01-01"}}}');
+:code
 SELECT rehome.add_rule('bad', 'new.u', 'narrow', 'cast', on_error => 'null');
 :code
 SELECT rehome.add_rule('bad', 'new.u', 'narrow', 'cast', on_error => 'default');

@@ -97,6 +97,8 @@ rehome_rule_timestamp(RehomeRuleCompiler *c, JsonbContainer *params)
 	{
 		char	   *text = rehome_param_is_scalar(zero) ? rehome_param_scalar(zero) : NULL;
 
+		if (!rehome_param_is_scalar(zero))
+			rehome_rule_bad(c, "Parameter \"zero\" is not null, refuse or a date.");
 		if (text == NULL || strcmp(text, "refuse") != 0)
 			sql = psprintf("rehome.rule_zero_date(%s, %s)", sql,
 						   rehome_rule_literal(text && strcmp(text, "null") == 0 ? NULL : text));
@@ -113,8 +115,10 @@ rehome_rule_timestamp(RehomeRuleCompiler *c, JsonbContainer *params)
 			 t = JsonbIteratorNext(&it, &v, true))
 			if (t == WJB_KEY)
 				from = pnstrdup(v.val.string.val, v.val.string.len);
+			else if (t == WJB_VALUE && rehome_param_is_scalar(&v))
+				rehome_rule_case(&when, column, c, from, rehome_param_scalar(&v));
 			else if (t == WJB_VALUE)
-				rehome_rule_case(&when, column, c, from, rehome_param_is_scalar(&v) ? rehome_param_scalar(&v) : NULL);
+				rehome_rule_bad(c, psprintf("Sentinel \"%s\" stands for what is neither text, number, boolean nor null.", from));
 		if (JsonContainerSize(sentinels->val.binary.data) > 0)
 			sql = psprintf("%s ELSE %s END", when.data, sql);
 	}
