@@ -360,12 +360,15 @@ check_key(List *findings, RehomeTableMap *map, const char *name)
 	static SPIPlanPtr plan = NULL;
 	RehomeRows *rows;
 
-	rows = rehome_spi_kept(&plan, "SELECT quote_ident(c.\"column\"), c.kind <> 'copy' FROM rehome.column_map c"
+	rows = rehome_spi_kept(&plan, "SELECT quote_ident(c.\"column\"), c.inverse IS NULL AND quote_ident(s.attname) IS DISTINCT FROM c.expression FROM rehome.column_map c"
 						   " JOIN rehome.table_map t ON t.id = c.table_map_id"
 						   " JOIN pg_attribute a ON a.attrelid = t.target AND a.attname = c.\"column\" AND NOT a.attisdropped"
 						   " JOIN pg_type y ON y.oid = a.atttypid"
-						   " LEFT JOIN pg_attribute s ON s.attrelid = t.source AND NOT s.attisdropped AND quote_ident(s.attname) = c.expression"
-						   " WHERE t.id = $1 AND c.\"column\" = ANY (t.key) AND c.expression IS NOT NULL AND CASE WHEN c.kind <> 'copy' THEN c.inverse IS NULL"
+						   /* of a cast, or a copy that is validated, what its rule says */
+						   " LEFT JOIN pg_attribute s ON s.attrelid = t.source AND NOT s.attisdropped AND CASE WHEN c.kind IN ('copy', 'cast') AND c.inverse IS NOT NULL"
+						   "  THEN s.attname = coalesce(c.source_column, c.\"column\") ELSE quote_ident(s.attname) = c.expression END"
+						   " WHERE t.id = $1 AND c.\"column\" = ANY (t.key) AND c.expression IS NOT NULL"
+						   " AND CASE WHEN s.attname IS NULL OR c.kind NOT IN ('copy', 'cast') THEN c.inverse IS NULL"
 						   /* of a numeric the lower bits are its scale */
 						   "  WHEN s.atttypid = a.atttypid AND s.atttypid = 'numeric'::regtype"
 						   "   THEN a.atttypmod >= 0 AND (s.atttypmod < 0 OR ((a.atttypmod - 4) & 2047) < ((s.atttypmod - 4) & 2047))"

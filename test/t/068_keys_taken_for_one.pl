@@ -65,6 +65,9 @@ $pair->sql_target(q{
 is($pair->sql_target(q{SELECT string_agg(object || substring(detail, 'computed|type'), ',' ORDER BY object) FROM rehome.preflight('w') WHERE "check" = 'mapping' AND severity = 'warning' AND detail LIKE '%two rows of the source%'}),
 	'app.lower.attype,app.lower.icomputed,app.lower.kcomputed,app.round.attype,app.round.ntype', 'preflight names the columns of keys that may not tell rows apart');
 is($pair->sql_target(q{SELECT count(*) FROM rehome.preflight('m') WHERE detail LIKE '%two rows of the source%'}), 0, 'and only these');
+$pair->sql_target(q{SELECT rehome.add_rule('w', 'app.round', 'n', 'copy', validation => 'value IS NOT NULL'); SELECT rehome.add_rule('w', 'app.round', 'at', 'cast')});
+is($pair->sql_target(q{SELECT string_agg(object || substring(detail, 'computed|type'), ',' ORDER BY object) FROM rehome.preflight('w') WHERE detail LIKE '%two rows of the source%' AND object LIKE 'app.round%'}),
+	'app.round.attype,app.round.ntype', 'also where they are cast, or validated');
 $pair->sql_target(q{SELECT rehome.drop_migration('w')});
 
 sync_is('00000', undef, 'in sync');
