@@ -178,6 +178,20 @@ SELECT "check", status, message FROM rehome.run_checks('f');
 CALL rehome.cancel('f');
 SELECT rehome.drop_migration('f');
 
+-- A time is the same with a zone and without.
+CREATE TABLE old.clock (id int PRIMARY KEY, at timestamp, day date, said timestamp);
+INSERT INTO old.clock VALUES (1, '2024-01-01 12:00', '2024-01-01', '2024-01-01 12:00'), (2, '2024-02-01 12:00:00.5', '2024-02-01', NULL);
+IMPORT FOREIGN SCHEMA old LIMIT TO (clock) FROM SERVER loopback INTO far;
+CREATE TABLE new.clock (id int PRIMARY KEY, at timestamptz, day timestamp, said timestamp);
+SELECT rehome.create_migration('c', 'loopback', 'times');
+SELECT rehome.add_table('c', 'far.clock', 'new.clock');
+SELECT source_sql, target_sql FROM rehome.suggest_checks('c') WHERE name = 'new.clock: first and last';
+SELECT rehome.adopt_checks('c', '{new.clock: first and last}');
+CALL rehome.copy('c');
+SELECT "check", status, message FROM rehome.run_checks('c');
+CALL rehome.cancel('c');
+SELECT rehome.drop_migration('c');
+
 -- Two suggestions whose names begin alike are two.
 CREATE TABLE old.lengthy (account_identifier_of_the_customer int, identifier_of_the_line int, a int PRIMARY KEY, b int,
     UNIQUE (account_identifier_of_the_customer, identifier_of_the_line, a), UNIQUE (account_identifier_of_the_customer, identifier_of_the_line, b));

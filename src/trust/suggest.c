@@ -182,6 +182,12 @@ suggest(Subject *subject, const char *kind, const char *what, const char *layer,
 }
 
 static bool
+is_time(Oid type)
+{
+	return type == DATEOID || type == TIMESTAMPOID || type == TIMESTAMPTZOID;
+}
+
+static bool
 has_role(Subject *subject, RehomeMappedColumn *column, Role role)
 {
 	char		category;
@@ -199,7 +205,7 @@ has_role(Subject *subject, RehomeMappedColumn *column, Role role)
 			return type == NUMERICOID || type == MONEYOID || type == FLOAT4OID || type == FLOAT8OID ||
 				rehome_bool(rehome_spi_value("SELECT $1 ~* '(amount|total|price|cost|sum|qty|quantity|balance|fee|tax|cents|units|count|bytes|milliseconds)'", "t", column->name));
 		case ROLE_TIME:
-			return type == DATEOID || type == TIMESTAMPOID || type == TIMESTAMPTZOID;
+			return is_time(type);
 		case ROLE_STATE:
 			if (column->key > 0)
 				return false;
@@ -243,17 +249,26 @@ side_name(Subject *subject, RehomeMappedColumn *column, bool source)
 }
 
 /*
+ * side_type returns the type that a side's column has.
+ */
+static Oid
+side_type(Subject *subject, RehomeMappedColumn *column, bool source)
+{
+	Oid			relid = source ? subject->mapping->map->source : subject->mapping->map->target;
+
+	return getBaseType(get_atttype(relid, get_attnum(relid, source ? source_column(subject, column) : column->name)));
+}
+
+/*
  * total returns the sum of a side's column.  That of floating point numbers
  * depends on the order of the rows, which is not the same on both sides.
  */
 static char *
 total(Subject *subject, RehomeMappedColumn *column, bool source)
 {
-	const char *local = source ? source_column(subject, column) : column->name;
-	Oid			relid = source ? subject->mapping->map->source : subject->mapping->map->target;
-	Oid			type = getBaseType(get_atttype(relid, get_attnum(relid, local)));
+	Oid			type = side_type(subject, column, source);
 
-	return psprintf("sum(%s%s)", quote_identifier(local), type == FLOAT4OID || type == FLOAT8OID ? "::numeric" : "");
+	return psprintf("sum(%s%s)", side_name(subject, column, source), type == FLOAT4OID || type == FLOAT8OID ? "::numeric" : "");
 }
 
 static void
@@ -321,12 +336,15 @@ suggest_times(Subject *subject)
 		initStringInfo(&text);
 		foreach(lc, times)
 		{
-			const char *name = side_name(subject, lfirst(lc), side == 0);
 			RehomeMappedColumn *column = lfirst(lc);
+			const char *name = side_name(subject, column, side == 0);
+			/* a time without a zone is one of UTC, but is not written like it */
+			Oid			type = side_type(subject, column, true);
+			const char *as = type != side_type(subject, column, false) && is_time(type) ? "::timestamptz" : "";
 
-			appendStringInfo(&text, "%smin(%s) AS %s, ", text.len ? ", " : "SELECT ", name,
+			appendStringInfo(&text, "%smin(%s)%s AS %s, ", text.len ? ", " : "SELECT ", name, as,
 							 quote_identifier(psprintf("first %s", column->name)));
-			appendStringInfo(&text, "max(%s) AS %s", name, quote_identifier(psprintf("last %s", column->name)));
+			appendStringInfo(&text, "max(%s)%s AS %s", name, as, quote_identifier(psprintf("last %s", column->name)));
 		}
 		appendStringInfo(&text, " FROM %s", side == 0 ? subject->source : subject->target);
 		sql[side] = text.data;
