@@ -136,6 +136,10 @@ CALL rehome.cancel('p', 'given_up');
 CALL rehome.copy('p', 'goes');
 SELECT target, ok FROM rehome.verify('p', 'goes');
 SELECT count(*) FROM rehome.structure('p', 'goes');
+-- What is over has no policy, and keeps no other from one.
+SELECT rehome.set_drift_policy('p', 'record');
+SELECT target, drift_policy FROM rehome.table_map ORDER BY target::text;
+SELECT rehome.set_drift_policy('p', 'reject');
 SELECT metric, value FROM rehome.scorecard('p') WHERE metric IN ('correctness', 'structure_unintended', 'pending');
 DROP TABLE old.done, new.gone;
 SELECT object, detail FROM rehome.preflight('p') WHERE severity = 'error';
