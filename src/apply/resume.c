@@ -277,9 +277,10 @@ mend_way_back(RehomeSlice *slice, RehomeTableMap *map)
 	rehome_targets_lock(maps, ShareRowExclusiveLock);
 	target = linitial(rehome_structures(NULL, maps));
 	/* values may be others that no trigger has seen, here or there */
-	if (rehome_triggers_lost(maps, true) != NIL || strcmp(target, map->target_columns) != 0 ||
-		rehome_spi("SELECT FROM rehome.table_map WHERE id = $1 AND source_columns = $2::jsonb", "it",
-				   map->id, map->source_columns)->n == 0)
+	if (rehome_triggers_lost(maps, true) != NIL ||
+		rehome_spi("SELECT FROM rehome.table_map WHERE id = $1 AND source_columns - 'files' = $2::jsonb - 'files'"
+				   " AND $3::jsonb - 'files' = $4::jsonb - 'files'", "ittt",
+				   map->id, map->source_columns, target, map->target_columns)->n == 0)
 		rehome_target_log_all(map);
 	rehome_target_install(slice, maps, false);
 	rehome_target_switch(maps, false, true);

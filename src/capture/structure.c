@@ -46,8 +46,15 @@ typedef struct Difference
 #define REUSED "EXISTS (SELECT FROM jsonb_each($2::jsonb -> 'columns') AS r(k, v)" \
 	" WHERE r.k <> key AND r.v ->> 'name' = o.value ->> 'name')"
 
-/* It is computed, or labels of its type are called, differently. */
+/*
+ * It is computed, or labels of its type are called, differently; or it was given
+ * a type, perhaps the same one, and other values with it: then its definition was
+ * written anew, and the table.  VACUUM FULL does but the latter, SET STATISTICS the
+ * former.
+ */
 #define REWRITTEN "(o.value ->> 'expression' IS DISTINCT FROM n.value ->> 'expression'" \
+	" OR (o.value ->> 'made' <> n.value ->> 'made' AND EXISTS (SELECT FROM jsonb_each_text($1::jsonb -> 'files') AS a" \
+	"  JOIN jsonb_each_text($2::jsonb -> 'files') AS b ON b.key = a.key AND b.value <> a.value))" \
 	" OR EXISTS (SELECT FROM jsonb_each_text(nullif(o.value -> 'labels', 'null')) AS a" \
 	"  JOIN jsonb_each_text(nullif(n.value -> 'labels', 'null')) AS b ON b.key = a.key AND b.value <> a.value))"
 
@@ -58,7 +65,7 @@ static const char *const difference_query =
 	" o.value IS NOT NULL AND n.value IS NOT NULL AND " REWRITTEN
 	" FROM jsonb_each($1::jsonb -> 'columns') AS o FULL JOIN jsonb_each($2::jsonb -> 'columns') AS n USING (key)"
 	/* new labels of an enum change no value */
-	" WHERE o.value - 'labels' IS DISTINCT FROM n.value - 'labels' OR " REWRITTEN " ORDER BY key::int";
+	" WHERE o.value - 'labels' - 'made' IS DISTINCT FROM n.value - 'labels' - 'made' OR " REWRITTEN " ORDER BY key::int";
 
 /*
  * rehome_structure_lossy tells whether a column of one look is gone in the
@@ -275,7 +282,7 @@ judge(Difference *d, bool source, bool back, List *used, const char **kind, char
 	else if (d->rewritten)
 	{
 		*kind = "column rewritten";
-		*what = psprintf("the values of column %s are computed, or its labels called, differently", quote_identifier(d->is));
+		*what = psprintf("column %s, or its type, was defined anew: its values may be others", quote_identifier(d->is));
 		*lossy = matters;
 		return false;
 	}
@@ -364,9 +371,9 @@ rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map, bool source, c
 	*known = keep(map, now);
 	if (any_lossy && source && !back)
 		map->source_print = keep(map, "lossy");
-	else if (any_lossy && !source && !back)
+	else if (any_lossy && !back)
 		read_as_whole(slice, map);
-	else if (any_lossy && !source)
+	else if (any_lossy)			/* of either side */
 		rehome_target_log_all(map);
 	return false;
 }
@@ -459,7 +466,7 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 	print = rehome_spi_value("WITH RECURSIVE part AS (SELECT unnest($1::oid[]) AS oid"
 							 "  UNION ALL SELECT i.inhrelid FROM pg_inherits i JOIN part ON i.inhparent = part.oid)"
 							 " SELECT md5(concat((SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,"
-							 "   a.attnotnull, a.atthasdef, a.attisdropped), ',' ORDER BY a.attrelid, a.attnum)"
+							 "   a.attnotnull, a.atthasdef, a.attisdropped, a.xmin), ',' ORDER BY a.attrelid, a.attnum)"
 							 "  FROM pg_attribute a WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0),"
 							 " (SELECT string_agg(g.oid || g.tgenabled::text, ',' ORDER BY g.oid)"
 							 "  FROM part JOIN pg_trigger g ON g.tgrelid = part.oid WHERE g.tgname LIKE 'rehome\\_%'),"

@@ -78,12 +78,22 @@ $pair->sql_source(q{ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'});
 ok(wait_until($target, q{SELECT error LIKE 'invalid input value for enum%"fine"%' FROM rehome.status}, undef, 'odd'), 'a label that is called differently is noticed');
 $pair->sql_target(q{ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'});
 ok(wait_until($target, q{SELECT count(*) = 25 FROM felt WHERE mood = 'fine'}, undef, 'odd'), 'and arrives in all rows when this side has it');
-is($pair->sql_target(q{SELECT detail ->> 'what' FROM rehome.drift WHERE kind = 'column rewritten'}), 'the values of column mood are computed, or its labels called, differently', 'and on record');
+is($pair->sql_target(q{SELECT detail ->> 'what' FROM rehome.drift WHERE kind = 'column rewritten'}), 'column mood, or its type, was defined anew: its values may be others', 'and on record');
 
 $pair->sql_target(q{SELECT rehome.pause_table('o', 'felt')});
 $pair->sql_source(q{ALTER TYPE mood RENAME VALUE 'sad' TO 'low'});
 $pair->sql_target(q{ALTER TYPE mood RENAME VALUE 'sad' TO 'low'; SELECT rehome.resume_table('o', 'felt')});
 ok(wait_until($target, q{SELECT count(*) = 25 FROM felt WHERE mood = 'low'}, undef, 'odd'), 'so is one that was while the table was paused');
+
+# Values written anew, of the type they were, on either side.
+$pair->sql_source(q{ALTER TABLE made ALTER v TYPE text USING v || '!'; ALTER TABLE part ALTER v TYPE text USING v || '!'});
+ok(wait_until($target, q{SELECT (SELECT count(*) = 50 FROM made WHERE v LIKE '%!') AND (SELECT count(*) = 50 FROM part WHERE v LIKE '%!')}, undef, 'odd'), 'values that a change of type has written anew arrive');
+$pair->sql_target(q{ALTER TABLE made ALTER v TYPE text USING v || '?'; ALTER TABLE part ALTER v TYPE text USING v || '?'});
+ok(wait_until($target, q{SELECT (SELECT count(*) = 50 FROM made WHERE v LIKE '%!') AND (SELECT count(*) = 50 FROM part WHERE v LIKE '%!')}, undef, 'odd'), 'those of the target are put right');
+$pair->sql_source('ALTER TABLE made ALTER v SET STATISTICS 50');
+$pair->sql_target(q{CALL rehome.sync('o')});
+is($pair->sql_target(q{SELECT string_agg(side || ' ' || object, ', ' ORDER BY side, object) FROM rehome.drift WHERE kind = 'column rewritten' AND object ~ '[.]v$'}),
+	'source public.made.v, source public.part.v, target public.made.v, target public.part.v', 'both are on record, and nothing else');
 
 # A guard that is taken off.
 $pair->sql_target('ALTER TABLE code DISABLE TRIGGER rehome_guard');

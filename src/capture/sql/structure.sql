@@ -1,7 +1,11 @@
--- Tables as they are: OID, and columns by number.  A row each of $1, the
--- names of tables, in that order; null where there is none.  Runs on both
--- sides; in psql: \bind '{public.t}' \g
-SELECT CASE WHEN t.oid IS NOT NULL THEN jsonb_build_object('oid', t.oid::oid::bigint, 'columns',
+-- Tables as they are: OID, columns by number, and files, also of partitions, by
+-- OID.  A row each of $1, the names of tables, in that order; null where there
+-- is none.  Runs on both sides; in psql: \bind '{public.t}' \g
+SELECT CASE WHEN t.oid IS NOT NULL THEN jsonb_build_object('oid', t.oid::oid::bigint, 'files',
+           (WITH RECURSIVE tree(relid) AS (SELECT t.oid::oid UNION ALL
+                 SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.relid)
+            SELECT jsonb_object_agg(f.oid::oid::bigint, f.relfilenode::oid::bigint) FROM pg_class f JOIN tree ON f.oid = tree.relid),
+           'columns',
            (SELECT coalesce(jsonb_object_agg(a.attnum, jsonb_build_object(
                        'name', a.attname,
                        'type', format_type(a.atttypid, a.atttypmod)
@@ -12,6 +16,7 @@ SELECT CASE WHEN t.oid IS NOT NULL THEN jsonb_build_object('oid', t.oid::oid::bi
                        -- PostgreSQL 10 and 11 have no generated columns, and all have a default
                        'default', a.atthasdef OR a.attidentity <> '',
                        -- what values change by, without a trigger that tells
+                       'made', a.xmin::text,
                        'expression', (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d
                                        WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum AND to_jsonb(a) ->> 'attgenerated' <> ''),
                        'labels', (SELECT jsonb_object_agg(e.oid::oid::bigint, e.enumlabel) FROM pg_enum e

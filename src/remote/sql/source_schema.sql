@@ -392,7 +392,7 @@ RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $finge
                              WHERE r.oid IN (SELECT to_regclass(n) FROM unnest(relations) AS n)), '')
                || coalesce((SELECT string_agg(s.srrelid::text, ',' ORDER BY s.srrelid) FROM pg_subscription_rel s), '')
                || coalesce((SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
-                                                        a.attnotnull, a.attisdropped), ',' ORDER BY a.attrelid, a.attnum)
+                                                        a.attnotnull, a.attisdropped, a.xmin), ',' ORDER BY a.attrelid, a.attnum)
                               FROM pg_attribute a
                              WHERE a.attrelid IN (SELECT to_regclass(r) FROM unnest(relations) AS r) AND a.attnum > 0), '')
                || coalesce((SELECT string_agg(d.oid::text, ',' ORDER BY d.oid) FROM pg_attrdef d
