@@ -594,6 +594,15 @@ work_lock(RehomeSlice *slice, LOCKMODE mode, bool patient)
 					   slice->name, slice->migration->name),
 				errdetail("This server is a standby."),
 				errhint("Connect to its primary."));
+	/* what is read again under the lock is to be as it is now */
+	if (!patient && IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				errmsg("cannot work on slice \"%s\" of migration \"%s\" in a transaction of isolation level %s",
+					   slice->name, slice->migration->name,
+					   IsolationIsSerializable() ? "SERIALIZABLE" : "REPEATABLE READ"),
+				errdetail("It sees the state of the slice, and what others have written to its tables, as they were when it began."),
+				errhint("BEGIN ISOLATION LEVEL READ COMMITTED, or SET default_transaction_isolation TO 'read committed'."));
 	SET_LOCKTAG_ADVISORY(request.tag, MyDatabaseId, WORK_LOCK_CLASS, slice->id, REHOME_LOCK_SPACE);
 	request.timeout = (int) Min((int64) rehome_lock_timeout * (rehome_lock_retries + 1), INT_MAX);
 	if (patient || MyBackendType != B_BACKEND)

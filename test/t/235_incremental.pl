@@ -177,6 +177,21 @@ is(incremental('item'), '0 0 1 1 rows touched', 'but it is afterwards, although 
 target(q{SELECT rehome.repair_drift('m', 'item'); CALL rehome.sync('m')});
 is(incremental('item'), '0 0 0 1 rows touched', 'repaired');
 
+# A transaction that does not see what others have written since it began would
+# miss it, and for good.
+for my $level ('REPEATABLE READ', 'SERIALIZABLE')
+{
+	my $old = $pair->target->background_psql('inc', on_error_stop => 0);
+	$old->query_safe("BEGIN ISOLATION LEVEL $level; SELECT count(*) FROM visit");
+	as_clerk(q{UPDATE item SET price = 0 WHERE id = 211});
+	$old->query(q{SELECT * FROM rehome.verify('m', target => 'item', incremental => true)});
+	like($old->{stderr}, qr/cannot work on slice "main" of migration "m" in a transaction of isolation level $level/, "$level: refused");
+	$old->quit;
+	is(incremental('item'), '0 0 1 1 rows touched', "$level: what was written meanwhile is found");
+	target(q{SELECT rehome.repair_drift('m', 'item'); CALL rehome.sync('m')});
+	is(incremental('item'), '0 0 0 1 rows touched', "$level: repaired");
+}
+
 # What no trigger has seen.
 sub unseen
 {
