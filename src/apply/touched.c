@@ -340,6 +340,23 @@ has_json(Oid type)
 }
 
 /*
+ * takes_for_one tells whether a column of the target's key takes for one what may
+ * be several keys of the source: that many keys are not written down then.  It
+ * does not where their length is one, as char(n) has them.
+ */
+static bool
+takes_for_one(RehomeMapping *mapping, int k)
+{
+	RehomeMappedColumn *key = mapping->key[k];
+	int32		typmod = key->typmod;
+	Oid			type = getBaseTypeAndTypmod(key->type, &typmod);
+
+	if (OidIsValid(key->collation) && !get_collation_isdeterministic(key->collation))
+		return true;
+	return key->plain != 0 && bms_is_member(k, mapping->looser) && (type != BPCHAROID || typmod < 0);
+}
+
+/*
  * unfit returns why the touched keys of a table would not be enough, whatever
  * has been touched; NULL when they would.
  */
@@ -357,9 +374,17 @@ unfit(RehomeMapping *mapping)
 			return psprintf("the type of key column %s has a cast to json of its own",
 							quote_identifier(mapping->key[k]->name));
 	for (int k = 0; k < mapping->nkey; k++)
-		if (OidIsValid(mapping->key[k]->collation) && !get_collation_isdeterministic(mapping->key[k]->collation))
-			return psprintf("the collation of key column %s takes several keys for one",
+	{
+		Oid			type = getBaseType(mapping->key[k]->type);
+
+		/* the bounds of the one, and the null of the other */
+		if (type == JSONBOID || OidIsValid(get_element_type(type)))
+			return psprintf("JSON does not tell all values of key column %s",
 							quote_identifier(mapping->key[k]->name));
+	}
+	for (int k = 0; k < mapping->nkey; k++)
+		if (takes_for_one(mapping, k))
+			return psprintf("key column %s takes several keys for one", quote_identifier(mapping->key[k]->name));
 	for (int c = 0; c < mapping->ncolumns; c++)
 		if (contain_mutable_functions((Node *) mapping->columns[c].expr) ||
 			contain_mutable_functions((Node *) mapping->columns[c].instead))

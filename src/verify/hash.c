@@ -152,35 +152,56 @@ type_hash(RehomeMappedColumn *column)
 }
 
 /*
+ * source_cast returns the cast to what a column's type is hashed as at the source,
+ * where the column is of type, or, if that is InvalidOid, of one not known.  It may
+ * be another one than the foreign table says, and comes here by its text, which
+ * a cast to text need not give: not for char(n), boolean and inet.
+ */
+static char *
+source_cast(const TypeHash *how, Oid type, const char *name)
+{
+	bool		text = how->type == TEXTOID || how->type == VARCHAROID;
+
+	if (text && type != TEXTOID && type != VARCHAROID)
+		return psprintf("(CASE WHEN %s IS NOT NULL THEN concat(%s) END) COLLATE \"C\"", name, name);
+	if (how->type == BOOLOID && type != BOOLOID)
+		return psprintf("%s::text::bool%s", name, how->cast);
+	return psprintf("%s%s", name, how->cast);
+}
+
+/*
  * add_column returns the hash of a column, which the side calls name, on top
  * of a chain.  It is null only if the column is, and must not be.  type is
- * what the side has for it, if known: integer needs no cast, as equal integers
+ * what the source has for it, if known: integer needs no cast, as equal integers
  * have equal hashes.  Null has the hash of what stands for it with all bits
  * turned over: with but one of them the hashes of two rows that differ so would
  * differ by one, up and down as often, and their sum not at all.
  */
 static char *
-add_column(RehomeMappedColumn *column, const char *name, Oid type, const char *chain)
+add_column(RehomeMappedColumn *column, const char *name, bool source, Oid type, const char *chain)
 {
 	const TypeHash *how = type_hash(column);
 	const char *function;
-	const char *cast;
+	char	   *value;
 	char	   *hash;
 
 	/* what is null has no text, and no other text begins like that */
 	if (how == NULL)
 		return psprintf("hashtextextended(concat(%s IS NULL, %s) COLLATE \"C\", %s)", name, name, chain);
 	function = type == INT4OID && how->type == INT4OID ? "hashint4extended" : how->function;
-	cast = type == INT4OID && how->type == INT4OID ? "" : how->cast;
+	if (type == INT4OID && how->type == INT4OID)
+		value = pstrdup(name);
+	else
+		value = source ? source_cast(how, type, name) : psprintf("%s%s", name, how->cast);
 	if (column->notnull)
 	{
-		hash = psprintf("%s(%s%s, %s)", function, name, cast, chain);
+		hash = psprintf("%s(%s, %s)", function, value, chain);
 		if (how->function2 == NULL)
 			return hash;
 		/* there, what the second function is given can be null by itself */
 		return psprintf("%s(coalesce(%s%s, %s), %s)", how->function2, name, how->cast2, how->null2, hash);
 	}
-	hash = psprintf("%s(coalesce(%s%s, %s), %s)", function, name, cast, how->null, chain);
+	hash = psprintf("%s(coalesce(%s, %s), %s)", function, value, how->null, chain);
 	if (how->function2 != NULL)
 		hash = psprintf("%s(coalesce(%s%s, %s), %s)", how->function2, name, how->cast2, how->null2, hash);
 	return psprintf("(%s # CASE WHEN %s IS NULL THEN (-1)::int8 ELSE 0::int8 END)", hash, name);
@@ -202,7 +223,7 @@ chain_of(RehomeMapping *mapping, List *columns, const char *prefix, bool source,
 	{
 		RehomeMappedColumn *column = lfirst(lc);
 
-		chain = add_column(column, rehome_hash_column(mapping, column, prefix, source),
+		chain = add_column(column, rehome_hash_column(mapping, column, prefix, source), source,
 						   types ? types[column->plain - 1] : InvalidOid, chain);
 	}
 	return chain;

@@ -27,6 +27,11 @@ for my $side ('source', 'target')
 		CREATE TABLE app.num (k numeric PRIMARY KEY, v int@{[$side eq 'target' ? ' CHECK (v < 1000)' : '']});
 		CREATE TABLE app.lower (k text, n numeric, at @{[$side eq 'source' ? 'timestamp' : 'timestamptz']}, i int, t $strict, PRIMARY KEY (k, n, at, i, t));
 		CREATE TABLE app.round (n numeric(@{[$side eq 'source' ? '10,3' : '12,2']}), m numeric(@{[$side eq 'source' ? '10,2' : '12,3']}), at timestamp@{[$side eq 'source' ? '' : '(0)']}, PRIMARY KEY (n, m, at));
+		CREATE TABLE app.padded (k char(5) PRIMARY KEY, c @{[$side eq 'source' ? 'char(5)' : 'text']});
+		CREATE TABLE app.said (k @{[$side eq 'source' ? 'char(5)' : 'text']} PRIMARY KEY, flag @{[$side eq 'source' ? 'text' : 'bool']}, net @{[$side eq 'source' ? 'inet' : 'text']});
+		CREATE TABLE app.blank (k bpchar PRIMARY KEY, v int);
+		CREATE TABLE app.list (k int[] PRIMARY KEY, v int);
+		CREATE TABLE app.doc (k jsonb PRIMARY KEY, v int);
 		CREATE TABLE app.back (k $loose PRIMARY KEY, v int, $only{$side});
 		CREATE TABLE app.back_pair (n numeric, k @{[$side eq 'source' ? $any : 'text']}, v int, PRIMARY KEY (n, k));
 	};
@@ -36,13 +41,21 @@ my @one = qw(plain kept uni sieved marked back);
 my @two = qw(pair back_pair);
 $pair->sql_source(join ';', (map { "INSERT INTO app.$_ (k, v) SELECT 'Key ' || i, i FROM generate_series(1, 20) i" } @one),
 	map { "INSERT INTO app.$_ SELECT i, 'Key ' || i, i FROM generate_series(1, 20) i" } @two);
+$pair->sql_source(q{
+	INSERT INTO app.padded SELECT i::text, 'a' FROM generate_series(1, 20) i;
+	INSERT INTO app.said SELECT i::text, 't', '10.0.0.1' FROM generate_series(1, 20) i;
+	INSERT INTO app.blank SELECT i::text, i FROM generate_series(1, 20) i;
+	INSERT INTO app.list VALUES ('[0:1]={1,2}', 1), ('{1,2}', 2);
+	INSERT INTO app.doc VALUES ('null', 1), ('"null"', 2)});
 $pair->import_foreign_schema('app', 'far');
 # what is declared as something else there is compared as it is there
 $pair->sql_target(q{
 	ALTER FOREIGN TABLE far.back ALTER k TYPE text;
 	ALTER FOREIGN TABLE far.uni ALTER k TYPE citext;
+	ALTER FOREIGN TABLE far.padded ALTER c TYPE text;
+	ALTER FOREIGN TABLE far.said ALTER k TYPE text, ALTER flag TYPE bool, ALTER net TYPE text;
 	SELECT rehome.create_migration('m', 'src', 'keys that are one here');
-	SELECT rehome.add_table('m', 'far.' || t, ('app.' || t)::regclass) FROM unnest('{plain,kept,uni,pair,num,sieved,marked,back,back_pair}'::text[]) AS t;
+	SELECT rehome.add_table('m', 'far.' || t, ('app.' || t)::regclass) FROM unnest('{plain,kept,uni,pair,num,sieved,marked,padded,said,blank,list,doc,back,back_pair}'::text[]) AS t;
 	SELECT rehome.set_table_rule('m', t, on_error => 'quarantine') FROM unnest('{app.sieved,app.num}'::regclass[]) AS t;
 	SELECT rehome.set_table_rule('m', 'app.marked', on_delete => 'mark', delete_column => 'gone');
 	CALL rehome.copy('m')});
@@ -95,6 +108,27 @@ for my $table (qw(plain kept uni pair marked))
 	same_content($pair, \@content, "$table: the same on both sides");
 }
 is($pair->sql_target(q{SELECT count(*) FROM rehome.verify('m') WHERE NOT ok}), 0, 'a verification finds nothing');
+is($pair->sql_target(q{SELECT source_rows BETWEEN 1 AND 19 AND ok FROM rehome.verify('m', target => 'app.said', sample => 0.5)}), 't', 'nor does one of a sample');
+
+# Where the keys that were touched do not tell which rows were, all are compared.
+$pair->sql_source(q{UPDATE app.uni SET k = upper(k) WHERE v < 5; UPDATE app.blank SET k = k || ' ' WHERE v < 5; UPDATE app.padded SET c = 'b' WHERE k < '2'});
+$pair->sql_source("UPDATE app.$_ SET v = v + 10") for qw(list doc);
+is($pair->sql_target(q{SELECT string_agg(concat_ws(' ', target, ok, substring(note, '^all rows: .*|^\d+ rows touched')), ', ' ORDER BY target)
+	FROM rehome.verify('m', incremental => true) WHERE target::text ~ 'uni|blank|list|doc|padded|said'}),
+	'app.uni t all rows: key column k takes several keys for one, app.padded t 11 rows touched, app.said t 0 rows touched, '
+	  . 'app.blank t all rows: key column k takes several keys for one, '
+	  . join(', ', map { "app.$_ t all rows: JSON does not tell all values of key column k" } qw(list doc)), 'one of the touched rows finds nothing');
+
+# What the foreign table says is not what the source has: its text counts.
+$pair->sql_target("BEGIN; ALTER TABLE app.$_->[0] DISABLE TRIGGER ALL; UPDATE app.$_->[0] SET $_->[1] WHERE k ~ '^3 *\$'; ALTER TABLE app.$_->[0] ENABLE ALWAYS TRIGGER rehome_guard; ALTER TABLE app.$_->[0] ENABLE ALWAYS TRIGGER rehome_guard_truncate; COMMIT")
+  for ['padded', q{c = 'a'}], ['said', q{net = '10.0.0.1/32'}];
+for my $mode ('hash', 'rows')
+{
+	is($pair->sql_target(qq{SELECT string_agg(concat_ws(' ', target, missing, extra, differing), ', ' ORDER BY target) FROM rehome.verify('m', mode => '$mode') WHERE NOT ok}),
+		'app.padded 0 0 1, app.said 0 0 1', "$mode: what differs is found");
+}
+$pair->sql_source(q{UPDATE app.padded SET c = c; UPDATE app.said SET net = net});
+is($pair->sql_target(q{SELECT count(*) FROM rehome.verify('m', incremental => true) WHERE NOT ok}), 0, 'and put right');
 
 # All of a table read again, where the rows stay in place.
 $pair->sql_source(q{CREATE TEMP TABLE all_of AS SELECT * FROM app.kept; TRUNCATE app.kept;
