@@ -394,11 +394,29 @@ unfit(RehomeMapping *mapping)
 }
 
 /*
+ * altered returns what has happened to a map's tables after cutover that may have
+ * changed rows without a trigger; NULL when nothing has.  A batch back looks for it
+ * by itself, but that of a verification cannot pause a table; one from the source
+ * has looked.
+ */
+static char *
+altered(RehomeConn *conn, RehomeTableMap *map)
+{
+	List	   *maps = list_make1(map);
+
+	if (rehome_structure_lossy(map->target_columns, linitial(rehome_structures(NULL, maps))))
+		return "the target was altered since";
+	if (rehome_structure_lossy(map->source_columns, linitial(rehome_structures(conn, maps))))
+		return "the source was altered since";
+	return NULL;
+}
+
+/*
  * rehome_touched_collect gets the touched keys of a table together.  Returns
  * why all its rows have to be compared instead, or NULL.
  */
 char *
-rehome_touched_collect(RehomeSlice *slice, RehomeMapping *mapping)
+rehome_touched_collect(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping)
 {
 	RehomeTableMap *map = mapping->map;
 	char	   *why = unfit(mapping);
@@ -423,6 +441,8 @@ rehome_touched_collect(RehomeSlice *slice, RehomeMapping *mapping)
 		return "the last verification of all rows was made while the target had authority";
 	if (!fits(mapping))
 		return RETYPED;
+	if (slice->state == REHOME_CUT_OVER && (why = altered(conn, map)) != NULL)
+		return why;
 	map->tracked = true;
 	rehome_touched_captured(map);
 	if (!map->tracked)

@@ -38,7 +38,7 @@ extern void rehome_touched_bound(RehomeTableMap *map, int64 n);
 extern void rehome_touched_captured(RehomeTableMap *map);
 
 /* Using it. */
-extern char *rehome_touched_collect(RehomeSlice *slice, RehomeMapping *mapping);
+extern char *rehome_touched_collect(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping);
 extern void rehome_touched_restart(RehomeSlice *slice, RehomeMapping *mapping, bool full,
 								   int64 rows);
 extern bool rehome_touched_divisible(RehomeMapping *mapping);

@@ -371,7 +371,7 @@ verify_table(Pass *pass, RehomeTableMap *map)
 	mapping = rehome_mapping_compile(map, slice->migration->owner);
 	if (which.touched)
 	{
-		note = pass->conn == NULL ? "the source can only be copied from" : rehome_touched_collect(slice, mapping);
+		note = pass->conn == NULL ? "the source can only be copied from" : rehome_touched_collect(pass->conn, slice, mapping);
 		which.touched = note == NULL;
 		note = note == NULL ? NULL : psprintf("all rows: %s", note);
 	}
