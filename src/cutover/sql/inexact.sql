@@ -38,5 +38,5 @@ SELECT t.id
                   a.atttypid IN ('timestamp'::regtype, 'timestamptz'::regtype, 'date'::regtype)
               WHEN s.type = 'json'::regtype OR s.typtype = 'e' THEN
                   a.atttypid = s.type OR a.atttypid IN ('text'::regtype, 'varchar'::regtype)
-              WHEN s.typcategory = 'S' AND s.type <> 'name'::regtype THEN true
+              WHEN s.typcategory = 'S' AND s.type NOT IN ('name'::regtype, 'bpchar'::regtype) THEN true
               ELSE a.atttypid = s.type AND s.typmod IN (-1, a.atttypmod) END, false)))
