@@ -99,8 +99,10 @@ rehome_merge_compose(RehomeConn *conn, RehomeReturn *ret)
 		ret->erase = psprintf("DELETE FROM %s r WHERE NOT EXISTS (SELECT FROM %s s WHERE %s) AND ROW(%s) IS NOT NULL%s",
 							  ret->relation, ret->stage, ret->join, rehome_inverse_keys(inverse, "r."), visible);
 	else
-		ret->erase = psprintf("DELETE FROM %s r USING %s s WHERE s.rehome_op = 'd' AND %s%s%s",
-							  ret->relation, ret->stage, ret->join, visible, still_there);
+		/* what is spelled differently here is not the row that is gone there */
+		ret->erase = psprintf("DELETE FROM %s r USING %s s WHERE s.rehome_op = 'd' AND %s%s%s%s",
+							  ret->relation, ret->stage, ret->join, visible, still_there,
+							  inverse->looser == NIL ? "" : psprintf(" AND NOT %s", rehome_spelled_apart(inverse, "r", "s")));
 	if (map->filter != NULL)
 		ret->hidden = psprintf("SELECT string_agg(ROW(%s)::text, ', ') FROM %s s WHERE s.rehome_op = 'u'"
 							   " AND EXISTS (SELECT FROM %s r WHERE %s AND NOT %s AND NOT %s)",
@@ -208,14 +210,20 @@ rehome_merge_spare_refused(RehomeConn *conn, RehomeSlice *slice, RehomeReturn *r
 /*
  * rehome_merge_spare_ignored lets go of rows ('o', staged as well) that are not
  * new at the target and not to be found here: they were deleted here before
- * cutover, and ignored there.
+ * cutover, and ignored there.  A row that is spelled differently here is another
+ * one, unless it is spelled anew there.
  */
 void
 rehome_merge_spare_ignored(RehomeConn *conn, RehomeReturn *ret)
 {
+	char	   *found = ret->join;
+
+	if (ret->inverse->looser != NIL)
+		found = psprintf("%s AND (NOT %s OR %s)", ret->join, rehome_spelled_apart(ret->inverse, "r", "s"),
+						 rehome_gone_by_spelling(ret, "r"));
 	rehome_conn_exec(conn, psprintf("DELETE FROM %s s WHERE s.rehome_op = 'o' AND NOT EXISTS (SELECT FROM %s r WHERE %s);"
 									"UPDATE %s SET rehome_op = 'u' WHERE rehome_op = 'o'",
-									ret->stage, ret->relation, ret->join, ret->stage));
+									ret->stage, ret->relation, found, ret->stage));
 }
 
 /*

@@ -112,11 +112,11 @@ rehome_check_taken(RehomeMapping *mapping)
 }
 
 /*
- * spelled_apart returns the condition that the looser columns of the key of rows
- * a and b at the source are not all spelled the same.
+ * rehome_spelled_apart returns the condition that the looser columns of the key
+ * of rows a and b at the source are not all spelled the same; there are some.
  */
-static char *
-spelled_apart(RehomeInverse *inverse, const char *a, const char *b)
+char *
+rehome_spelled_apart(RehomeInverse *inverse, const char *a, const char *b)
 {
 	StringInfoData sql;
 	ListCell   *lc;
@@ -134,6 +134,19 @@ spelled_apart(RehomeInverse *inverse, const char *a, const char *b)
 }
 
 /*
+ * rehome_gone_by_spelling returns the condition that the key of row r at the
+ * source is staged as gone, as it is spelled there.
+ */
+char *
+rehome_gone_by_spelling(RehomeReturn *ret, const char *r)
+{
+	RehomeInverse *inverse = ret->inverse;
+
+	return psprintf("EXISTS (SELECT FROM %s d WHERE d.rehome_op = 'd' AND %s AND NOT %s)", ret->stage,
+					rehome_inverse_key_condition(inverse, r, "d"), rehome_spelled_apart(inverse, r, "d"));
+}
+
+/*
  * rehome_taken_back returns the query for the keys of staged rows that the source
  * takes for those of others: staged too, or there and not gone.  NULL where it
  * tells apart whatever the target does.
@@ -143,19 +156,20 @@ rehome_taken_back(RehomeReturn *ret)
 {
 	RehomeInverse *inverse = ret->inverse;
 	StringInfoData sql;
+	char	   *keys;
 
 	if (inverse->looser == NIL)
 		return NULL;
+	keys = rehome_inverse_columns(inverse, "s.", true);
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT string_agg(ROW(%s)::text, ', ') FROM %s s WHERE s.rehome_op = 'u'"
-					 " AND (EXISTS (SELECT FROM %s u WHERE u.rehome_op = 'u' AND %s AND %s)",
-					 rehome_inverse_columns(inverse, "s.", true), ret->stage, ret->stage,
-					 rehome_inverse_key_condition(inverse, "u", "s"), spelled_apart(inverse, "u", "s"));
+	/* joins each by itself: of an OR, the stage would be gone through for every row of it */
+	appendStringInfo(&sql, "SELECT string_agg(t.k, ', ') FROM (SELECT ROW(%s)::text FROM %s s JOIN %s u ON %s"
+					 " WHERE s.rehome_op = 'u' AND u.rehome_op = 'u' AND %s", keys, ret->stage, ret->stage,
+					 rehome_inverse_key_condition(inverse, "u", "s"), rehome_spelled_apart(inverse, "u", "s"));
 	if (!ret->everything)
-		appendStringInfo(&sql, " OR EXISTS (SELECT FROM %s r WHERE %s AND %s AND NOT EXISTS"
-						 " (SELECT FROM %s d WHERE d.rehome_op = 'd' AND %s AND NOT %s))",
-						 ret->relation, ret->join, spelled_apart(inverse, "r", "s"), ret->stage,
-						 rehome_inverse_key_condition(inverse, "r", "d"), spelled_apart(inverse, "r", "d"));
-	appendStringInfoChar(&sql, ')');
+		appendStringInfo(&sql, " UNION SELECT ROW(%s)::text FROM %s s JOIN %s r ON %s WHERE s.rehome_op = 'u' AND %s AND NOT %s",
+						 keys, ret->stage, ret->relation, ret->join, rehome_spelled_apart(inverse, "r", "s"),
+						 rehome_gone_by_spelling(ret, "r"));
+	appendStringInfoString(&sql, ") AS t(k)");
 	return sql.data;
 }

@@ -33,11 +33,19 @@ for my $side ('source', 'target')
 		CREATE TABLE app.list (k int[] PRIMARY KEY, v int);
 		CREATE TABLE app.doc (k jsonb PRIMARY KEY, v int);
 		CREATE TABLE app.back (k $loose PRIMARY KEY, v int, $only{$side});
+		CREATE TABLE app.back_ignored (k $loose PRIMARY KEY, v int);
+		CREATE TABLE app.back_marked (k $loose PRIMARY KEY, v int@{[$side eq 'target' ? ', gone bool' : '']});
+		CREATE TABLE app.back_many (k $loose PRIMARY KEY, v int);
+		CREATE TABLE app.same (k $any PRIMARY KEY, v int@{[$side eq 'target' ? ', here serial' : '']});
+		CREATE TABLE app.same_sieved (k $any PRIMARY KEY, v int@{[$side eq 'target' ? ' CHECK (v < 1000), here serial' : '']});
+		CREATE TABLE app.filed (k $any PRIMARY KEY, v int);
+		CREATE TABLE app.reread (k $strict PRIMARY KEY, v int, $only{$side});
+		@{[$side eq 'target' ? 'CREATE TABLE app.archive (k text, v int);' : '']}
 		CREATE TABLE app.back_pair (n numeric, k @{[$side eq 'source' ? $any : 'text']}, v int, PRIMARY KEY (n, k));
 	};
 	$side eq 'source' ? $pair->sql_source($sql) : $pair->sql_target($sql);
 }
-my @one = qw(plain kept uni sieved marked back);
+my @one = qw(plain kept uni sieved marked back same same_sieved filed);
 my @two = qw(pair back_pair);
 $pair->sql_source(join ';', (map { "INSERT INTO app.$_ (k, v) SELECT 'Key ' || i, i FROM generate_series(1, 20) i" } @one),
 	map { "INSERT INTO app.$_ SELECT i, 'Key ' || i, i FROM generate_series(1, 20) i" } @two);
@@ -55,9 +63,11 @@ $pair->sql_target(q{
 	ALTER FOREIGN TABLE far.padded ALTER c TYPE text;
 	ALTER FOREIGN TABLE far.said ALTER k TYPE text, ALTER flag TYPE bool, ALTER net TYPE text;
 	SELECT rehome.create_migration('m', 'src', 'keys that are one here');
-	SELECT rehome.add_table('m', 'far.' || t, ('app.' || t)::regclass) FROM unnest('{plain,kept,uni,pair,num,sieved,marked,padded,said,blank,list,doc,back,back_pair}'::text[]) AS t;
-	SELECT rehome.set_table_rule('m', t, on_error => 'quarantine') FROM unnest('{app.sieved,app.num}'::regclass[]) AS t;
-	SELECT rehome.set_table_rule('m', 'app.marked', on_delete => 'mark', delete_column => 'gone');
+	SELECT rehome.add_table('m', 'far.' || t, ('app.' || t)::regclass) FROM unnest('{plain,kept,uni,pair,num,sieved,marked,padded,said,blank,list,doc,back,back_pair,back_ignored,back_marked,back_many,same,same_sieved,filed,reread}'::text[]) AS t;
+	SELECT rehome.set_table_rule('m', t, on_error => 'quarantine') FROM unnest('{app.sieved,app.num,app.same_sieved,app.reread}'::regclass[]) AS t;
+	SELECT rehome.set_table_rule('m', t, on_delete => 'mark', delete_column => 'gone') FROM unnest('{app.marked,app.back_marked}'::regclass[]) AS t;
+	SELECT rehome.set_table_rule('m', 'app.back_ignored', on_delete => 'ignore');
+	SELECT rehome.set_table_rule('m', 'app.filed', on_delete => 'archive', delete_archive => 'app.archive');
 	CALL rehome.copy('m')});
 my @content = map { my $n = /pair/ ? 'n, ' : ''; { source => "(SELECT ${n}k::text AS k, v FROM app.$_)", target => "(SELECT ${n}k::text AS k, v FROM app.$_" . (/marked/ ? ' WHERE gone IS NOT TRUE)' : ')') } } (@one, @two);
 
@@ -161,6 +171,13 @@ sync_is('00000', undef, 'all are gone');
 is($pair->sql_target(q{SELECT count(*) FROM rehome.quarantine}), 0, 'and none in quarantine');
 
 # The way back, where the source has the looser key.
+$pair->sql_source("INSERT INTO app.$_ VALUES ('Key 1', 1), ('Key 2', 2); DELETE FROM app.$_") for qw(back_ignored back_marked);
+$pair->sql_source("INSERT INTO app.$_ VALUES ('Key 1', 1), ('Key 2', 2)") for qw(back_ignored back_marked);
+sync_is('00000', undef, 'rows that are to go');
+$pair->sql_source("DELETE FROM app.$_") for qw(back_ignored back_marked);
+sync_is('00000', undef, 'and stay here');
+$pair->sql_source("INSERT INTO app.$_ VALUES ('KEY 1', 101), ('KEY 2', 102)") for qw(back_ignored back_marked);
+sync_is('00000', undef, 'others, of keys that are the same there, come');
 $pair->sql_target(q{CALL rehome.cutover('m')});
 for my $table (qw(back back_pair))
 {
@@ -178,6 +195,16 @@ for my $table (qw(back back_pair))
 	sync_is('00000', undef, "$table: one of them");
 	same_content($pair, \@content, "$table: the same on both sides");
 }
+# What is not there does not take away what is, nor take its place.
+$pair->sql_target("DELETE FROM app.$_ WHERE k = 'Key 1'; UPDATE app.$_ SET v = 3 WHERE k = 'Key 2'") for qw(back_ignored back_marked);
+sync_is('00000', undef, 'rows that are here alone are gone, or changed');
+is($pair->sql_source("SELECT string_agg(k || ' ' || v, ',' ORDER BY v) FROM app.$_"), 'KEY 1 101,KEY 2 102', "$_: the others are there still") for qw(back_ignored back_marked);
+$pair->sql_target("DELETE FROM app.$_ WHERE k = 'KEY 1'; UPDATE app.$_ SET k = 'KEy 2', v = 103 WHERE k = 'KEY 2'") for qw(back_ignored back_marked);
+sync_is('00000', undef, 'and when these are gone, or changed');
+is($pair->sql_source("SELECT string_agg(k || ' ' || v, ',' ORDER BY v) FROM app.$_"), 'KEy 2 103', "$_: so they are there") for qw(back_ignored back_marked);
+$pair->sql_target(q{INSERT INTO app.back_many SELECT 'Key ' || i, i FROM generate_series(1, 20000) i});
+my ($sqlstate, $said) = sqlstate_of($target, q{SET statement_timeout = '60s'; CALL rehome.sync('m')});
+is($sqlstate, '00000', 'many rows go back in no long time') || diag($said);
 $pair->sql_target("UPDATE app.$_ SET k = lower(k) WHERE v IN (5, 6)") for @one, @two;
 $pair->sql_target(q{CALL rehome.rollback('m')});
 same_content($pair, \@content, 'rolled back');
