@@ -399,37 +399,40 @@ rehome_live_rows(RehomeMapping *mapping)
 					rehome_marked(mapping, "m."));
 }
 
-static int64
-treat_keys(RehomeMapping *mapping, char treatment, Tuplestorestate *keys, int64 n, bool absent)
+/*
+ * rehome_apply_gone_treated treats the keys (rows of key_desc) as gone at the
+ * source; with absent, all keys of the target but these.
+ */
+int64
+rehome_apply_gone_treated(RehomeMapping *mapping, Tuplestorestate *keys, int64 n, bool absent)
 {
 	int64		touched;
 
 	if (n == 0 && !absent)
 		return 0;
 	rehome_rows_register("rehome_gone", mapping->key_desc, keys, n);
-	touched = treat(mapping, treatment, psprintf("%sEXISTS (SELECT FROM rehome_gone AS n WHERE %s)", absent ? "NOT " : "",
+	touched = treat(mapping, mapping->map->on_delete, psprintf("%sEXISTS (SELECT FROM rehome_gone AS n WHERE %s)", absent ? "NOT " : "",
 												 rehome_same_row(mapping, "t", "n")));
 	rehome_rows_unregister("rehome_gone");
 	return touched;
 }
 
 /*
- * rehome_apply_gone deletes the keys (rows of key_desc) from the target.
+ * rehome_apply_refused deletes what the target has of rows with these keys (rows
+ * of key_desc), whatever it is called there.
  */
 int64
-rehome_apply_gone(RehomeMapping *mapping, Tuplestorestate *keys, int64 n)
+rehome_apply_refused(RehomeMapping *mapping, Tuplestorestate *keys, int64 n)
 {
-	return treat_keys(mapping, 'd', keys, n, false);
-}
+	int64		touched;
 
-/*
- * rehome_apply_gone_treated treats the keys as gone at the source; with
- * absent, all keys of the target but these.
- */
-int64
-rehome_apply_gone_treated(RehomeMapping *mapping, Tuplestorestate *keys, int64 n, bool absent)
-{
-	return treat_keys(mapping, mapping->map->on_delete, keys, n, absent);
+	rehome_rows_register("rehome_gone", mapping->key_desc, keys, n);
+	rehome_respelled_begin(mapping);
+	touched = treat(mapping, 'd', psprintf("EXISTS (SELECT FROM rehome_gone AS n WHERE %s AND %s)",
+										   rehome_key_condition(mapping, "t", "n"), rehome_takes_over(mapping, "t", "n")));
+	rehome_respelled_end(mapping);
+	rehome_rows_unregister("rehome_gone");
+	return touched;
 }
 
 /*

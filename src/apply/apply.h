@@ -33,7 +33,7 @@ extern void rehome_rows_unregister(const char *name);
 
 /* Applying to the target. */
 extern int64 rehome_apply_delete_all(RehomeMapping *mapping);
-extern int64 rehome_apply_gone(RehomeMapping *mapping, Tuplestorestate *keys, int64 n);
+extern int64 rehome_apply_refused(RehomeMapping *mapping, Tuplestorestate *keys, int64 n);
 extern int64 rehome_apply_gone_treated(RehomeMapping *mapping, Tuplestorestate *keys, int64 n,
 									   bool absent);
 extern int64 rehome_absent_keys(RehomeMapping *mapping, const char *within, Tuplestorestate *present,
@@ -54,8 +54,14 @@ extern void rehome_check_deferred(Oid target, RehomeMapping *mapping);
 extern char *rehome_target_name(RehomeMapping *mapping);
 extern char *rehome_mapped_list(RehomeMapping *mapping, const char *prefix);
 extern char *rehome_key_condition(RehomeMapping *mapping, const char *a, const char *b);
+/* How SQL sees RehomeMapping.respelled. */
+#define REHOME_RESPELLED "rehome_respelled"
+
 extern bool rehome_may_be_taken(RehomeMapping *mapping);
 extern char *rehome_same_row(RehomeMapping *mapping, const char *a, const char *b);
+extern void rehome_respelled_begin(RehomeMapping *mapping);
+extern void rehome_respelled_end(RehomeMapping *mapping);
+extern char *rehome_takes_over(RehomeMapping *mapping, const char *a, const char *b);
 extern void rehome_check_taken(RehomeMapping *mapping);
 
 /* A batch: what it took to get from one snapshot of the source to another. */

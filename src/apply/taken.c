@@ -12,7 +12,9 @@
  * The keys that are gone tell: a key that is spelled anew is gone by its old
  * spelling, and that one is taken away by just this spelling before any row
  * comes.  Whatever is found by another spelling then belongs to a row that the
- * other side still has.
+ * other side still has.  Where the source compares as loosely, and has a row with
+ * that key, it is the same row, which stays where it is and is spelled anew: it
+ * keeps what it has at the target alone, and is in no archive.
  *
  * Towards the source the row stays where it is and is spelled anew there, so
  * that it keeps what it has at the source alone.  There the same is asked of
@@ -78,6 +80,40 @@ rehome_same_row(RehomeMapping *mapping, const char *a, const char *b)
 }
 
 /*
+ * rehome_respelled_begin lets SQL see the keys that are gone as they are spelled,
+ * if there are rows of such keys that may have others now.
+ */
+void
+rehome_respelled_begin(RehomeMapping *mapping)
+{
+	if (mapping->nrespelled > 0)
+		rehome_rows_register(REHOME_RESPELLED, mapping->key_desc, mapping->respelled, mapping->nrespelled);
+}
+
+void
+rehome_respelled_end(RehomeMapping *mapping)
+{
+	if (mapping->nrespelled > 0)
+		rehome_rows_unregister(REHOME_RESPELLED);
+}
+
+/*
+ * rehome_takes_over returns the condition that row b of the source is what row a
+ * of the target is, or was before its key was spelled anew; their keys are equal.
+ * Between rehome_respelled_begin() and _end().
+ */
+char *
+rehome_takes_over(RehomeMapping *mapping, const char *a, const char *b)
+{
+	char	   *same = rehome_same_row(mapping, a, b);
+
+	if (mapping->nrespelled == 0)
+		return same;
+	return psprintf("(%s OR EXISTS (SELECT FROM " REHOME_RESPELLED " AS g WHERE %s))", same,
+					rehome_same_row(mapping, a, "g"));
+}
+
+/*
  * rehome_check_taken raises if one of the rows on hand (registered as
  * rehome_rows) has a key that the target takes for that of another row.
  */
@@ -91,11 +127,13 @@ rehome_check_taken(RehomeMapping *mapping)
 	if (names == NIL)
 		return;
 	/* a row that is marked as gone is one of the source no more */
+	rehome_respelled_begin(mapping);
 	rows = rehome_spi(psprintf("SELECT concat_ws(', ', %s), concat_ws(', ', %s) FROM %s AS t JOIN rehome_rows AS n ON %s"
-							   " WHERE ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record LIMIT 1",
+							   " WHERE NOT (%s) LIMIT 1",
 							   rehome_quote_list(map->key, "t."), rehome_quote_list(map->key, "n."),
 							   rehome_live_rows(mapping), rehome_key_condition(mapping, "t", "n"),
-							   rehome_quote_list(names, "t."), rehome_quote_list(names, "n.")), "");
+							   rehome_takes_over(mapping, "t", "n")), "");
+	rehome_respelled_end(mapping);
 	if (rows->n == 0)
 		return;
 	ereport(ERROR,

@@ -54,8 +54,10 @@
  * constraints.  A batch looks at no more than a thousand; $3 is the target,
  * since as of q they would be looked for anew for each row.
  */
-#define CURABLE "q.id IN (SELECT c.id FROM rehome.quarantine c WHERE c.target = $3" \
-	" AND c.contents = '' AND c.sqlstate IN ('23505', '23P01') ORDER BY c.last_seen LIMIT 1000)"
+#define CURABLE_ROWS 1000
+#define CURABLE_WHERE " c.contents = '' AND c.sqlstate IN ('23505', '23P01')"
+#define CURABLE "q.id IN (SELECT c.id FROM rehome.quarantine c WHERE c.target = $3 AND" CURABLE_WHERE \
+	" ORDER BY c.last_seen LIMIT " CppAsString2(CURABLE_ROWS) ")"
 
 /*
  * source_select starts "SELECT source columns FROM the source table".
@@ -77,12 +79,12 @@ more_rows(RehomeTurn *turn)
 }
 
 /*
- * gone_query returns the query for the keys of changed rows that the source no
- * longer has, or that the filter no longer lets through; of the columns of spelled,
- * spelled as they are.
+ * gone_query returns the query for the keys of changed rows, each spelling of the
+ * columns of spelled by itself, that the source no longer has, of the columns of
+ * alike spelled as they are, or that the filter no longer lets through.
  */
 static char *
-gone_query(RehomeTurn *turn, Bitmapset *spelled)
+gone_query(RehomeTurn *turn, Bitmapset *spelled, Bitmapset *alike)
 {
 	RehomeTableMap *map = turn->map;
 	StringInfoData sql;
@@ -97,7 +99,7 @@ gone_query(RehomeTurn *turn, Bitmapset *spelled)
 	appendStringInfoString(&sql, " AS k WHERE NOT EXISTS (SELECT FROM ");
 	rehome_remote_from(&sql, rehome_remote_table(map->source), NULL, false);
 	appendStringInfoString(&sql, " WHERE ");
-	rehome_join_key(&sql, map, spelled, "source", "k");
+	rehome_join_key(&sql, map, alike, "source", "k");
 	if (map->filter != NULL)
 		appendStringInfo(&sql, " AND (%s)", map->filter);
 	appendStringInfoChar(&sql, ')');
@@ -115,8 +117,9 @@ receive_nothing(TupleTableSlot *row, void *arg)
 /*
  * read_gone stores these keys, as the target knows them.  A key that is spelled
  * differently now is gone, to a target to which that is another one; the row
- * comes with those that were changed.  To the quarantine it always is: it has
- * keys as they are spelled, and lets go of those that come by here.
+ * comes with those that were changed.  Where it is none to the target, it depends
+ * on the source whether it is the same row (taken.c).  To the quarantine it always
+ * is gone: it has keys as they are spelled, and lets go of those that come by here.
  */
 static void
 read_gone(RehomeTurn *turn, RehomeConn *conn)
@@ -126,10 +129,18 @@ read_gone(RehomeTurn *turn, RehomeConn *conn)
 	Bitmapset  *spelled = rehome_mapping_source_spelled(mapping);
 	Bitmapset  *spellings = rehome_mapping_source_spellings(mapping);
 
-	turn->ngone = rehome_stream_gone(conn, gone_query(turn, spelled), mapping, projector,
-									 rehome_receive_store, turn->gone);
+	turn->ngone = rehome_stream_gone(conn, gone_query(turn, spelled, rehome_may_be_taken(mapping) ? NULL : spelled),
+									 mapping, projector, rehome_receive_store, turn->gone);
+	if (rehome_may_be_taken(mapping))
+	{
+		mapping->respelled = tuplestore_begin_heap(false, false, work_mem);
+		mapping->nrespelled = rehome_stream_gone(conn, gone_query(turn, spelled, spelled), mapping, projector,
+												 rehome_receive_store, mapping->respelled);
+		if (mapping->nrespelled == turn->ngone)
+			mapping->nrespelled = 0;	/* the same */
+	}
 	if (turn->sieve != NULL && rehome_known_any(turn->sieve) && !bms_equal(spelled, spellings))
-		(void) rehome_stream_gone(conn, gone_query(turn, spellings), mapping, projector, receive_nothing, NULL);
+		(void) rehome_stream_gone(conn, gone_query(turn, spellings, spellings), mapping, projector, receive_nothing, NULL);
 	rehome_projector_end(projector);
 }
 
@@ -318,6 +329,7 @@ reset_changes(void *arg)
 	tuplestore_clear(sink->turn->rows);
 	sink->turn->nrows = 0;
 	(void) SPI_unregister_relation("rehome_rows");
+	(void) SPI_unregister_relation(REHOME_RESPELLED);
 	MemoryContextReset(sink->context);
 }
 
@@ -335,7 +347,7 @@ remove_change(TupleTableSlot *key, void *arg)
 
 	tuplestore_puttupleslot(store, key);
 	rehome_applying_begin(&applying, turn->slice->migration->owner, turn->map);
-	turn->touched += rehome_apply_gone(turn->mapping, store, 1);
+	turn->touched += rehome_apply_refused(turn->mapping, store, 1);
 	rehome_applying_end(&applying);
 	rehome_touched_keys(turn->mapping, turn->mapping->key_desc, store, 1);
 	tuplestore_end(store);
@@ -433,6 +445,24 @@ move_quarantined(RehomeTurn *turn, const char *condition, const char *rule)
 	apply_rows(turn);
 	turn->sieve->again = false;
 	return n;
+}
+
+/*
+ * cure tries rows again that another row's change may have cured: all of them
+ * where what was absent went last, and may have been in the way of any row by a
+ * key that is spelled differently.  Those that are refused still are the last to
+ * be looked at again.
+ */
+static void
+cure(RehomeTurn *turn)
+{
+	int64		n = CURABLE_ROWS;
+
+	if (turn->present != NULL && rehome_may_be_taken(turn->mapping))
+		n = rehome_int64(rehome_spi_value("SELECT count(*) FROM rehome.quarantine c WHERE c.target = $1 AND" CURABLE_WHERE, "o",
+										  turn->map->target));
+	for (int64 tried = 0; tried < n; tried += CURABLE_ROWS)
+		(void) move_quarantined(turn, CURABLE, NULL);
 }
 
 /*
@@ -646,7 +676,7 @@ rehome_turn_take(RehomeTurn *turn, RehomeTurn *next, bool locked, bool *checked,
 					   slice->migration->name, slice->name, map->target, began);
 		}
 		if (map->quarantine && (!turn->everything || turn->present != NULL))
-			(void) move_quarantined(turn, CURABLE, NULL);
+			cure(turn);
 	}
 	batch->touched += turn->touched;
 	batch->nrows += turn->ngone + turn->nread;
@@ -674,6 +704,8 @@ rehome_turn_end(RehomeTurn *turn)
 	rehome_apply_end(turn->mapping);
 	if (turn->present != NULL)
 		tuplestore_end(turn->present);
+	if (turn->mapping->respelled != NULL)
+		tuplestore_end(turn->mapping->respelled);
 	tuplestore_end(turn->gone);
 	tuplestore_end(turn->rows);
 	MemoryContextDelete(turn->context);

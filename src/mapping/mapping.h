@@ -52,6 +52,8 @@ typedef struct RehomeMapping
 	struct _SPI_plan *merge;	/* kept between the parts of a batch (apply.c) */
 	int64		merged;			/* rows of the batch that were merged */
 	int64		merged_before;	/* and of these, before that was planned */
+	struct Tuplestorestate *respelled;	/* keys that are gone, as they are spelled, of rows that may not be (taken.c) */
+	int64		nrespelled;
 	bool		looked_deferred;	/* whether the next is known (apply.c) */
 	bool		deferred;		/* a constraint of the target is checked later */
 } RehomeMapping;

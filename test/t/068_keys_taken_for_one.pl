@@ -146,6 +146,30 @@ $pair->sql_source(q{CREATE TEMP TABLE all_of AS SELECT * FROM app.kept; TRUNCATE
 sync_is('00000', undef, 'all is read again, spelled anew');
 same_content($pair, \@content, 'the same on both sides, spelled the same');
 
+$pair->sql_source(q{INSERT INTO app.reread (k, v) SELECT 'Key ' || i, i FROM generate_series(1, 1100) i});
+sync_is('00000', undef, 'more rows than a batch has out of quarantine');
+$pair->sql_source(q{CREATE TEMP TABLE all_of AS SELECT * FROM app.reread; TRUNCATE app.reread; INSERT INTO app.reread SELECT upper(k), v, own FROM all_of});
+sync_is('00000', undef, 'all is read again, spelled anew, with quarantine');
+is($pair->sql_target(q{SELECT count(*) FILTER (WHERE k::text = 'KEY ' || v) || ' ' || (SELECT count(*) FROM rehome.quarantine) FROM app.reread}), '1100 0', 'and none of it is in quarantine');
+
+# Where the source takes both for one, too, the row is the same one.
+my $here = q{SELECT string_agg(here::text, ' ' ORDER BY v) FROM app.};
+my %before = map { $_ => $pair->sql_target("$here$_") } qw(same same_sieved);
+$pair->sql_source("UPDATE app.$_ SET k = upper(k) WHERE v IN (1, 2); UPDATE app.$_ SET k = 'Odd' WHERE v = 2; UPDATE app.$_ SET k = 'kEY 2' WHERE v = 2; UPDATE app.$_ SET k = upper(k), v = -v WHERE v = 3") for qw(same same_sieved filed);
+sync_is('00000', undef, 'spelled anew, where both sides take that for one');
+same_content($pair, \@content, 'the same on both sides, spelled the same');
+$pair->sql_source("UPDATE app.$_ SET v = -v WHERE v < 0") for qw(same same_sieved filed);
+sync_is('00000', undef, 'one is changed besides');
+is($pair->sql_target("$here$_"), $before{$_}, "$_: what a row has at the target alone stays") for qw(same same_sieved);
+is($pair->sql_target(q{SELECT count(*) FROM app.archive}), 0, 'filed: and none is put into the archive');
+$pair->sql_source(q{UPDATE app.same_sieved SET k = 'kEY 4', v = 1004 WHERE v = 4; UPDATE app.filed SET k = 'kEY 4' WHERE v = 4; DELETE FROM app.filed WHERE v = 4});
+sync_is('00000', undef, 'one is spelled anew and refused, one is spelled anew and gone');
+is($pair->sql_target(q{SELECT string_agg(source_key->>'k', ',') || ' ' || (SELECT count(*) FROM app.same_sieved WHERE k = 'key 4') || ' ' || (SELECT string_agg(k, ',') FROM app.archive) FROM rehome.quarantine}),
+	'kEY 4 0 Key 4', 'and not here by what it was called');
+$pair->sql_source(q{UPDATE app.same_sieved SET k = 'Key 4', v = 4 WHERE v = 1004});
+sync_is('00000', undef, 'it is mended');
+same_content($pair, \@content, 'the same on both sides');
+
 # Quarantine has the second one, and the first is not what goes with it.
 $pair->sql_source(q{INSERT INTO app.sieved VALUES ('KEY 1', 100), ('New', 101), ('NEW', 101)});
 sync_is('00000', undef, 'with quarantine, the batch goes on');
