@@ -437,11 +437,15 @@ static bool
 is_looser(RehomeMapping *mapping, RehomeMappedColumn *column)
 {
 	RehomeTableMap *map = mapping->map;
+	int32		typmod = column->typmod;
+	Oid			type = getBaseTypeAndTypmod(column->type, &typmod);
 	ListCell   *lc;
 
-	if (has_one_spelling(getBaseType(column->type), column->collation))
+	/* of a char(n) all values have as many blanks */
+	if (has_one_spelling(type, column->collation) ||
+		(type == BPCHAROID && typmod >= 0 && rehome_is_by_letter(type, column->collation)))
 		return false;
-	if (column->plain == 0 || is_text(getBaseType(column->type)))
+	if (column->plain == 0 || is_text(type))
 		return true;
 	if (is_builtin(column->equal) || map->source_equal == NIL)
 		return false;
