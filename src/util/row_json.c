@@ -126,6 +126,19 @@ size(Form_pg_attribute att, Datum value, bool isnull)
 }
 
 /*
+ * is_longer tells whether the JSON of a value is known to have more than so many
+ * bytes, without making it.
+ */
+static bool
+is_longer(Form_pg_attribute att, Datum value, bool isnull, Size bytes)
+{
+	Oid			type = getBaseType(att->atttypid);
+
+	return !isnull && (type == TEXTOID || type == VARCHAROID || type == BPCHAROID || type == BYTEAOID || type == JSONOID) &&
+		size(att, value, false) > bytes + VARHDRSZ;
+}
+
+/*
  * column_is_taken tells whether one column of a row has a place in jsonb; with
  * cut, also whether it is small enough for all of a large row to have one.
  */
@@ -137,6 +150,8 @@ column_is_taken(TupleDesc desc, int i, Datum *values, bool *nulls, bool cut)
 
 	if (nulls[i] || (!cut && is_safe(TupleDescAttr(desc, i)->atttypid)))
 		return true;
+	if (cut && is_longer(TupleDescAttr(desc, i), values[i], false, CUT_BYTES))
+		return false;
 	one = CreateTemplateTupleDesc(1);
 	TupleDescCopyEntry(one, 1, desc, i + 1);
 	json = taken_json(one, &values[i], &nulls[i]);
@@ -225,19 +240,21 @@ rehome_row_json(TupleDesc desc, Datum *values, bool *nulls)
 {
 	char	   *json;
 	bool		safe = true;
+	bool		too_large = false;
 	Size		bytes = 0;
 	bool		large;
 
 	for (int i = 0; i < desc->natts; i++)
 	{
+		too_large = too_large || is_longer(TupleDescAttr(desc, i), values[i], nulls[i], LARGE_JSON);
 		safe = safe && (nulls[i] || is_safe(TupleDescAttr(desc, i)->atttypid));
 		bytes += size(TupleDescAttr(desc, i), values[i], nulls[i]);
 	}
 	large = bytes > SMALL_ROW;
 	if (safe && !large)
 		return whole_json(desc, values, nulls);
-	json = taken_json(desc, values, nulls);
-	if (json == NULL && !(safe && large))
+	json = too_large ? NULL : taken_json(desc, values, nulls);
+	if (json == NULL && !(safe && large) && !too_large)
 		json = shown_json(desc, values, nulls, false, large);
 	if (json == NULL)
 		json = shown_json(desc, values, nulls, true, false);
