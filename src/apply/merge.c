@@ -148,30 +148,36 @@ spare_refused(RehomeConn *conn, RehomeSlice *slice, RehomeReturn *ret, const cha
 	char	   *keys;
 	char	   *staged;
 	char	   *replaced;
+	const char *apart = NULL;
+	StringInfoData list;
 
 	keys = psprintf("jsonb_array_elements($1::jsonb) AS q, LATERAL jsonb_populate_record(NULL::%s, q -> 'key') AS k",
 					rehome_change_table(slice->migration, map));
-	staged = psprintf("EXISTS (SELECT FROM %s s WHERE s.rehome_op IN ('u', 'd') AND %s)", ret->stage,
-					  rehome_inverse_key_is(inverse, "s", "k"));
+	if (inverse->looser != NIL)
+		apart = rehome_spelled_apart_key(inverse, "s", "k");
+	staged = psprintf("EXISTS (SELECT FROM %s s WHERE s.rehome_op IN ('u', 'd') AND %s%s)", ret->stage,
+					  rehome_inverse_key_is(inverse, "s", "k"), apart ? psprintf(" AND (s.rehome_op = 'u' OR NOT %s)", apart) : "");
 	replaced = rehome_conn_value(conn, psprintf("SELECT array_agg(q ->> 'id') FROM %s WHERE %s", keys, staged), "t", refused);
 	if (replaced != NULL)
 		rehome_spi("DELETE FROM rehome.quarantine WHERE id = ANY ($1::bigint[])", "t", replaced);
+	initStringInfo(&list);
+	rehome_append_keys(&list, list_length(map->source_key), NULL);
+	if (replaced != NULL && apart != NULL)
+		rehome_conn_query(conn, psprintf("INSERT INTO %s (rehome_op, %s) SELECT 'd', %s FROM %s WHERE EXISTS"
+										 " (SELECT FROM %s s WHERE s.rehome_op = 'u' AND %s AND %s)", ret->stage,
+										 rehome_inverse_keys(inverse, ""), list.data, keys, ret->stage,
+										 rehome_inverse_key_is(inverse, "s", "k"), apart), "t", refused);
 	if (ret->everything)
-	{
-		StringInfoData list;
-
-		initStringInfo(&list);
-		rehome_append_keys(&list, list_length(map->source_key), NULL);
 		rehome_conn_query(conn, psprintf("INSERT INTO %s (rehome_op, %s) SELECT 'q', %s FROM %s WHERE NOT %s", ret->stage,
 										 rehome_inverse_keys(inverse, ""), list.data, keys, staged), "t", refused);
-	}
 }
 
 /*
  * rehome_merge_spare_refused sees to rows that are in quarantine: they are no
  * rows of the target that are gone.  Where there is one with such a key now, it
- * takes the place of the one that was refused, which leaves the quarantine.  One
- * without a key, or a part of it, is like none.
+ * takes the place of the one that was refused, which leaves the quarantine; also
+ * if it is spelled differently, and the source takes both for one.  One without a
+ * key, or a part of it, is like none.
  */
 void
 rehome_merge_spare_refused(RehomeConn *conn, RehomeSlice *slice, RehomeReturn *ret)

@@ -32,6 +32,7 @@
 #include "apply/apply.h"
 #include "apply/merge.h"
 #include "remote/query.h"
+#include "util/name.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -150,25 +151,45 @@ rehome_check_taken(RehomeMapping *mapping)
 }
 
 /*
- * rehome_spelled_apart returns the condition that the looser columns of the key
- * of rows a and b at the source are not all spelled the same; there are some.
+ * spelled_apart returns the condition that the looser columns of the key of rows
+ * a and b at the source are not all spelled the same; there are some.  in_change:
+ * b is a row of its change table.
  */
-char *
-rehome_spelled_apart(RehomeInverse *inverse, const char *a, const char *b)
+static char *
+spelled_apart(RehomeInverse *inverse, const char *a, const char *b, bool in_change)
 {
 	StringInfoData sql;
 	ListCell   *lc;
 
 	initStringInfo(&sql);
-	foreach(lc, inverse->looser)
+	foreach(lc, inverse->mapping->map->source_key)
 	{
-		const char *name = quote_identifier(lfirst(lc));
+		const char *column = rehome_remote_column(inverse->table, lfirst(lc));
+		const char *name = quote_identifier(column);
 
-		appendStringInfo(&sql, "%s%s", sql.len ? " AND " : "NOT (",
-						 rehome_spelled_alike(psprintf("%s.%s", a, name), psprintf("%s.%s", b, name)));
+		if (rehome_name_listed(inverse->looser, column))
+			appendStringInfo(&sql, "%s%s", sql.len ? " AND " : "NOT (",
+							 rehome_spelled_alike(psprintf("%s.%s", a, name), in_change ?
+												  psprintf("%s.key%d", b, foreach_current_index(lc) + 1) : psprintf("%s.%s", b, name)));
 	}
 	appendStringInfoChar(&sql, ')');
 	return sql.data;
+}
+
+char *
+rehome_spelled_apart(RehomeInverse *inverse, const char *a, const char *b)
+{
+	return spelled_apart(inverse, a, b, false);
+}
+
+/*
+ * rehome_spelled_apart_key returns the same of row a and key, a row of the change
+ * table.
+ */
+char *
+rehome_spelled_apart_key(RehomeInverse *inverse, const char *a, const char *key)
+{
+	return spelled_apart(inverse, a, key, true);
 }
 
 /*

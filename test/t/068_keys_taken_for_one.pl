@@ -35,6 +35,7 @@ for my $side ('source', 'target')
 		CREATE TABLE app.back (k $loose PRIMARY KEY, v int, $only{$side});
 		CREATE TABLE app.back_ignored (k $loose PRIMARY KEY, v int);
 		CREATE TABLE app.back_marked (k $loose PRIMARY KEY, v int@{[$side eq 'target' ? ', gone bool' : '']});
+		CREATE TABLE app.back_refused (k $loose PRIMARY KEY, v int@{[$side eq 'target' ? ' CHECK (v < 1000)' : '']});
 		CREATE TABLE app.back_many (k $loose PRIMARY KEY, v int);
 		CREATE TABLE app.same (k $any PRIMARY KEY, v int@{[$side eq 'target' ? ', here serial' : '']});
 		CREATE TABLE app.same_sieved (k $any PRIMARY KEY, v int@{[$side eq 'target' ? ' CHECK (v < 1000), here serial' : '']});
@@ -63,8 +64,8 @@ $pair->sql_target(q{
 	ALTER FOREIGN TABLE far.padded ALTER c TYPE text;
 	ALTER FOREIGN TABLE far.said ALTER k TYPE text, ALTER flag TYPE bool, ALTER net TYPE text;
 	SELECT rehome.create_migration('m', 'src', 'keys that are one here');
-	SELECT rehome.add_table('m', 'far.' || t, ('app.' || t)::regclass) FROM unnest('{plain,kept,uni,pair,num,sieved,marked,padded,said,blank,list,doc,back,back_pair,back_ignored,back_marked,back_many,same,same_sieved,filed,reread}'::text[]) AS t;
-	SELECT rehome.set_table_rule('m', t, on_error => 'quarantine') FROM unnest('{app.sieved,app.num,app.same_sieved,app.reread}'::regclass[]) AS t;
+	SELECT rehome.add_table('m', 'far.' || t, ('app.' || t)::regclass) FROM unnest('{plain,kept,uni,pair,num,sieved,marked,padded,said,blank,list,doc,back,back_pair,back_ignored,back_marked,back_many,same,same_sieved,filed,reread,back_refused}'::text[]) AS t;
+	SELECT rehome.set_table_rule('m', t, on_error => 'quarantine') FROM unnest('{app.sieved,app.num,app.same_sieved,app.reread,app.back_refused}'::regclass[]) AS t;
 	SELECT rehome.set_table_rule('m', t, on_delete => 'mark', delete_column => 'gone') FROM unnest('{app.marked,app.back_marked}'::regclass[]) AS t;
 	SELECT rehome.set_table_rule('m', 'app.back_ignored', on_delete => 'ignore');
 	SELECT rehome.set_table_rule('m', 'app.filed', on_delete => 'archive', delete_archive => 'app.archive');
@@ -201,7 +202,9 @@ sync_is('00000', undef, 'rows that are to go');
 $pair->sql_source("DELETE FROM app.$_") for qw(back_ignored back_marked);
 sync_is('00000', undef, 'and stay here');
 $pair->sql_source("INSERT INTO app.$_ VALUES ('KEY 1', 101), ('KEY 2', 102)") for qw(back_ignored back_marked);
+$pair->sql_source("INSERT INTO app.back_refused VALUES ('Key 1', 2001), ('Key 2', 2002), ('Key 3', 2003)");
 sync_is('00000', undef, 'others, of keys that are the same there, come');
+is($pair->sql_target(q{SELECT rehome.accept_quarantine('m', 'they stay there')}), 3, 'some are refused');
 $pair->sql_target(q{CALL rehome.cutover('m')});
 for my $table (qw(back back_pair))
 {
@@ -226,6 +229,11 @@ is($pair->sql_source("SELECT string_agg(k || ' ' || v, ',' ORDER BY v) FROM app.
 $pair->sql_target("DELETE FROM app.$_ WHERE k = 'KEY 1'; UPDATE app.$_ SET k = 'KEy 2', v = 103 WHERE k = 'KEY 2'") for qw(back_ignored back_marked);
 sync_is('00000', undef, 'and when these are gone, or changed');
 is($pair->sql_source("SELECT string_agg(k || ' ' || v, ',' ORDER BY v) FROM app.$_"), 'KEy 2 103', "$_: so they are there") for qw(back_ignored back_marked);
+# A row of a key that was refused takes the place of that one, as the source has keys.
+$pair->sql_target(q{INSERT INTO app.back_refused VALUES ('KEY 1', 1), ('KEY 2', 2), ('Key 3', 3); DELETE FROM app.back_refused WHERE k = 'KEY 2'});
+sync_is('00000', undef, 'rows of keys that were refused');
+is($pair->sql_source(q{SELECT string_agg(k || ' ' || v, ',' ORDER BY k) FROM app.back_refused}), 'KEY 1 1,Key 2 2002,Key 3 3', 'take the place of these, unless they are gone again');
+is($pair->sql_target(q{SELECT string_agg(source_key->>'k', ',') FROM rehome.quarantine}), 'Key 2', 'which have left the quarantine');
 $pair->sql_target(q{INSERT INTO app.back_many SELECT 'Key ' || i, i FROM generate_series(1, 20000) i});
 my ($sqlstate, $said) = sqlstate_of($target, q{SET statement_timeout = '60s'; CALL rehome.sync('m')});
 is($sqlstate, '00000', 'many rows go back in no long time') || diag($said);
