@@ -381,6 +381,8 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 {
 	List	   *returns = NIL;
 	List	   *asked = maps;
+	/* in a rollback writers wait; for a verification, or when it is taken up again, nobody does */
+	bool		frozen = keep_open && snapshot == NULL && slice->state == REHOME_CUT_OVER;
 	char	   *since;
 	char	   *reached;
 	StringInfoData noted;		/* partitions that are new to the source, by map, as JSON */
@@ -401,7 +403,7 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 	reached = rehome_position_of_active();
 	rehome_conn_begin(conn, "");
 	rehome_conn_exec(conn, psprintf("SET LOCAL lock_timeout = %d; SET LOCAL statement_timeout = %d",
-									rehome_lock_timeout, keep_open ? rehome_freeze_timeout : 0));
+									rehome_lock_timeout, frozen ? rehome_freeze_timeout : 0));
 	since = rehome_reverse_position(conn, slice, slice->lazy_position ? NIL : asked, maps);
 	if (since == NULL)
 	{
