@@ -240,18 +240,28 @@ rehome_conn_copy_in(RehomeConn *conn, const char *sql)
 	await_copy(conn, sql, PGRES_COPY_IN);
 }
 
+/*
+ * rehome_conn_copy_put puts data into it.  A large row goes in pieces: each time
+ * the source takes a part of what libpq has, libpq moves all the rest.
+ */
 void
 rehome_conn_copy_put(RehomeConn *conn, const char *data, int len)
 {
-	int			rc;
+	while (len > 0)
+	{
+		int			piece = Min(len, COPY_HELD);
+		int			rc;
 
-	while ((rc = PQputCopyData(conn->pg, data, len)) == 0)
-		flush(conn);
-	rehome_conn_check_sent(conn, rc == 1, "COPY FROM STDIN");
-	conn->copy_held += len;
-	if (conn->copy_held >= COPY_HELD)
-		flush(conn);
-	CHECK_FOR_INTERRUPTS();
+		while ((rc = PQputCopyData(conn->pg, data, piece)) == 0)
+			flush(conn);
+		rehome_conn_check_sent(conn, rc == 1, "COPY FROM STDIN");
+		conn->copy_held += piece;
+		if (conn->copy_held >= COPY_HELD)
+			flush(conn);
+		CHECK_FOR_INTERRUPTS();
+		data += piece;
+		len -= piece;
+	}
 }
 
 void
