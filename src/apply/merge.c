@@ -222,14 +222,18 @@ rehome_merge_spare_refused(RehomeConn *conn, RehomeSlice *slice, RehomeReturn *r
 void
 rehome_merge_spare_ignored(RehomeConn *conn, RehomeReturn *ret)
 {
-	char	   *found = ret->join;
+	const char *alike = "";
+	const char *anew = "";
 
 	if (ret->inverse->looser != NIL)
-		found = psprintf("%s AND (NOT %s OR %s)", ret->join, rehome_spelled_apart(ret->inverse, "r", "s"),
-						 rehome_gone_by_spelling(ret, "r"));
-	rehome_conn_exec(conn, psprintf("DELETE FROM %s s WHERE s.rehome_op = 'o' AND NOT EXISTS (SELECT FROM %s r WHERE %s);"
+	{
+		alike = psprintf(" AND NOT %s", rehome_spelled_apart(ret->inverse, "r", "s"));
+		anew = psprintf(" AND NOT EXISTS (SELECT FROM %s r JOIN %s d ON %s WHERE %s)", ret->relation, ret->stage,
+						rehome_gone_by_spelling(ret->inverse, "r", "d"), ret->join);
+	}
+	rehome_conn_exec(conn, psprintf("DELETE FROM %s s WHERE s.rehome_op = 'o' AND NOT EXISTS (SELECT FROM %s r WHERE %s%s)%s;"
 									"UPDATE %s SET rehome_op = 'u' WHERE rehome_op = 'o'",
-									ret->stage, ret->relation, found, ret->stage));
+									ret->stage, ret->relation, ret->join, alike, anew, ret->stage));
 }
 
 /*

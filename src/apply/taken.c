@@ -130,10 +130,14 @@ rehome_check_taken(RehomeMapping *mapping)
 	/* a row that is marked as gone is one of the source no more */
 	rehome_respelled_begin(mapping);
 	rows = rehome_spi(psprintf("SELECT concat_ws(', ', %s), concat_ws(', ', %s) FROM %s AS t JOIN rehome_rows AS n ON %s"
-							   " WHERE NOT (%s) LIMIT 1",
+							   " WHERE ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record%s LIMIT 1",
 							   rehome_quote_list(map->key, "t."), rehome_quote_list(map->key, "n."),
 							   rehome_live_rows(mapping), rehome_key_condition(mapping, "t", "n"),
-							   rehome_takes_over(mapping, "t", "n")), "");
+							   rehome_quote_list(names, "t."), rehome_quote_list(names, "n."),
+							   /* a join: they may be as many as the rows */
+							   mapping->nrespelled == 0 ? "" :
+							   psprintf(" AND NOT EXISTS (SELECT FROM " REHOME_RESPELLED " AS g WHERE %s)",
+										rehome_same_row(mapping, "t", "g"))), "");
 	rehome_respelled_end(mapping);
 	if (rows->n == 0)
 		return;
@@ -193,16 +197,14 @@ rehome_spelled_apart_key(RehomeInverse *inverse, const char *a, const char *key)
 }
 
 /*
- * rehome_gone_by_spelling returns the condition that the key of row r at the
- * source is staged as gone, as it is spelled there.
+ * rehome_gone_by_spelling returns the condition that row d of the stage says that
+ * the key of row r at the source is gone, as it is spelled there.
  */
 char *
-rehome_gone_by_spelling(RehomeReturn *ret, const char *r)
+rehome_gone_by_spelling(RehomeInverse *inverse, const char *r, const char *d)
 {
-	RehomeInverse *inverse = ret->inverse;
-
-	return psprintf("EXISTS (SELECT FROM %s d WHERE d.rehome_op = 'd' AND %s AND NOT %s)", ret->stage,
-					rehome_inverse_key_condition(inverse, r, "d"), rehome_spelled_apart(inverse, r, "d"));
+	return psprintf("%s.rehome_op = 'd' AND %s AND NOT %s", d, rehome_inverse_key_condition(inverse, r, d),
+					rehome_spelled_apart(inverse, r, d));
 }
 
 /*
@@ -226,9 +228,10 @@ rehome_taken_back(RehomeReturn *ret)
 					 " WHERE s.rehome_op = 'u' AND u.rehome_op = 'u' AND %s", keys, ret->stage, ret->stage,
 					 rehome_inverse_key_condition(inverse, "u", "s"), rehome_spelled_apart(inverse, "u", "s"));
 	if (!ret->everything)
-		appendStringInfo(&sql, " UNION SELECT ROW(%s)::text FROM %s s JOIN %s r ON %s WHERE s.rehome_op = 'u' AND %s AND NOT %s",
+		appendStringInfo(&sql, " UNION SELECT ROW(%s)::text FROM %s s JOIN %s r ON %s WHERE s.rehome_op = 'u' AND %s"
+						 " AND NOT EXISTS (SELECT FROM %s d WHERE %s)",
 						 keys, ret->stage, ret->relation, ret->join, rehome_spelled_apart(inverse, "r", "s"),
-						 rehome_gone_by_spelling(ret, "r"));
+						 ret->stage, rehome_gone_by_spelling(inverse, "r", "d"));
 	appendStringInfoString(&sql, ") AS t(k)");
 	return sql.data;
 }

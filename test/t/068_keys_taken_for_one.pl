@@ -171,6 +171,15 @@ $pair->sql_source(q{UPDATE app.same_sieved SET k = 'Key 4', v = 4 WHERE v = 1004
 sync_is('00000', undef, 'it is mended');
 same_content($pair, \@content, 'the same on both sides');
 
+my $in_time = q{SET statement_timeout = '60s'; CALL rehome.sync('m')};
+$pair->sql_source(q{INSERT INTO app.same SELECT 'Many ' || i, i FROM generate_series(1001, 31000) i});
+sync_is('00000', undef, 'many rows');
+$pair->sql_source(q{UPDATE app.same SET k = upper(k) WHERE v > 1000});
+my ($sqlstate, $said) = sqlstate_of($target, $in_time);
+is($sqlstate, '00000', 'many are spelled anew in no long time') || diag($said);
+$pair->sql_source(q{DELETE FROM app.same WHERE v > 1000});
+sync_is('00000', undef, 'and are gone');
+
 # Quarantine has the second one, and the first is not what goes with it.
 $pair->sql_source(q{INSERT INTO app.sieved VALUES ('KEY 1', 100), ('New', 101), ('NEW', 101)});
 sync_is('00000', undef, 'with quarantine, the batch goes on');
@@ -235,8 +244,14 @@ sync_is('00000', undef, 'rows of keys that were refused');
 is($pair->sql_source(q{SELECT string_agg(k || ' ' || v, ',' ORDER BY k) FROM app.back_refused}), 'KEY 1 1,Key 2 2002,Key 3 3', 'take the place of these, unless they are gone again');
 is($pair->sql_target(q{SELECT string_agg(source_key->>'k', ',') FROM rehome.quarantine}), 'Key 2', 'which have left the quarantine');
 $pair->sql_target(q{INSERT INTO app.back_many SELECT 'Key ' || i, i FROM generate_series(1, 20000) i});
-my ($sqlstate, $said) = sqlstate_of($target, q{SET statement_timeout = '60s'; CALL rehome.sync('m')});
+($sqlstate, $said) = sqlstate_of($target, $in_time);
 is($sqlstate, '00000', 'many rows go back in no long time') || diag($said);
+$pair->sql_target(q{INSERT INTO app.back_ignored SELECT 'Many ' || i, i FROM generate_series(1001, 21000) i});
+sync_is('00000', undef, 'many rows that are not to be deleted');
+$pair->sql_target(q{UPDATE app.back_ignored SET k = upper(k) WHERE v > 1000; UPDATE app.back_many SET k = upper(k)});
+($sqlstate, $said) = sqlstate_of($target, $in_time);
+is($sqlstate, '00000', 'many are spelled anew in no long time') || diag($said);
+is($pair->sql_source("SELECT count(*) FILTER (WHERE k::text COLLATE \"C\" = upper(k::text)) FROM app.$_"), 20000, "$_: and are spelled so") for qw(back_ignored back_many);
 $pair->sql_target("UPDATE app.$_ SET k = lower(k) WHERE v IN (5, 6)") for @one, @two;
 $pair->sql_target(q{CALL rehome.rollback('m')});
 same_content($pair, \@content, 'rolled back');
