@@ -132,11 +132,17 @@ CALL rehome.copy('p', 'done');
 SELECT target, ok FROM rehome.verify('p', 'done');
 CALL rehome.cutover('p', 'done');
 CALL rehome.complete('p', 'done');
+CREATE TABLE new.told (id int PRIMARY KEY);
+SELECT rehome.add_derived('p', 'told', 'new.told', 'SELECT id FROM new.gone', slice => 'given_up');
 CALL rehome.cancel('p', 'given_up');
 CALL rehome.copy('p', 'goes');
 SELECT target, ok FROM rehome.verify('p', 'goes');
 SELECT count(*) FROM rehome.structure('p', 'goes');
--- What is over has no policy, and keeps no other from one.
+-- What is over is not derived, has no policy, and keeps nothing else from it.
+SELECT name FROM rehome.refresh_derived('p');
+SELECT name FROM rehome.refresh_derived('p', 'told');
+:code
+SELECT rehome.drop_derived('p', 'told');
 SELECT rehome.set_drift_policy('p', 'record');
 SELECT target, drift_policy FROM rehome.table_map ORDER BY target::text;
 SELECT rehome.set_drift_policy('p', 'reject');

@@ -689,7 +689,7 @@ rehome_refresh_derived(PG_FUNCTION_ARGS)
 	rehome_sink_begin(&sink, fcinfo);
 	rehome_call_begin(&call, fcinfo);
 	migration = rehome_migration_argument(fcinfo);
-	foreach(lc, rehome_slices_get(migration, NULL))
+	foreach(lc, name != NULL ? rehome_slices_get(migration, NULL) : rehome_slices_named(migration, NULL))
 	{
 		RehomeSlice *slice = lfirst(lc);
 		List	   *derivations;
