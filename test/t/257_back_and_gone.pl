@@ -120,12 +120,14 @@ my @pairs = (
 	[ 'int', 'numeric', 'half', q{1}, q{1.005}, 1 ], [ 'text', 'text', 'map', q{'a'}, q{'C'}, 0 ],
 	[ 'int', 'bigint', '', q{1}, q{2}, 0 ], [ 'int', 'bigint', 'cast', q{1}, q{2}, 0 ], [ 'varchar(20)', 'text', '', q{'a'}, q{'b '}, 0 ],
 	[ 'timestamp', 'timestamptz', '', q{'2024-01-01'}, q{'2024-01-02 12:00+02'}, 0 ], [ 'numeric(10,4)', 'numeric(10,2)', '', q{1}, q{1.05}, 0 ],
+	[ 'json', 'jsonb', '', q{'{}'}, q{'{"a":1}'}, 0 ], [ 'tenth', 'int', '', q{1}, q{2}, 0 ], [ 'cents', 'numeric', '', q{1}, q{1.005}, 1 ],
 	[ 'text', 'text', 'valid', q{'a'}, q{'b'}, 0 ], [ 'uuid', 'uuid', '', q{'00000000-0000-0000-0000-00000000000a'}, q{'00000000-0000-0000-0000-00000000000b'}, 0 ]);
 my %rule = (
 	cast  => q{SELECT rehome.add_rule('s', '%s', 'v', 'cast')},
 	valid => q{SELECT rehome.add_rule('s', '%s', 'v', 'copy', validation => 'value IS NOT NULL')},
 	half  => q{SELECT rehome.map_column('s', '%s', 'v', 'v / 100.0', inverse => 'round(v * 100)::int')},
 	map   => q{SELECT rehome.add_rule('s', '%s', 'v', 'value_map', '{"map": {"a": "A", "c": "C"}}')});
+$_->(q{CREATE DOMAIN tenth AS int CHECK (VALUE < 10); CREATE DOMAIN cents AS numeric(10,2)}) for sub { $pair->sql_source(@_) }, sub { $pair->sql_target(@_) };
 for my $n (0 .. $#pairs)
 {
 	my ($from, $to, $rule, $there) = @{ $pairs[$n] };
