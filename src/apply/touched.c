@@ -365,6 +365,8 @@ unfit(RehomeMapping *mapping)
 {
 	if (rehome_mapping_source_key(mapping) == NIL)
 		return "the key is computed";
+	if (!rehome_key_is_unique(mapping->map->target, mapping->map->key))
+		return "the target does not see to it that keys are unique";
 	for (int k = 0; k < mapping->nkey; k++)
 		if (may_run_code(getBaseType(mapping->key[k]->type)))
 			return psprintf("the type of key column %s may have constraints of its own",

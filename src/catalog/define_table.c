@@ -241,6 +241,24 @@ key_is_unique(Relation target, List *key)
 }
 
 /*
+ * rehome_key_is_unique tells whether a target still sees to it that each row has
+ * a key, and no two the same.
+ */
+bool
+rehome_key_is_unique(Oid target, List *key)
+{
+	Relation	rel = table_open(target, AccessShareLock);
+	bool		unique = key_is_unique(rel, key);
+	ListCell   *lc;
+
+	foreach(lc, key)
+		if (!TupleDescAttr(RelationGetDescr(rel), get_attnum(target, lfirst(lc)) - 1)->attnotnull)
+			unique = false;
+	table_close(rel, NoLock);
+	return unique;
+}
+
+/*
  * rehome_define_check_key adds what keeps key from identifying the target's
  * rows, by values that are to be on record.
  */

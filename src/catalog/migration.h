@@ -142,6 +142,7 @@ extern char *rehome_copied_column(RehomeColumnMap *column);
 extern char *rehome_map_ids(List *maps);
 extern char *rehome_map_source_parts(List *maps);
 extern char *rehome_map_targets(List *maps);
+extern bool rehome_key_is_unique(Oid target, List *key);
 
 extern RehomeDriftPolicy rehome_drift_policy_parse(const char *name);
 extern const char *rehome_drift_policy_name(RehomeDriftPolicy policy);

@@ -281,4 +281,20 @@ $lie->('CASE WHEN v IS NULL THEN VALUE_::TYPE_ END', 'id BETWEEN 401 AND 800');
 is($differing->(), $all_of->(600), 'and exchanged, in neighbours');
 $pair->sql_target(q{CALL rehome.cancel('v')});
 
+# A row that is there twice, which nothing keeps the target from any more.
+$pair->sql_source(q{CREATE TABLE twice (id int PRIMARY KEY, v text); INSERT INTO twice SELECT k, k FROM generate_series(1, 3000) AS k});
+$pair->sql_target(q{CREATE TABLE twice (id int CONSTRAINT one PRIMARY KEY, v text)});
+$pair->import_foreign_schema('public', 'src', 'twice');
+$pair->sql_target(q{SELECT rehome.drop_migration('l'); SELECT rehome.create_migration('l', 'src', 'once more'); SELECT rehome.add_table('l', 'src.twice', 'twice'); CALL rehome.copy('l')});
+my $incremental = q{mode => 'rows', incremental => true};
+is(verify($_), '', "twice: equal, $_") for q{mode => 'hash'}, $incremental;
+my $twice = sub { return $pair->sql_target("BEGIN; ALTER TABLE twice DISABLE TRIGGER rehome_guard; $_[0]; ALTER TABLE twice ENABLE ALWAYS TRIGGER rehome_guard; COMMIT") };
+$twice->(q{ALTER TABLE twice DROP CONSTRAINT one; INSERT INTO twice SELECT * FROM twice WHERE id IN (7, 2000)});
+is(verify($_), 'twice 0 2 0', "twice: found, $_") for q{mode => 'hash'}, q{mode => 'rows'}, $incremental, q{mode => 'rows', target => 'twice', filter => 'id BETWEEN 1 AND 2500'};
+is(found(), 'twice {} unrecorded', 'twice: on record as what no key tells');
+$twice->(q{DELETE FROM twice USING twice AS o WHERE o.id = twice.id AND o.ctid < twice.ctid; ALTER TABLE twice ADD PRIMARY KEY (id)});
+is(verify($_), '', "twice: made good, $_") for q{mode => 'hash'}, $incremental;
+is(found(), '', 'twice: nothing is open any more');
+$pair->sql_target(q{CALL rehome.cancel('l')});
+
 done_testing();
