@@ -217,23 +217,18 @@ rehome_merge_spare_refused(RehomeConn *conn, RehomeSlice *slice, RehomeReturn *r
  * rehome_merge_spare_ignored lets go of rows ('o', staged as well) that are not
  * new at the target and not to be found here: they were deleted here before
  * cutover, and ignored there.  A row that is spelled differently here is another
- * one, unless it is spelled anew there.
+ * one: what is spelled anew there counts as new.
  */
 void
 rehome_merge_spare_ignored(RehomeConn *conn, RehomeReturn *ret)
 {
 	const char *alike = "";
-	const char *anew = "";
 
 	if (ret->inverse->looser != NIL)
-	{
 		alike = psprintf(" AND NOT %s", rehome_spelled_apart(ret->inverse, "r", "s"));
-		anew = psprintf(" AND NOT EXISTS (SELECT FROM %s r JOIN %s d ON %s WHERE %s)", ret->relation, ret->stage,
-						rehome_gone_by_spelling(ret->inverse, "r", "d"), ret->join);
-	}
-	rehome_conn_exec(conn, psprintf("DELETE FROM %s s WHERE s.rehome_op = 'o' AND NOT EXISTS (SELECT FROM %s r WHERE %s%s)%s;"
+	rehome_conn_exec(conn, psprintf("DELETE FROM %s s WHERE s.rehome_op = 'o' AND NOT EXISTS (SELECT FROM %s r WHERE %s%s);"
 									"UPDATE %s SET rehome_op = 'u' WHERE rehome_op = 'o'",
-									ret->stage, ret->relation, ret->join, alike, anew, ret->stage));
+									ret->stage, ret->relation, ret->join, alike, ret->stage));
 }
 
 /*

@@ -43,7 +43,6 @@ extern void rehome_merge(RehomeConn *conn, List *returns);
 /* taken.c */
 extern char *rehome_spelled_apart(RehomeInverse *inverse, const char *a, const char *b);
 extern char *rehome_spelled_apart_key(RehomeInverse *inverse, const char *a, const char *key);
-extern char *rehome_gone_by_spelling(RehomeInverse *inverse, const char *r, const char *d);
 extern char *rehome_taken_back(RehomeReturn *ret);
 
 #endif							/* REHOME_MERGE_H */

@@ -197,17 +197,6 @@ rehome_spelled_apart_key(RehomeInverse *inverse, const char *a, const char *key)
 }
 
 /*
- * rehome_gone_by_spelling returns the condition that row d of the stage says that
- * the key of row r at the source is gone, as it is spelled there.
- */
-char *
-rehome_gone_by_spelling(RehomeInverse *inverse, const char *r, const char *d)
-{
-	return psprintf("%s.rehome_op = 'd' AND %s AND NOT %s", d, rehome_inverse_key_condition(inverse, r, d),
-					rehome_spelled_apart(inverse, r, d));
-}
-
-/*
  * rehome_taken_back returns the query for the keys of staged rows that the source
  * takes for those of others: staged too, or there and not gone.  NULL where it
  * tells apart whatever the target does.
@@ -229,9 +218,9 @@ rehome_taken_back(RehomeReturn *ret)
 					 rehome_inverse_key_condition(inverse, "u", "s"), rehome_spelled_apart(inverse, "u", "s"));
 	if (!ret->everything)
 		appendStringInfo(&sql, " UNION SELECT ROW(%s)::text FROM %s s JOIN %s r ON %s WHERE s.rehome_op = 'u' AND %s"
-						 " AND NOT EXISTS (SELECT FROM %s d WHERE %s)",
-						 keys, ret->stage, ret->relation, ret->join, rehome_spelled_apart(inverse, "r", "s"),
-						 ret->stage, rehome_gone_by_spelling(inverse, "r", "d"));
+						 " AND NOT EXISTS (SELECT FROM %s d WHERE d.rehome_op = 'd' AND %s AND NOT %s)",
+						 keys, ret->stage, ret->relation, ret->join, rehome_spelled_apart(inverse, "r", "s"), ret->stage,
+						 rehome_inverse_key_condition(inverse, "r", "d"), rehome_spelled_apart(inverse, "r", "d"));
 	appendStringInfoString(&sql, ") AS t(k)");
 	return sql.data;
 }
