@@ -9,7 +9,9 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "apply/inverse.h"
+#include "catalog/pg_type.h"
 #include "cutover/cutover.h"
 #include "derive/derive.h"
 #include "errors.h"
@@ -19,6 +21,8 @@
 #include "util/attempt.h"
 #include "util/name.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
 
 /*
  * rehome_key_is_mapped tells whether every key column has an expression; without,
@@ -36,6 +40,39 @@ rehome_key_is_mapped(RehomeTableMap *map)
 				strcmp(((RehomeColumnMap *) lfirst(lc))->name, lfirst(lc2)) == 0)
 				return false;
 	return true;
+}
+
+/*
+ * takes_several tells whether the source has one value where the target's key has
+ * several: a text is a number there, say, or loses the blanks at its end.
+ */
+static bool
+takes_several(RehomeTableMap *map, RehomeColumnMap *column)
+{
+	Oid			type = getBaseType(get_atttype(map->target, get_attnum(map->target, column->name)));
+	Relation	source;
+	Oid			source_type = InvalidOid;
+	char		category;
+	char		source_category;
+	bool		preferred;
+
+	if (column->kind != REHOME_COPY || !rehome_name_listed(map->key, column->name))
+		return false;
+	source = table_open(map->source, AccessShareLock);
+	for (int i = 0; i < source->rd_att->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(source->rd_att, i);
+
+		if (!att->attisdropped && strcmp(quote_identifier(NameStr(att->attname)), column->expression) == 0)
+			source_type = getBaseType(att->atttypid);
+	}
+	table_close(source, AccessShareLock);
+	if (!OidIsValid(source_type))
+		return false;
+	get_type_category_preferred(type, &category, &preferred);
+	get_type_category_preferred(source_type, &source_category, &preferred);
+	return (source_type == BPCHAROID && type != BPCHAROID) ||
+		(category == TYPCATEGORY_STRING && source_category != TYPCATEGORY_STRING && source_category != TYPCATEGORY_ENUM);
 }
 
 /*
@@ -72,6 +109,10 @@ rehome_reverse_losses(RehomeTableMap *map)
 		else if (policy == 'q')
 			findings = rehome_finding(findings, "reverse", "info", object,
 									  "rows whose value the rule refuses are not at the target: the source keeps them as they are", NULL);
+		if (takes_several(map, column))
+			findings = rehome_finding(findings, "reverse", "warning", object,
+									  "is part of the key, and the source's type takes several of its values for one ('007' and '7', 'a' and 'a '): of two such rows written after cutover one takes the place of the other there",
+									  "Have the target check that it is written as the source does.");
 	}
 	if (map->quarantine)
 		findings = rehome_finding(findings, "reverse", "info", rehome_relation_name(map->target),

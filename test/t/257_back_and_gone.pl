@@ -161,6 +161,7 @@ cut_over('o', q{CREATE TABLE no (id int PRIMARY KEY, v int); CREATE TABLE paper 
 	CREATE TABLE letter (id int PRIMARY KEY, c varchar(9), n int); INSERT INTO no VALUES (7, 7); INSERT INTO paper VALUES (1, '{"a": 1}'); INSERT INTO pad VALUES (1, 'a'); INSERT INTO dbl VALUES (1, 1); INSERT INTO letter VALUES (1, 'a', 1)},
 	q{CREATE TABLE no (id text PRIMARY KEY, v int); CREATE TABLE paper (id int PRIMARY KEY, d text); CREATE TABLE pad (id int PRIMARY KEY, c text); CREATE TABLE dbl (id int PRIMARY KEY, f numeric); CREATE TABLE letter (id int PRIMARY KEY, c text, n bigint)},
 	qw(no paper pad dbl letter));
+is($pair->sql_target(q{SELECT string_agg(object, ' ') FROM rehome.preflight('o') WHERE "check" = 'reverse' AND detail LIKE '%part of the key%'}), 'public.no.id', 'preflight names the key of which the source takes several values for one');
 $pair->sql_target(q{UPDATE no SET id = '007'; UPDATE paper SET d = '{"a":2}'; UPDATE pad SET c = 'b  '; UPDATE dbl SET f = 0.1234567890123456789; CALL rehome.rollback('o')});
 is($pair->sql_target(q{SELECT string_agg(target::text, ' ' ORDER BY target::text) FROM rehome.table_map WHERE source_print = 'lossy' AND target::text IN ('no', 'paper', 'pad', 'dbl', 'letter')}), 'dbl no pad paper', 'tables whose values are written otherwise are read as a whole');
 $pair->sql_source(q{UPDATE no SET v = 8});
