@@ -148,7 +148,7 @@ call(q{CALL rehome.sync('loose')}, 'with an identity it is in sync');
 same_content($pair, ['app.loose'], 'with the same content');
 call(q{CALL rehome.cancel('loose')}, 'cancelled');
 
-# A copy that takes the key off, and then has to begin anew.
+# A copy that takes the key off, and then has to begin anew. Sources before 14 cannot be read in chunks.
 my $heavy = q{CREATE TABLE app.heavy (id int PRIMARY KEY, v text)};
 $pair->sql_source(qq{$heavy; INSERT INTO app.heavy SELECT i, CASE WHEN i = 5990 THEN 'bad' ELSE 'v' || i END FROM generate_series(1, 6000) i});
 $pair->grant_source('app');
@@ -159,7 +159,7 @@ for my $identity ('DEFAULT', 'USING INDEX heavy_pkey')
 	$pair->sql_source(q{UPDATE app.heavy SET v = 'bad' WHERE id = 5990});
 	$pair->sql_target(qq{ALTER TABLE app.heavy REPLICA IDENTITY $identity; SELECT rehome.create_migration('heavy', 'src', 'a copy that fails'); SELECT rehome.add_table('heavy', 'heavy.heavy', 'app.heavy')});
 	isnt((sqlstate_of($target, q{SET rehome.chunk_size = '64kB'; SET rehome.keep_indexes_below = 0; CALL rehome.copy('heavy')}))[0], '00000', "$identity: a copy fails");
-	is($pair->sql_target(q{SELECT count(*) > 0 FROM app.heavy}) . ' ' . $pair->sql_target(q{SELECT count(*) FROM pg_index WHERE indrelid = 'app.heavy'::regclass}), 't 0', "$identity: when some rows were there, and no index");
+	is($pair->sql_target(q{SELECT count(*) > 0 FROM app.heavy}) . ' ' . $pair->sql_target(q{SELECT count(*) FROM pg_index WHERE indrelid = 'app.heavy'::regclass}), $pair->source_version >= 140000 ? 't 0' : 'f 0', "$identity: when some rows were there, and no index");
 	$pair->sql_source(q{UPDATE app.heavy SET v = 'good' WHERE id = 5990});
 	$source->safe_psql('postgres', 'VACUUM FULL app.heavy');
 	call(q{CALL rehome.copy('heavy')}, "$identity: a copy of a table that was rewritten meanwhile begins anew");

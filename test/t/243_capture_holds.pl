@@ -53,6 +53,12 @@ my %given = (
 		CREATE TABLE app.parent (id int NOT NULL, v text);
 		ALTER TABLE app.child INHERIT app.parent;
 		UPDATE app.parent SET v = 'by the parent' WHERE id = 5});
+# Releases of PostgreSQL that are a while old refuse that for triggers per statement, too.
+if ((sqlstate_of($source, "BEGIN; $given{'app.child'}; ROLLBACK"))[0] ne '00000')
+{
+	delete $given{'app.child'};
+	$pair->sql_source('CREATE VIEW app.parent AS SELECT * FROM app.child');
+}
 for my $table (sort keys %given)
 {
 	$pair->sql_source("$given{$table}; UPDATE app.loaded SET v = 'meanwhile, $table' WHERE id = 1");
