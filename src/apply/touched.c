@@ -591,6 +591,26 @@ rehome_touched_drop(List *maps)
 }
 
 /*
+ * rehome_touched_spelled returns which columns of the source's key, counted from 0,
+ * a row has spelled as its touched key is: those that the target compares letter
+ * by letter.  Of others (1.0 and 1.00) one spelling is written down, and both sides
+ * take it for any.
+ */
+Bitmapset *
+rehome_touched_spelled(RehomeMapping *mapping)
+{
+	Bitmapset  *spelled = rehome_mapping_source_spelled(mapping);
+	ListCell   *lc;
+
+	foreach(lc, rehome_mapping_source_key(mapping))
+		for (int k = 0; k < mapping->nkey; k++)
+			if (strcmp(mapping->key[k]->name, lfirst(lc)) == 0 &&
+				!rehome_is_by_letter(mapping->key[k]->type, mapping->key[k]->collation))
+				spelled = bms_del_member(spelled, foreach_current_index(lc));
+	return spelled;
+}
+
+/*
  * rehome_touched_open begins to read the touched keys of a table.
  */
 RehomeTouched *

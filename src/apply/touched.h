@@ -49,6 +49,7 @@ extern char *rehome_touched_part(RehomeSlice *slice, RehomeMapping *mapping, boo
 extern void rehome_touched_forget(RehomeTableMap *map);
 extern void rehome_touched_drop(List *maps);
 
+extern Bitmapset *rehome_touched_spelled(RehomeMapping *mapping);
 extern RehomeTouched *rehome_touched_open(RehomeMapping *mapping, Oid owner);
 extern bool rehome_touched_next(RehomeTouched *touched);
 extern void rehome_touched_close(RehomeTouched *touched);

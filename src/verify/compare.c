@@ -132,7 +132,7 @@ condition(Part *part, RehomeMapping *mapping, const char *prefix, bool source, R
 		{
 			appendStringInfo(&sql, "jsonb_populate_recordset(NULL::%s, %s) AS k WHERE ", part->change_table,
 							 quote_literal_cstr(part->touched->source_keys));
-			rehome_join_key(&sql, mapping->map, rehome_mapping_source_spelled(mapping), alias, "k");
+			rehome_join_key(&sql, mapping->map, rehome_touched_spelled(mapping), alias, "k");
 		}
 		else
 			appendStringInfo(&sql, REHOME_TOUCHED_KEYS " AS k WHERE %s", rehome_key_condition(mapping, alias, "k"));

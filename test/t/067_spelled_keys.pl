@@ -25,6 +25,7 @@ for my $role (0, 1)
 		CREATE TABLE app.part_0 PARTITION OF app.part FOR VALUES WITH (MODULUS 1, REMAINDER 0);
 		CREATE TABLE app.strict (k text PRIMARY KEY, v int, own text DEFAULT 'none');
 		CREATE TABLE app.loose (k text PRIMARY KEY, v int, own text DEFAULT 'none');
+		CREATE TABLE app.mixed (n numeric, k text, v int, own text DEFAULT 'none', PRIMARY KEY (n, k));
 	});
 	$pair->sql_target(q{
 		CREATE EXTENSION citext;
@@ -38,8 +39,9 @@ for my $role (0, 1)
 		CREATE TABLE app.part (k varchar(100) PRIMARY KEY, v int);
 		CREATE TABLE app.strict (k citext PRIMARY KEY, v int);
 		CREATE TABLE app.loose (k text COLLATE public.any_case PRIMARY KEY, v int, head text GENERATED ALWAYS AS (left(k, 3)) STORED);
+		CREATE TABLE app.mixed (n numeric, k text, v int, PRIMARY KEY (n, k));
 	});
-	my @tables = qw(ci num float span coll part strict loose);
+	my @tables = qw(ci num float span coll part strict loose mixed);
 	$pair->sql_source(q{
 		INSERT INTO app.ci SELECT 'Key ' || i, i, 'own ' || i FROM generate_series(1, 20) i;
 		INSERT INTO app.num SELECT (i || '.0')::numeric, i, 'own ' || i FROM generate_series(1, 20) i;
@@ -49,12 +51,13 @@ for my $role (0, 1)
 		INSERT INTO app.part SELECT 'Key ' || i, i, 'own ' || i FROM generate_series(1, 20) i;
 		INSERT INTO app.strict SELECT 'Key ' || i, i, 'own ' || i FROM generate_series(1, 20) i;
 		INSERT INTO app.loose SELECT 'Key ' || i, i, 'own ' || i FROM generate_series(1, 20) i;
+		INSERT INTO app.mixed SELECT (i || '.0')::numeric, 'Key ' || i, i, 'own ' || i FROM generate_series(1, 20) i;
 	});
 	$pair->grant_source('app') if $role;
 	$pair->import_foreign_schema('app', 'far');
 	$pair->sql_target(join ';', q{SELECT rehome.create_migration('m', 'src', 'a test of spelled keys')},
 		map { "SELECT rehome.add_table('m', 'far.$_', 'app.$_')" } @tables);
-	my @content = map { my $n = $_ eq 'span' ? 'n, ' : ''; { source => "(SELECT ${n}k::text AS k, v FROM app.$_)", target => "(SELECT ${n}k::text AS k, v FROM app.$_)" } } @tables;
+	my @content = map { my $n = /span|mixed/ ? 'n, ' : ''; { source => "(SELECT ${n}k::text AS k, v FROM app.$_)", target => "(SELECT ${n}k::text AS k, v FROM app.$_)" } } @tables;
 
 	# Nothing but the spelling, once and twice; that of a row that goes; one that goes and comes back.
 	my %forward = (
@@ -66,7 +69,8 @@ for my $role (0, 1)
 		coll   => q{UPDATE app.coll SET k = 'KEY 1' WHERE v = 1; UPDATE app.coll SET k = 'kEY 2' WHERE v = 2; UPDATE app.coll SET k = 'keY 2' WHERE v = 2},
 		part   => q{UPDATE app.part SET k = 'KEY 1' WHERE v = 1; UPDATE app.part_0 SET k = 'kEY 2' WHERE v = 2; UPDATE app.part SET k = 'keY 2' WHERE v = 2},
 		strict => q{UPDATE app.strict SET k = 'KEY 1' WHERE v = 1; UPDATE app.strict SET k = 'kEY 2' WHERE v = 2; UPDATE app.strict SET k = 'keY 2' WHERE v = 2},
-		loose  => q{UPDATE app.loose SET k = 'KEY 1' WHERE v = 1; UPDATE app.loose SET k = 'kEY 2' WHERE v = 2; UPDATE app.loose SET k = 'keY 2' WHERE v = 2});
+		loose  => q{UPDATE app.loose SET k = 'KEY 1' WHERE v = 1; UPDATE app.loose SET k = 'kEY 2' WHERE v = 2; UPDATE app.loose SET k = 'keY 2' WHERE v = 2},
+		mixed  => q{UPDATE app.mixed SET n = 1.00 WHERE v = 1; UPDATE app.mixed SET n = 2.00, k = 'KEY 2' WHERE v = 2; DELETE FROM app.mixed WHERE v = 3});
 	my $change = sub
 	{
 		my ($node, $sql, $name) = @_;
@@ -94,12 +98,13 @@ for my $role (0, 1)
 	my %back = (
 		(map { $_ => "UPDATE app.$_ SET k = 'Back ' || v WHERE v = 5; UPDATE app.$_ SET k = upper(k) WHERE v = 6; UPDATE app.$_ SET k = lower(k) WHERE v = 7; UPDATE app.$_ SET k = upper(k) WHERE v = 7; DELETE FROM app.$_ WHERE v = 8" } qw(ci coll part strict loose)),
 		num   => q{UPDATE app.num SET k = k || '0' WHERE v = 5; UPDATE app.num SET k = k || '0' WHERE v = 6; UPDATE app.num SET k = k || '0' WHERE v = 6; DELETE FROM app.num WHERE v = 7},
+		mixed => q{UPDATE app.mixed SET n = 5.00 WHERE v = 5; UPDATE app.mixed SET n = 6.00, k = 'KEY 6' WHERE v = 6; DELETE FROM app.mixed WHERE v = 7},
 		float => q{UPDATE app.float SET k = '0' WHERE v = 2},
 		span  => q{UPDATE app.span SET k = '24:00:00' WHERE v = 5; UPDATE app.span SET k = '1 day' WHERE v IN (1, 5)});
 	$change->($target, \%back, 'the target spells keys anew');
 	$sync->('back');
 	my $own = join ' UNION ALL ', map { "SELECT '$_' AS t, v, own FROM app.$_" } grep { $_ ne 'strict' && $_ ne 'loose' } @tables;
-	is($pair->sql_source("SELECT string_agg(t || ' ' || v, ', ' ORDER BY t, v) FROM ($own) AS o WHERE own = 'none'"), 'ci 5, coll 5, part 5',
+	is($pair->sql_source("SELECT string_agg(t || ' ' || v, ', ' ORDER BY t, v) FROM ($own) AS o WHERE own = 'none'"), 'ci 5, coll 5, mixed 6, part 5',
 		"$who: what a row has at the source alone stays, unless it has another key there");
 	$pair->sql_target(q{CALL rehome.rollback('m')});
 	same_content($pair, \@content, "$who: rolled back");
