@@ -50,7 +50,8 @@ typedef struct Difference
  * It is computed, or labels of its type are called, differently; or it was given
  * a type, perhaps the same one, and other values with it: then its definition was
  * written anew, and the table.  VACUUM FULL does but the latter, SET STATISTICS the
- * former.
+ * former; the fingerprints have the files, too, so that each is seen by itself,
+ * unless both come between two looks.
  */
 #define REWRITTEN "(o.value ->> 'expression' IS DISTINCT FROM n.value ->> 'expression'" \
 	" OR (o.value ->> 'made' <> n.value ->> 'made' AND EXISTS (SELECT FROM jsonb_each_text($1::jsonb -> 'files') AS a" \
@@ -474,8 +475,8 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 							 "  FROM pg_inherits i WHERE i.inhrelid IN (SELECT oid FROM part)),"
 							 " (SELECT string_agg(s.srrelid::text, ',' ORDER BY s.srrelid) FROM pg_subscription_rel s WHERE s.srrelid = ANY ($1::oid[])),"
 							 " (SELECT string_agg(e.oid || e.enumlabel, ',' ORDER BY e.oid) FROM pg_enum e),"
-							 " (SELECT string_agg('unlogged ' || c.oid, ',' ORDER BY c.oid) FROM part JOIN pg_class c USING (oid)"
-							 "  WHERE c.relpersistence = 'u' AND c.relkind = 'r')))",
+							 " (SELECT string_agg(concat(c.oid, ' ', c.relfilenode, CASE WHEN c.relpersistence = 'u' THEN ' unlogged' END), ',' ORDER BY c.oid)"
+							 "  FROM part JOIN pg_class c USING (oid) WHERE c.relkind = 'r')))",
 							 "t", rehome_map_targets(maps));
 	if (slice->target_print != NULL && strcmp(slice->target_print, print) == 0)
 		return maps;

@@ -92,6 +92,14 @@ $pair->sql_target(q{ALTER TABLE made ALTER v TYPE text USING v || '?'; ALTER TAB
 ok(wait_until($target, q{SELECT (SELECT count(*) = 50 FROM made WHERE v LIKE '%!') AND (SELECT count(*) = 50 FROM part WHERE v LIKE '%!')}, undef, 'odd'), 'those of the target are put right');
 $pair->sql_source('ALTER TABLE made ALTER v SET STATISTICS 50');
 $pair->sql_target(q{CALL rehome.sync('o')});
+# A file of its own, and later a definition, change no value either.
+for my $side (qw(sql_source sql_target))
+{
+	$pair->$side("VACUUM FULL $_") for qw(made part_1);
+	$pair->sql_target(q{CALL rehome.sync('o')});
+	$pair->$side("ALTER TABLE $_ ALTER v SET STATISTICS 60") for qw(made part);
+	$pair->sql_target(q{CALL rehome.sync('o')});
+}
 is($pair->sql_target(q{SELECT string_agg(side || ' ' || object, ', ' ORDER BY side, object) FROM rehome.drift WHERE kind = 'column rewritten' AND object ~ '[.]v$'}),
 	'source public.made.v, source public.part.v, target public.made.v, target public.part.v', 'both are on record, and nothing else');
 

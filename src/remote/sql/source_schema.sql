@@ -375,7 +375,7 @@ END
 $needs_row_triggers$;
 
 -- Everything that has to stay as it is for capture and fence to work: which
--- relations these are, their columns, how their defaults are computed, the
+-- relations these are, their columns and files, how their defaults are computed, the
 -- labels of enums, every trigger of ours with the
 -- transaction that last touched it, which of them need triggers per row, and
 -- the keys of all tables that are captured, paused ones too.  $3: qualified
@@ -395,6 +395,10 @@ RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $finge
                                                         a.attnotnull, a.attisdropped, a.xmin), ',' ORDER BY a.attrelid, a.attnum)
                               FROM pg_attribute a
                              WHERE a.attrelid IN (SELECT to_regclass(r) FROM unnest(relations) AS r) AND a.attnum > 0), '')
+               || coalesce((WITH RECURSIVE tree(relid) AS (SELECT to_regclass(r)::oid FROM unnest(relations) AS r
+                                 UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.relid)
+                            SELECT string_agg(f.oid || ':' || f.relfilenode, ',' ORDER BY f.oid)
+                              FROM pg_class f JOIN tree ON f.oid = tree.relid), '')
                || coalesce((SELECT string_agg(d.oid::text, ',' ORDER BY d.oid) FROM pg_attrdef d
                              WHERE d.adrelid IN (SELECT to_regclass(r) FROM unnest(relations) AS r)), '')
                || coalesce((SELECT string_agg(e.oid || e.enumlabel, ',' ORDER BY e.oid) FROM pg_enum e), '')
