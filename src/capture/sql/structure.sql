@@ -1,11 +1,15 @@
 -- Tables as they are: OID, columns by number, and files, also of partitions, by
 -- OID.  A row each of $1, the names of tables, in that order; null where there
 -- is none.  Runs on both sides; in psql: \bind '{public.t}' \g
-SELECT CASE WHEN t.oid IS NOT NULL THEN jsonb_build_object('oid', t.oid::oid::bigint, 'files',
-           (WITH RECURSIVE tree(relid) AS (SELECT t.oid::oid UNION ALL
-                 SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.relid)
-            SELECT jsonb_object_agg(f.oid::oid::bigint, f.relfilenode::oid::bigint) FROM pg_class f JOIN tree ON f.oid = tree.relid),
-           'columns',
+WITH RECURSIVE named AS (SELECT to_regclass(u.name)::oid AS oid, u.n FROM unnest($1::text[]) WITH ORDINALITY AS u(name, n)),
+    -- all of them at once: by table, pg_inherits would be gone through for each
+    tree(root, relid) AS (
+        SELECT oid, oid FROM named
+        UNION
+        SELECT tree.root, i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.relid),
+    files AS (SELECT tree.root, jsonb_object_agg(f.oid::bigint, f.relfilenode::bigint) AS files
+                FROM tree JOIN pg_class f ON f.oid = tree.relid GROUP BY tree.root)
+SELECT CASE WHEN t.oid IS NOT NULL THEN jsonb_build_object('oid', t.oid::bigint, 'files', f.files, 'columns',
            (SELECT coalesce(jsonb_object_agg(a.attnum, jsonb_build_object(
                        'name', a.attname,
                        'type', format_type(a.atttypid, a.atttypmod)
@@ -23,5 +27,5 @@ SELECT CASE WHEN t.oid IS NOT NULL THEN jsonb_build_object('oid', t.oid::oid::bi
                                    WHERE e.enumtypid IN (y.oid, y.typelem, y.typbasetype)))), '{}')
               FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
              WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped)) END
-  FROM (SELECT to_regclass(u.name) AS oid, u.n FROM unnest($1::text[]) WITH ORDINALITY AS u(name, n)) AS t
+  FROM named AS t LEFT JOIN files AS f ON f.root = t.oid
  ORDER BY t.n
