@@ -111,9 +111,21 @@ rehome_inverse_compile(RehomeTableMap *map, Oid owner)
 }
 
 /*
+ * spells tells whether a trigger of the source may give a column a spelling of its
+ * own when we write it: always is null where none looks like it, and else whether
+ * one of those fires in replica role, too.
+ */
+static bool
+spells(RehomeConn *conn, const char *always)
+{
+	return always != NULL && (rehome_bool(always) || !rehome_inverse_may_bypass(conn));
+}
+
+/*
  * rehome_inverse_describe asks the source what it lets us write, which
  * columns other unique indexes depend on, and which of the key it may compare
- * more loosely than the target.
+ * more loosely than the target.  Not where a trigger there spells it (lower()):
+ * how a row is spelled does not tell which one it is then.
  */
 void
 rehome_inverse_describe(RehomeConn *conn, RehomeInverse *inverse)
@@ -131,7 +143,11 @@ rehome_inverse_describe(RehomeConn *conn, RehomeInverse *inverse)
 									  "   AND d.refobjsubid = a.attnum))),"
 									  " t.typnamespace <> 'pg_catalog'::regnamespace OR t.typname NOT IN ('text', 'varchar', 'bpchar', 'name', 'bytea', 'bool',"
 									  "  'int2', 'int4', 'int8', 'oid', 'uuid', 'date', 'time', 'timestamp', 'timestamptz')"
-									  "  OR EXISTS (SELECT FROM pg_collation l WHERE l.oid = a.attcollation AND to_jsonb(l)->>'collisdeterministic' = 'false')"
+									  "  OR EXISTS (SELECT FROM pg_collation l WHERE l.oid = a.attcollation AND to_jsonb(l)->>'collisdeterministic' = 'false'),"
+									  " (SELECT bool_or(g.tgenabled IN ('A', 'R')) FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid"
+									  "   WHERE g.tgrelid = a.attrelid AND NOT g.tgisinternal AND g.tgname NOT LIKE 'rehome\\_%%' AND g.tgenabled <> 'D'"
+									  "   AND g.tgtype & 3 = 3 AND g.tgtype & 20 <> 0"	/* BEFORE ... FOR EACH ROW; INSERT, UPDATE */
+									  "   AND (strpos(lower(p.prosrc), lower(a.attname)) > 0 OR p.prolang <> (SELECT oid FROM pg_language WHERE lanname = 'plpgsql')))"
 									  " FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = %s::regclass"
 									  " AND a.attnum > 0 AND NOT a.attisdropped", relation), "");
 	inverse->stays = NIL;
@@ -151,7 +167,7 @@ rehome_inverse_describe(RehomeConn *conn, RehomeInverse *inverse)
 				column->carried = false;
 			column->identity_always = rehome_bool(rows->value[r][2]);
 			carried = column->carried;
-			if (column->key > 0 && column->by_letter && rehome_bool(rows->value[r][4]))
+			if (column->key > 0 && column->by_letter && rehome_bool(rows->value[r][4]) && !spells(conn, rows->value[r][5]))
 				inverse->looser = lappend(inverse->looser, column->remote);
 			if (carried && column->key == 0 &&
 				(column->identity_always || rehome_bool(rows->value[r][3])))

@@ -19,7 +19,8 @@
  * Towards the source the row stays where it is and is spelled anew there, so
  * that it keeps what it has at the source alone.  There the same is asked of
  * what is staged: a row of the source that is spelled differently must be among
- * the keys that are gone.
+ * the keys that are gone.  Where a trigger of the source may spell keys its own
+ * way, nothing is asked, and a row is the one whose key is equal.
  *
  * Rows that the target keeps although they are gone at the source cannot be
  * told from others where nothing marks them (on_delete => 'ignore'): there, a

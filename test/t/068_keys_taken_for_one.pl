@@ -263,4 +263,21 @@ $pair->sql_source("UPDATE app.$_ SET k = upper(k) WHERE v = 6; UPDATE app.$_ SET
 sync_is('00000', undef, 'and on');
 same_content($pair, \@content, 'the same on both sides');
 
+# A source that spells keys its own way: a row that is written as 'New' is 'new' there.
+$pair->sql_source(q{
+	CREATE SCHEMA own; CREATE TABLE own.lower (k citext PRIMARY KEY, v int); INSERT INTO own.lower VALUES ('old', 1);
+	CREATE FUNCTION own.lower() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.k := lower(NEW.k::text); RETURN NEW; END$$;
+	CREATE TRIGGER lower BEFORE INSERT OR UPDATE ON own.lower FOR EACH ROW EXECUTE FUNCTION own.lower();
+	ALTER TABLE own.lower ENABLE ALWAYS TRIGGER lower});
+$pair->sql_target(q{CREATE SCHEMA own; CREATE TABLE own.lower (k text PRIMARY KEY, v int)});
+$pair->import_foreign_schema('own', 'far_own');
+$pair->sql_target(q{SELECT rehome.create_migration('n', 'src', 'spelled by a trigger'); SELECT rehome.add_table('n', 'far_own.lower', 'own.lower');
+	CALL rehome.copy('n'); CALL rehome.cutover('n')});
+for my $sql (q{INSERT INTO own.lower VALUES ('New', 2), ('Newer', 3)}, q{UPDATE own.lower SET v = v + 10 WHERE k <> 'old'}, q{DELETE FROM own.lower WHERE k = 'New'})
+{
+	$pair->sql_target($sql);
+	is((sqlstate_of($target, q{CALL rehome.sync('n')}))[0], '00000', "keys that a trigger of the source spells: $sql");
+}
+is($pair->sql_source(q{SELECT string_agg(k || ' ' || v, ', ' ORDER BY v) FROM own.lower}), 'old 1, newer 13', 'are followed');
+
 done_testing();
