@@ -37,6 +37,8 @@
 #include "apply/merge.h"
 #include "apply/touched.h"
 #include "capture/capture.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "remote/query.h"
@@ -45,8 +47,10 @@
 #include "util/spi.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 
@@ -248,6 +252,28 @@ spelled_alike(RehomeMapping *mapping, const char *t, const char *k)
 }
 
 /*
+ * is_misjudged tells whether the planner takes a target, or a partition of it, for
+ * empty that is not: what analyzed it came while rows were being loaded.  It goes
+ * through all keys for each row then.
+ */
+static bool
+is_misjudged(Oid target)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(target, AccessShareLock, NULL))
+	{
+		Relation	rel = table_open(lfirst_oid(lc), NoLock);
+		bool		misjudged = rel->rd_rel->relkind == RELKIND_RELATION && rel->rd_rel->relpages > 0 && rel->rd_rel->reltuples == 0;
+
+		table_close(rel, NoLock);
+		if (misjudged)
+			return true;
+	}
+	return false;
+}
+
+/*
  * stage_changes sends rows ('u') and gone keys ('d') of one table into its
  * staging table at the source.  A row that is marked as gone has none there; one
  * that may have been kept although it is gone is staged as one ('o') that is not
@@ -264,15 +290,21 @@ stage_changes(RehomeConn *conn, RehomeReturn *ret, Oid owner)
 	Tuplestorestate *keys = NULL;
 	Tuplestorestate *fresh = NULL;
 	StringInfoData sql;
+	int			guc_level = NewGUCNestLevel();
 	int64		n;
 
+	if (is_misjudged(map->target))
+		(void) set_config_option("enable_nestloop", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	if (ignores)
 		fresh = changed_keys(mapping, owner, ret->since, ret->added, "= 'i'", "rehome_new_keys");
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "SELECT %s, %s FROM %s AS target",
-					 ignores ? psprintf("CASE WHEN EXISTS (SELECT FROM rehome_new_keys AS k WHERE %s) THEN 'u' ELSE 'o' END",
-										rehome_key_condition(mapping, "target", "k")) : "'u'",
+					 ignores ? "CASE WHEN rehome_fresh.is THEN 'u' ELSE 'o' END" : "'u'",
 					 rehome_inverse_expressions(inverse, false), target);
+	/* a join: of an EXISTS the planner goes through all keys for each row, if it expects few rows */
+	if (ignores)
+		appendStringInfo(&sql, " LEFT JOIN (SELECT %1$s, true AS is FROM rehome_new_keys AS k GROUP BY %1$s) AS rehome_fresh ON %2$s",
+						 rehome_quote_list(map->key, "k."), rehome_key_condition(mapping, "target", "rehome_fresh"));
 	if (!ret->everything)
 	{
 		keys = changed_keys(mapping, owner, ret->since, ret->added, ANY_ROW, "rehome_keys");
@@ -287,7 +319,10 @@ stage_changes(RehomeConn *conn, RehomeReturn *ret, Oid owner)
 		forget_keys(fresh, "rehome_new_keys");
 
 	if (ret->everything)
+	{
+		AtEOXact_GUC(true, guc_level);
 		return n;
+	}
 	forget_keys(keys, "rehome_keys");
 	keys = changed_keys(mapping, owner, ret->since, NIL, map->on_delete == 'm' ? ANY_ROW : "= 'd'", "rehome_keys");
 	if (tuplestore_tuple_count(keys) > 0)
@@ -303,6 +338,7 @@ stage_changes(RehomeConn *conn, RehomeReturn *ret, Oid owner)
 		rehome_conn_copy_in_end(conn);
 	}
 	forget_keys(keys, "rehome_keys");
+	AtEOXact_GUC(true, guc_level);
 	return n;
 }
 

@@ -252,9 +252,11 @@ $pair->sql_target(q{UPDATE app.back_ignored SET k = upper(k) WHERE v > 1000; UPD
 ($sqlstate, $said) = sqlstate_of($target, $in_time);
 is($sqlstate, '00000', 'many are spelled anew in no long time') || diag($said);
 is($pair->sql_source("SELECT count(*) FILTER (WHERE k::text COLLATE \"C\" = upper(k::text)) FROM app.$_"), 20000, "$_: and are spelled so") for qw(back_ignored back_many);
-$pair->sql_target(q{CREATE TEMP TABLE all_of AS SELECT * FROM app.back_ignored WHERE k <> 'Key 2'; TRUNCATE app.back_ignored; INSERT INTO app.back_ignored SELECT * FROM all_of;
-	UPDATE app.back_ignored SET k = 'key 2' WHERE v = 103});
-sync_is('00000', undef, 'all goes back, one spelled anew');
+# One that was analyzed while its rows were being loaded is taken for empty.
+$pair->sql_target(q{BEGIN; CREATE TEMP TABLE all_of AS SELECT * FROM app.back_ignored WHERE k <> 'Key 2'; TRUNCATE app.back_ignored; INSERT INTO app.back_ignored SELECT * FROM all_of;
+	UPDATE app.back_ignored SET k = 'key 2' WHERE v = 103; UPDATE pg_class SET reltuples = 0, relpages = 100 WHERE oid = 'app.back_ignored'::regclass; COMMIT});
+($sqlstate, $said) = sqlstate_of($target, q{SET statement_timeout = '8s'; CALL rehome.sync('m')});
+is($sqlstate, '00000', 'all goes back, one spelled anew, in no long time') || diag($said);
 is($pair->sql_source(q{SELECT (SELECT string_agg(k, ',') FROM app.back_ignored WHERE k = 'key 2') || ' ' || count(*) FROM app.back_ignored}), 'key 2 20001', 'and is there');
 $pair->sql_target("UPDATE app.$_ SET k = lower(k) WHERE v IN (5, 6)") for @one, @two;
 $pair->sql_target(q{CALL rehome.rollback('m')});
