@@ -14,7 +14,7 @@ use DBD::Pg;
 use POSIX ();
 use RehomeTest;
 use Test::More;
-use Time::HiRes qw(time sleep);
+use Time::HiRes qw(time sleep usleep);
 use TortureSchema qw(pick weighted);
 
 # What a call may end with: a connection was lost (08, 57P), it was cancelled
@@ -315,6 +315,9 @@ sub kill_backend
 	$self->note_action("kill $pid at the $side, where $which");
 	push @{ $self->{crashes}{$side} }, time;
 	kill 'KILL', $pid;
+	# until the postmaster has noticed, the server takes whoever asks whether it is back
+	my $limit = time + $PostgreSQL::Test::Utils::timeout_default;
+	usleep(1_000) while kill(0, $pid) && time < $limit;
 	push @{ $self->{crashes}{$side} }, time;
 	return;
 }
