@@ -9,7 +9,6 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/table.h"
 #include "apply/inverse.h"
 #include "catalog/pg_type.h"
 #include "cutover/cutover.h"
@@ -22,7 +21,6 @@
 #include "util/name.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
 
 /*
  * rehome_key_is_mapped tells whether every key column has an expression; without,
@@ -49,26 +47,19 @@ rehome_key_is_mapped(RehomeTableMap *map)
 static bool
 takes_several(RehomeTableMap *map, RehomeColumnMap *column)
 {
-	Oid			type = getBaseType(get_atttype(map->target, get_attnum(map->target, column->name)));
-	Relation	source;
-	Oid			source_type = InvalidOid;
+	char	   *copied;
+	AttrNumber	attnum;
+	Oid			type;
+	Oid			source_type;
 	char		category;
 	char		source_category;
 	bool		preferred;
 
-	if (column->kind != REHOME_COPY || !rehome_name_listed(map->key, column->name))
+	if (!rehome_name_listed(map->key, column->name) || (copied = rehome_copied_column(column)) == NULL ||
+		(attnum = get_attnum(map->source, copied)) == InvalidAttrNumber)
 		return false;
-	source = table_open(map->source, AccessShareLock);
-	for (int i = 0; i < source->rd_att->natts; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(source->rd_att, i);
-
-		if (!att->attisdropped && strcmp(quote_identifier(NameStr(att->attname)), column->expression) == 0)
-			source_type = getBaseType(att->atttypid);
-	}
-	table_close(source, AccessShareLock);
-	if (!OidIsValid(source_type))
-		return false;
+	type = getBaseType(get_atttype(map->target, get_attnum(map->target, column->name)));
+	source_type = getBaseType(get_atttype(map->source, attnum));
 	get_type_category_preferred(type, &category, &preferred);
 	get_type_category_preferred(source_type, &source_category, &preferred);
 	return (source_type == BPCHAROID && type != BPCHAROID) ||
