@@ -58,6 +58,7 @@
 #include "util/spi.h"
 #include "util/wait.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "worker/worker.h"
 
 /*
@@ -117,11 +118,14 @@ add_quarantined(RehomeProblems *problems, RehomeSlice *slice)
 }
 
 /*
- * check_gates raises with everything that stands in the way of the cutover.
+ * check_gates raises with everything that stands in the way of the cutover.  What
+ * it takes to find out, tens of kilobytes a table, is let go of.
  */
 static void
 check_gates(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way)
 {
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_rehome gates", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
 	RehomeProblems problems;
 	RehomeRows *rows;
 	ListCell   *lc;
@@ -156,6 +160,8 @@ check_gates(RehomeConn *conn, RehomeSlice *slice, List *maps, bool one_way)
 	}
 	rehome_problems_raise(&problems, "slice \"%s\" of migration \"%s\" cannot be cut over",
 						  slice->name, slice->migration->name);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
 }
 
 /*
