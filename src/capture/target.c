@@ -484,7 +484,7 @@ rehome_target_is_empty(Oid target, Oid owner)
 /*
  * append_partitions appends those of a table, and theirs.
  */
-static void
+static void						/* NOLINTNEXTLINE(misc-no-recursion): as deep as partitions are */
 append_partitions(StringInfo buf, Relation inherits, Oid parent, Snapshot snapshot)
 {
 	List	   *children = NIL;

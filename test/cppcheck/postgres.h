@@ -19,6 +19,10 @@
 		 cell1 != NULL && cell2 != NULL; \
 		 cell1 = lnext(list1, cell1), cell2 = lnext(list2, cell2))
 
+#define dlist_foreach_modify(iter, lhead) \
+	for ((iter).cur = (lhead)->head.next; (iter).cur != &(lhead)->head; (iter).cur = (iter).next)
+#define CppAsString2(x) #x
+
 /* What happens in the first block may end anywhere, and the next one follow. */
 #define PG_TRY() if (sigsetjmp() == 0)
 #define PG_CATCH() else
