@@ -411,8 +411,9 @@ rehome_apply_gone_treated(RehomeMapping *mapping, Tuplestorestate *keys, int64 n
 	if (n == 0 && !absent)
 		return 0;
 	rehome_rows_register("rehome_gone", mapping->key_desc, keys, n);
-	touched = treat(mapping, mapping->map->on_delete, psprintf("%sEXISTS (SELECT FROM rehome_gone AS n WHERE %s)", absent ? "NOT " : "",
-												 rehome_same_row(mapping, "t", "n")));
+	touched = treat(mapping, mapping->map->on_delete,
+					psprintf("%sEXISTS (SELECT FROM rehome_gone AS n WHERE %s)", absent ? "NOT " : "",
+							 rehome_same_row(mapping, "t", "n")));
 	rehome_rows_unregister("rehome_gone");
 	return touched;
 }

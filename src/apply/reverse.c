@@ -290,11 +290,8 @@ stage_changes(RehomeConn *conn, RehomeReturn *ret, Oid owner)
 	Tuplestorestate *keys = NULL;
 	Tuplestorestate *fresh = NULL;
 	StringInfoData sql;
-	int			guc_level = NewGUCNestLevel();
 	int64		n;
 
-	if (is_misjudged(map->target))
-		(void) set_config_option("enable_nestloop", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	if (ignores)
 		fresh = changed_keys(mapping, owner, ret->since, ret->added, "= 'i'", "rehome_new_keys");
 	initStringInfo(&sql);
@@ -319,10 +316,7 @@ stage_changes(RehomeConn *conn, RehomeReturn *ret, Oid owner)
 		forget_keys(fresh, "rehome_new_keys");
 
 	if (ret->everything)
-	{
-		AtEOXact_GUC(true, guc_level);
 		return n;
-	}
 	forget_keys(keys, "rehome_keys");
 	keys = changed_keys(mapping, owner, ret->since, NIL, map->on_delete == 'm' ? ANY_ROW : "= 'd'", "rehome_keys");
 	if (tuplestore_tuple_count(keys) > 0)
@@ -338,7 +332,6 @@ stage_changes(RehomeConn *conn, RehomeReturn *ret, Oid owner)
 		rehome_conn_copy_in_end(conn);
 	}
 	forget_keys(keys, "rehome_keys");
-	AtEOXact_GUC(true, guc_level);
 	return n;
 }
 
@@ -388,8 +381,13 @@ stage_all(RehomeConn *conn, RehomeSlice *slice, List *returns)
 	foreach(lc, returns)
 	{
 		RehomeReturn *ret = lfirst(lc);
-		int64		staged = stage_changes(conn, ret, slice->migration->owner);
+		int			guc_level = NewGUCNestLevel();
+		int64		staged;
 
+		if (is_misjudged(ret->inverse->mapping->map->target))
+			(void) set_config_option("enable_nestloop", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+		staged = stage_changes(conn, ret, slice->migration->owner);
+		AtEOXact_GUC(true, guc_level);
 		ret->large = staged >= LARGE_STAGE;
 		if (ret->large)
 			rehome_conn_exec(conn, psprintf("ANALYZE %s", ret->stage));

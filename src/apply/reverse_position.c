@@ -23,18 +23,21 @@
 static void
 take_parts(List *maps, const char *parts)
 {
+	RehomeRows *rows;
 	ListCell   *lc;
 
 	if (strcmp(parts, "{}") == 0)
 		return;
-	foreach(lc, maps)
-	{
-		RehomeTableMap *map = lfirst(lc);
-		char	   *there = rehome_spi("SELECT $1::jsonb ->> $2::text", "ti", parts, map->id)->value[0][0];
+	rows = rehome_spi("SELECT key, value FROM jsonb_each_text($1::jsonb)", "t", parts);
+	for (int r = 0; r < rows->n; r++)
+		foreach(lc, maps)
+		{
+			RehomeTableMap *map = lfirst(lc);
 
-		if (there != NULL && (map->target_parts == NULL || strcmp(there, map->target_parts) != 0))
-			rehome_target_note_parts(map, there);
-	}
+			if (map->id == rehome_int(rows->value[r][0]) &&
+				(map->target_parts == NULL || strcmp(rows->value[r][1], map->target_parts) != 0))
+				rehome_target_note_parts(map, rows->value[r][1]);
+		}
 }
 
 /*

@@ -341,19 +341,15 @@ has_json(Oid type)
 
 /*
  * takes_for_one tells whether a column of the target's key takes for one what may
- * be several keys of the source: that many keys are not written down then.  It
- * does not where their length is one, as char(n) has them.
+ * be several keys of the source: that many keys are not written down then.
  */
 static bool
 takes_for_one(RehomeMapping *mapping, int k)
 {
 	RehomeMappedColumn *key = mapping->key[k];
-	int32		typmod = key->typmod;
-	Oid			type = getBaseTypeAndTypmod(key->type, &typmod);
 
-	if (OidIsValid(key->collation) && !get_collation_isdeterministic(key->collation))
-		return true;
-	return key->plain != 0 && bms_is_member(k, mapping->looser) && (type != BPCHAROID || typmod < 0);
+	return (OidIsValid(key->collation) && !get_collation_isdeterministic(key->collation)) ||
+		(key->plain != 0 && bms_is_member(k, mapping->looser));
 }
 
 /*

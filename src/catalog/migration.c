@@ -246,19 +246,20 @@ rehome_slice_by_id(int id)
 }
 
 /*
- * is_column tells whether an expression is a column of the source as it is.  One
- * that is validated is not, though its kind is copy.
+ * column_of returns the name of the column of the source that an expression is as
+ * it is, or NULL.  One that is validated is none, though its kind is copy.
  */
-static bool
-is_column(const char *expression)
+static char *
+column_of(const char *expression)
 {
 	List	   *names;
 	const char *name;
 
 	if (!SplitIdentifierString(pstrdup(expression), '.', &names) || names == NIL)
-		return false;
+		return NULL;
 	name = quote_identifier(llast(names));
-	return strlen(name) <= strlen(expression) && strcmp(expression + strlen(expression) - strlen(name), name) == 0;
+	return strlen(name) <= strlen(expression) && strcmp(expression + strlen(expression) - strlen(name), name) == 0 ?
+		llast(names) : NULL;
 }
 
 /*
@@ -280,7 +281,7 @@ add_columns(RehomeTableMap *map, RehomeRows *rows, int i)
 		c->name = v[0];
 		c->rule = v[1];
 		c->kind = v[2] == NULL ? REHOME_SKIP :
-			strcmp(v[1], "copy") == 0 && is_column(v[2]) ? REHOME_COPY : REHOME_EXPRESSION;
+			strcmp(v[1], "copy") == 0 && column_of(v[2]) != NULL ? REHOME_COPY : REHOME_EXPRESSION;
 		c->expression = v[2];
 		c->inverse_column = v[3];
 		c->inverse = v[4];
@@ -391,11 +392,7 @@ rehome_table_maps_get(RehomeSlice *slice)
 char *
 rehome_copied_column(RehomeColumnMap *column)
 {
-	List	   *names;
-
-	if (column->kind != REHOME_COPY || !SplitIdentifierString(pstrdup(column->expression), '.', &names))
-		return NULL;
-	return llast(names);
+	return column->kind == REHOME_COPY ? column_of(column->expression) : NULL;
 }
 
 /*

@@ -107,7 +107,7 @@ in_order(List *derivations)
 			ereport(ERROR,
 					errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
 					errmsg("derived tables are derived from each other in a circle"),
-			/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): the list has none */
+					/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): the list has none */
 					errdetail("\"%s\" is one of them.", ((RehomeDerivation *) linitial(left))->name));
 		ordered = lappend(ordered, next);
 		left = list_delete_ptr(left, next);

@@ -5,9 +5,10 @@
  *
  * The worker runs what is due when it is not behind: after a batch of few
  * rows, since a source that is always written to may never have one of none.
- * Before anything is run, when it will be due next is committed; so what raises, or takes the server with it, is not tried again
- * at once, and sync goes on.  What a check or query finds, errors too, is a
- * result like any other and kept as such.
+ * Before anything is run, when it will be due next is committed; so what
+ * raises, or takes the server with it, is not tried again at once, and sync goes
+ * on.  What a check or query finds, errors too, is a result like any other and
+ * kept as such.
  *
  *-------------------------------------------------------------------------
  */
