@@ -208,6 +208,7 @@ typedef struct Due
 {
 	RehomeTableMap *map;
 	char		flag;			/* what the poll says of it */
+	bool		seems_empty;	/* to the source's planner */
 	RehomeRepartition *moved;	/* partitions that came or went; NULL: none did, or all is read */
 	int32		pages;			/* of the target */
 } Due;
@@ -251,7 +252,7 @@ cover_partitions(RehomeConn *conn, RehomeSlice *slice, List *maps, const char *f
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
-		char		flag = flags[foreach_current_index(lc)];
+		char		flag = pg_tolower((unsigned char) flags[foreach_current_index(lc)]);
 
 		if (flag != 'a' && flag != 'g' && flag != 'p')
 			continue;
@@ -280,7 +281,8 @@ tables_due(RehomeConn *conn, RehomeSlice *slice, List *maps, List *whole, const 
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
-		char		flag = flags[foreach_current_index(lc)];
+		char		said = flags[foreach_current_index(lc)];
+		char		flag = pg_tolower((unsigned char) said);
 		RehomeRepartition *moved = NULL;
 
 		if (list_member_ptr(whole, map))
@@ -295,7 +297,7 @@ tables_due(RehomeConn *conn, RehomeSlice *slice, List *maps, List *whole, const 
 			if (moved == NULL)
 				flag = 'p';
 		}
-		due[(*n)++] = (Due) {map, flag, moved, pages_of(map->target)};
+		due[(*n)++] = (Due) {map, flag, flag != said, moved, pages_of(map->target)};
 	}
 	qsort(due, *n, sizeof(Due), larger_first);
 	return due;
@@ -325,6 +327,7 @@ take_turns(RehomeConn *conn, RehomeSlice *slice, const Due *due, int n, List *ma
 			due[i].map->unpruned++;
 			batch->ntables++;
 			next = rehome_turn_begin(slice, due[i].map, due[i].flag, due[i].moved, &sessions);
+			next->seems_empty = due[i].seems_empty;
 		}
 		if (turn != NULL)
 		{

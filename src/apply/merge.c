@@ -110,6 +110,22 @@ rehome_merge_compose(RehomeConn *conn, RehomeReturn *ret)
 							   ret->join, ret->passes, ours);
 }
 
+/* How the planner is kept from going through one table for each row of another. */
+#define NO_LOOPS "SET LOCAL enable_nestloop = off"
+#define LOOPS "SET LOCAL enable_nestloop TO DEFAULT"
+
+/*
+ * careful returns statements that join a table with what is staged of it; NULL
+ * stays NULL.
+ */
+static char *
+careful(RehomeReturn *ret, char *sql)
+{
+	if (sql == NULL || !ret->seems_empty)
+		return sql;
+	return psprintf(NO_LOOPS "; %s; " LOOPS, sql);
+}
+
 /*
  * rehome_merge_note_outside writes down, after the merge, which of the rows that
  * were staged the filter does not let through now, and forgets the others.
@@ -129,9 +145,9 @@ rehome_merge_note_outside(RehomeConn *conn, RehomeReturn *ret)
 										ret->outside, ret->stage, rehome_inverse_key_is(inverse, "s", "o")));
 	initStringInfo(&keys);
 	rehome_append_keys(&keys, list_length(inverse->mapping->map->source_key), NULL);
-	rehome_conn_exec(conn, psprintf("INSERT INTO %s (%s) SELECT %s FROM %s r JOIN %s s ON %s WHERE s.rehome_op = 'u' AND NOT %s",
-									ret->outside, keys.data, rehome_inverse_keys(inverse, "r."), ret->relation,
-									ret->stage, ret->join, ret->passes));
+	rehome_conn_exec(conn, careful(ret, psprintf("INSERT INTO %s (%s) SELECT %s FROM %s r JOIN %s s ON %s WHERE s.rehome_op = 'u' AND NOT %s",
+												 ret->outside, keys.data, rehome_inverse_keys(inverse, "r."), ret->relation,
+												 ret->stage, ret->join, ret->passes)));
 }
 
 /* Keys in quarantine that are sent to the source at once. */
@@ -226,9 +242,9 @@ rehome_merge_spare_ignored(RehomeConn *conn, RehomeReturn *ret)
 
 	if (ret->inverse->looser != NIL)
 		alike = psprintf(" AND NOT %s", rehome_spelled_apart(ret->inverse, "r", "s"));
-	rehome_conn_exec(conn, psprintf("DELETE FROM %s s WHERE s.rehome_op = 'o' AND NOT EXISTS (SELECT FROM %s r WHERE %s%s);"
-									"UPDATE %s SET rehome_op = 'u' WHERE rehome_op = 'o'",
-									ret->stage, ret->relation, ret->join, alike, ret->stage));
+	rehome_conn_exec(conn, careful(ret, psprintf("DELETE FROM %s s WHERE s.rehome_op = 'o' AND NOT EXISTS (SELECT FROM %s r WHERE %s%s);"
+												 "UPDATE %s SET rehome_op = 'u' WHERE rehome_op = 'o'",
+												 ret->stage, ret->relation, ret->join, alike, ret->stage)));
 }
 
 /*
@@ -313,7 +329,7 @@ statements(List *returns, bool bypass)
 
 	if (bypass)
 		foreach(lc, returns)
-			list = lappend(list, ((RehomeReturn *) lfirst(lc))->erase);
+			list = lappend(list, careful(lfirst(lc), ((RehomeReturn *) lfirst(lc))->erase));
 	foreach(lc, returns)
 	{
 		RehomeReturn *ret = lfirst(lc);
@@ -326,7 +342,11 @@ statements(List *returns, bool bypass)
 				list = lappend(list, ret->upsert[i]);
 	}
 	for (int i = list_length(returns) - 1; i >= 0 && !bypass; i--)
-		list = lappend(list, ((RehomeReturn *) list_nth(returns, i))->erase);
+	{
+		RehomeReturn *ret = list_nth(returns, i);
+
+		list = lappend(list, careful(ret, ret->erase));
+	}
 	return list;
 }
 
@@ -432,6 +452,9 @@ all_at_once(List *returns)
 						 ret->relation, ret->join, stays);
 	}
 	appendStringInfoString(&sql, " SELECT 1");
+	foreach(lc, returns)
+		if (((RehomeReturn *) lfirst(lc))->seems_empty)
+			return careful(lfirst(lc), sql.data);
 	return sql.data;
 }
 
@@ -504,14 +527,24 @@ void
 rehome_merge(RehomeConn *conn, List *returns)
 {
 	bool		bypass = rehome_bool(rehome_conn_value(conn, "SELECT current_setting('session_replication_role') = 'replica'", ""));
-	List	   *pending = statements(bypass ? returns : parents_first(conn, returns), bypass);
+	List	   *pending;
 	ListCell   *lc;
 
 	foreach(lc, returns)
 	{
-		check_hidden(conn, lfirst(lc));
-		check_taken(conn, lfirst(lc));
+		RehomeReturn *ret = lfirst(lc);
+
+		if (ret->seems_empty)
+			rehome_conn_exec(conn, NO_LOOPS);
+		check_hidden(conn, ret);
+		check_taken(conn, ret);
+		if (ret->seems_empty)
+			rehome_conn_exec(conn, LOOPS);
+		for (int i = 0; i < lengthof(ret->upsert); i++)
+			ret->upsert[i] = careful(ret, ret->upsert[i]);
+		ret->exchange = careful(ret, ret->exchange);
 	}
+	pending = statements(bypass ? returns : parents_first(conn, returns), bypass);
 	if (merge_all(conn, pending))
 		return;
 	while (pending != NIL)

@@ -57,6 +57,12 @@
 /* So many rows staged are worth a look by ANALYZE. */
 #define LARGE_STAGE 5000
 
+/*
+ * Bytes of a table that are read in the time it takes to look one of its rows up:
+ * what is larger for each row staged, the planner leaves to an index.
+ */
+#define LOOKUP_BYTES 8192
+
 /* What the change table says of single rows. */
 #define ANY_ROW "NOT IN ('t', 'l')"
 
@@ -366,11 +372,35 @@ make_stages(RehomeConn *conn, RehomeSlice *slice, List *returns, bool clear)
 }
 
 /*
+ * find_empty finds out of which tables the source's planner expects no rows.
+ */
+static void
+find_empty(RehomeConn *conn, List *returns)
+{
+	List	   *relations = NIL;
+	RehomeRows *rows;
+	ListCell   *lc;
+
+	foreach(lc, returns)
+		relations = lappend(relations, ((RehomeReturn *) lfirst(lc))->relation);
+	rows = rehome_conn_query(conn, "SELECT rehome_source.seems_empty(r::regclass) FROM unnest($1::text[]) WITH ORDINALITY AS u(r, n) ORDER BY n",
+							 "t", rehome_name_array(relations));
+	foreach(lc, returns)
+	{
+		char	   *size = rows->value[foreach_current_index(lc)][0];
+
+		((RehomeReturn *) lfirst(lc))->empty_size = size ? rehome_int64(size) : -1;
+	}
+}
+
+/*
  * stage_all stages all tables.  A staging table is empty most of the time, and
  * that is what statistics say of it, for good where old snapshots have kept dead
  * rows in it: a plan for one row would go through the source's table for each of
  * many thousands.  So where there are many they are counted; and as the next
- * batch may be a small one, nothing is left of that in the end.
+ * batch may be a small one, nothing is left of that in the end.  A table of the
+ * source that its planner takes for empty is joined as a whole, unless it is so
+ * large that its rows are looked up all the same.
  */
 static int64
 stage_all(RehomeConn *conn, RehomeSlice *slice, List *returns)
@@ -389,6 +419,7 @@ stage_all(RehomeConn *conn, RehomeSlice *slice, List *returns)
 		staged = stage_changes(conn, ret, slice->migration->owner);
 		AtEOXact_GUC(true, guc_level);
 		ret->large = staged >= LARGE_STAGE;
+		ret->seems_empty = ret->empty_size >= 0 && ret->empty_size < LOOKUP_BYTES * Max(staged, 1000);
 		if (ret->large)
 			rehome_conn_exec(conn, psprintf("ANALYZE %s", ret->stage));
 		if (ret->inverse->mapping->map->on_delete == 'i')
@@ -493,6 +524,7 @@ rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 										quote_literal_cstr(slice->migration->token), slice->id));
 		if (rehome_inverse_may_bypass(conn))
 			rehome_conn_exec(conn, "SET LOCAL session_replication_role = replica");
+		find_empty(conn, returns);
 		n += stage_all(conn, slice, returns);
 		rehome_merge(conn, returns);
 		foreach(lc, returns)

@@ -59,14 +59,16 @@
 #define CURABLE "q.id IN (SELECT c.id FROM rehome.quarantine c WHERE c.target = $3 AND" CURABLE_WHERE \
 	" ORDER BY c.last_seen LIMIT " CppAsString2(CURABLE_ROWS) ")"
 
+/* Keeps a subquery from being made a join of: it is asked for each key. */
+#define LOOKED_UP " OFFSET 0"
+
 /*
- * source_select starts "SELECT source columns FROM the source table".
+ * select_from starts "SELECT source columns FROM".
  */
 static void
-source_select(StringInfo sql, RehomeMapping *mapping)
+select_from(StringInfo sql, RehomeMapping *mapping)
 {
 	appendStringInfo(sql, "SELECT %s FROM ", rehome_quote_list(rehome_mapping_source_columns(mapping), "source."));
-	rehome_remote_from(sql, rehome_remote_table(mapping->map->source), NULL, false);
 }
 
 /*
@@ -102,7 +104,7 @@ gone_query(RehomeTurn *turn, Bitmapset *spelled, Bitmapset *alike)
 	rehome_join_key(&sql, map, alike, "source", "k");
 	if (map->filter != NULL)
 		appendStringInfo(&sql, " AND (%s)", map->filter);
-	appendStringInfoChar(&sql, ')');
+	appendStringInfoString(&sql, turn->seems_empty ? LOOKED_UP ")" : ")");
 	return sql.data;
 }
 
@@ -168,6 +170,17 @@ apply_rows(RehomeTurn *turn)
 }
 
 /*
+ * append_changed appends the keys of changed rows, as "k".
+ */
+static void
+append_changed(StringInfo sql, RehomeTurn *turn)
+{
+	rehome_changed_keys(sql, turn->slice->migration, turn->map, NULL, rehome_position_of(turn->slice, turn->map),
+						more_rows(turn), false);
+	appendStringInfoString(sql, " AS k");
+}
+
+/*
  * rows_query returns the query for changed rows as the source has them; after
  * a TRUNCATE for all rows.
  */
@@ -175,15 +188,28 @@ static char *
 rows_query(RehomeTurn *turn)
 {
 	RehomeTableMap *map = turn->map;
+	RehomeRemoteTable *table = rehome_remote_table(map->source);
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	source_select(&sql, turn->mapping);
-	if (!turn->everything)
+	select_from(&sql, turn->mapping);
+	if (turn->everything)
+		rehome_remote_from(&sql, table, NULL, false);
+	else if (turn->seems_empty)
 	{
+		append_changed(&sql, turn);
+		appendStringInfoString(&sql, " CROSS JOIN LATERAL (SELECT * FROM ");
+		rehome_remote_from(&sql, table, NULL, false);
+		appendStringInfoString(&sql, " WHERE ");
+		rehome_join_key(&sql, map, NULL, "source", "k");
+		appendStringInfoString(&sql, LOOKED_UP ") AS source");
+	}
+	else
+	{
+		rehome_remote_from(&sql, table, NULL, false);
 		appendStringInfoString(&sql, " JOIN ");
-		rehome_changed_keys(&sql, turn->slice->migration, map, NULL, rehome_position_of(turn->slice, map), more_rows(turn), false);
-		appendStringInfoString(&sql, " AS k ON ");
+		append_changed(&sql, turn);
+		appendStringInfoString(&sql, " ON ");
 		rehome_join_key(&sql, map, NULL, "source", "k");
 	}
 	if (map->filter != NULL)
@@ -411,7 +437,8 @@ move_quarantined(RehomeTurn *turn, const char *condition, const char *rule)
 		CHECK_FOR_INTERRUPTS();
 		old = MemoryContextSwitchTo(part);
 		initStringInfo(&sql);
-		source_select(&sql, turn->mapping);
+		select_from(&sql, turn->mapping);
+		rehome_remote_from(&sql, rehome_remote_table(map->source), NULL, false);
 		appendStringInfoString(&sql, " WHERE (");
 		for (int i = from; i < Min(from + RETRY_KEYS, rows->n); i++)
 		{

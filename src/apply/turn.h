@@ -33,6 +33,7 @@ typedef struct RehomeTurn
 	RehomeSlice *slice;
 	RehomeTableMap *map;
 	char		flag;			/* what the poll says of it */
+	bool		seems_empty;	/* to the source's planner, which would go through all keys for each row */
 	RehomeRepartition *moved;	/* partitions that came or went; NULL: none did, or all is read */
 	MemoryContext context;		/* all that follows */
 	RehomeMapping *mapping;

@@ -305,8 +305,9 @@ rehome_copy_work(RehomeCall *call, const RehomeCopyJob *job, bool leading)
 		{
 			conn = rehome_slice_connect(slice, "copy");
 			rehome_conn_begin_read(conn);	/* the leader's lock is waited for, perhaps */
-			rehome_conn_exec(conn, psprintf("SET TRANSACTION SNAPSHOT %s",
-											quote_literal_cstr(job->snapshot)));
+			/* a chunk, of whatever size it seems, is held against all keys that have changed */
+			rehome_conn_exec(conn, psprintf("SET TRANSACTION SNAPSHOT %s%s", quote_literal_cstr(job->snapshot),
+											job->resumed ? "; SET LOCAL enable_nestloop = off" : ""));
 		}
 		if (rehome_slice_throttled(slice, rehome_throttle_reason(conn)))
 		{

@@ -148,11 +148,23 @@ BEGIN
 END
 $partition_bounds$;
 
+-- The size of a table with its partitions, in bytes, if the planner takes any of
+-- these for empty that has pages (it was analyzed while it was loaded, or is a
+-- queue); else null.
+CREATE OR REPLACE FUNCTION rehome_source.seems_empty(relation regclass)
+RETURNS bigint LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $seems_empty$
+BEGIN
+    RETURN (SELECT sum(pg_relation_size(c.oid)) FROM rehome_source.partition_tree(relation) AS p(relid) JOIN pg_class c ON c.oid = p.relid
+             WHERE c.relkind = 'r' HAVING bool_or(c.relpages > 0 AND c.reltuples = 0));
+END
+$seems_empty$;
+
 -- What has become of tables since a position each (txid_snapshot as text): a
 -- character a table map, '-' unchanged, 'u' changed, 'd' changed and some rows
 -- may be gone, 't' to be read as a whole.  Where its partitions are others than
 -- parts, null of a table that had none: 'a' there are more, and some rows may
 -- be gone, 'g' some are gone, and there may be more, 'p' to be read as a whole.
+-- A capital letter where rows are to be looked up that the planner expects none of.
 -- A statement a table, prepared for the session: one query of all tables
 -- together would take a gigabyte, and time in the square of their number, for
 -- 2,000 of them; one that is planned each time, ten times as long.  Volatile,
@@ -209,6 +221,9 @@ BEGIN
                 flag := CASE WHEN flag = 't' THEN 'p'
                              WHEN array_remove(string_to_array(parts[i], ','), 'none') <@ string_to_array(now, ',') THEN 'a'
                              ELSE 'g' END;
+            END IF;
+            IF flag IN ('u', 'd', 'a', 'g') AND rehome_source.seems_empty(to_regclass(relations[i])) IS NOT NULL THEN
+                flag := upper(flag);
             END IF;
         END IF;
         flags := flags || coalesce(flag, '-');
