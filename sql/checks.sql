@@ -40,6 +40,8 @@ SELECT rehome.add_check('m', 'x', 'moral', target_sql => 'SELECT 1');
 :code
 SELECT rehome.add_check('m', 'x', 'business', target_sql => 'SELECT 1', key => '{a}');
 :code
+SELECT rehome.add_check('m', 'x', 'business', 'SELECT 1 AS a', 'SELECT 1 AS a', key => '{{a},{b}}');
+:code
 SELECT rehome.add_check('m', 'x', 'business', 'SELECT 1 AS a', 'SELECT 1 AS a', tolerance => '{"a": -1, "b": "often", "c": "5%", "d": "2 minutes"}');
 :code
 SELECT rehome.add_check('m', 'x', 'business', 'SELECT 1 AS a', 'SELECT 1 AS a', tolerance => '[]');

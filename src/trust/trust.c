@@ -15,7 +15,7 @@
 
 /*
  * rehome_trust_array returns the text of argument n, an array that may not be
- * null, empty, or have nulls.
+ * null, empty, or have nulls or rows and columns.
  */
 char *
 rehome_trust_array(FunctionCallInfo fcinfo, int n, const char *what)
@@ -28,6 +28,10 @@ rehome_trust_array(FunctionCallInfo fcinfo, int n, const char *what)
 		ereport(ERROR,
 				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				errmsg("%s must be given", what));
+	if (ARR_NDIM(array) > 1)
+		ereport(ERROR,
+				errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				errmsg("%s must be in an array of one dimension", what));
 	getTypeOutputInfo(get_fn_expr_argtype(fcinfo->flinfo, n), &out, &varlena);
 	return OidOutputFunctionCall(out, PointerGetDatum(array));
 }

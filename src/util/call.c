@@ -51,6 +51,8 @@ static const struct
 	{"xmloption", "content"},
 	{"array_nulls", "on"},
 	{"lc_monetary", "C"},
+	{"lc_numeric", "C"},
+	{"lc_time", "C"},
 	/* expressions are kept, and compared, as text */
 	{"standard_conforming_strings", "on"},
 	{"quote_all_identifiers", "off"},
