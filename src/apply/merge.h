@@ -23,7 +23,7 @@ typedef struct RehomeReturn
 	char	   *outside;		/* keys of rows that are ours whatever the filter says; NULL: no filter */
 	char	   *passes;			/* condition on r: the filter lets it through; NULL: no filter */
 	bool		large;			/* much is staged: see stage_all() */
-	int64		empty_size;		/* of the source's table, which its planner takes for empty, in bytes; else -1 */
+	int64		empty_pages;	/* of the source's table, if its planner takes that for empty; else -1 */
 	bool		seems_empty;	/* and would go through what is staged for each row of it */
 	char	   *join;			/* r.key = s.key */
 	char	   *upsert[3];		/* delete fragile, update, insert; NULL: not needed */

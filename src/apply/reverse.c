@@ -57,12 +57,6 @@
 /* So many rows staged are worth a look by ANALYZE. */
 #define LARGE_STAGE 5000
 
-/*
- * Bytes of a table that are read in the time it takes to look one of its rows up:
- * what is larger for each row staged, the planner leaves to an index.
- */
-#define LOOKUP_BYTES 8192
-
 /* What the change table says of single rows. */
 #define ANY_ROW "NOT IN ('t', 'l')"
 
@@ -387,9 +381,9 @@ find_empty(RehomeConn *conn, List *returns)
 							 "t", rehome_name_array(relations));
 	foreach(lc, returns)
 	{
-		char	   *size = rows->value[foreach_current_index(lc)][0];
+		char	   *pages = rows->value[foreach_current_index(lc)][0];
 
-		((RehomeReturn *) lfirst(lc))->empty_size = size ? rehome_int64(size) : -1;
+		((RehomeReturn *) lfirst(lc))->empty_pages = pages ? rehome_int64(pages) : -1;
 	}
 }
 
@@ -419,7 +413,8 @@ stage_all(RehomeConn *conn, RehomeSlice *slice, List *returns)
 		staged = stage_changes(conn, ret, slice->migration->owner);
 		AtEOXact_GUC(true, guc_level);
 		ret->large = staged >= LARGE_STAGE;
-		ret->seems_empty = ret->empty_size >= 0 && ret->empty_size < LOOKUP_BYTES * Max(staged, 1000);
+		/* a page more for each row, and these are looked up */
+		ret->seems_empty = ret->empty_pages >= 0 && ret->empty_pages < Max(staged, 1000);
 		if (ret->large)
 			rehome_conn_exec(conn, psprintf("ANALYZE %s", ret->stage));
 		if (ret->inverse->mapping->map->on_delete == 'i')

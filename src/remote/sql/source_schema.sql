@@ -148,13 +148,13 @@ BEGIN
 END
 $partition_bounds$;
 
--- The size of a table with its partitions, in bytes, if the planner takes any of
--- these for empty that has pages (it was analyzed while it was loaded, or is a
--- queue); else null.
+-- The pages of a table with its partitions, as they were when it was analyzed, if
+-- the planner takes any of these for empty that has pages (it was analyzed while it
+-- was loaded, or is a queue); else null.  Waits for no lock.
 CREATE OR REPLACE FUNCTION rehome_source.seems_empty(relation regclass)
 RETURNS bigint LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $seems_empty$
 BEGIN
-    RETURN (SELECT sum(pg_relation_size(c.oid)) FROM rehome_source.partition_tree(relation) AS p(relid) JOIN pg_class c ON c.oid = p.relid
+    RETURN (SELECT sum(c.relpages) FROM rehome_source.partition_tree(relation) AS p(relid) JOIN pg_class c ON c.oid = p.relid
              WHERE c.relkind = 'r' HAVING bool_or(c.relpages > 0 AND c.reltuples = 0));
 END
 $seems_empty$;
