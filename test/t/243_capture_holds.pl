@@ -54,10 +54,12 @@ my %given = (
 		ALTER TABLE app.child INHERIT app.parent;
 		UPDATE app.parent SET v = 'by the parent' WHERE id = 5});
 # Releases of PostgreSQL that are a while old refuse that for triggers per statement, too.
-if ((sqlstate_of($source, "BEGIN; $given{'app.child'}; ROLLBACK"))[0] ne '00000')
+for my $instead ([ 'app.item', 'app.items' ], [ 'app.child', 'app.parent' ])
 {
-	delete $given{'app.child'};
-	$pair->sql_source('CREATE VIEW app.parent AS SELECT * FROM app.child');
+	my ($table, $parent) = @$instead;
+	next if (sqlstate_of($source, "BEGIN; $given{$table}; ROLLBACK"))[0] eq '00000';
+	delete $given{$table};
+	$pair->sql_source("CREATE VIEW $parent AS SELECT * FROM $table");
 }
 for my $table (sort keys %given)
 {
