@@ -345,5 +345,23 @@ SELECT name, error FROM rehome.refresh_derived('ranks');
 SELECT * FROM new.score ORDER BY id;
 CALL rehome.cancel('ranks');
 SELECT rehome.drop_migration('ranks');
+
+-- More columns than a function takes arguments.
+DO $$BEGIN EXECUTE (SELECT format('CREATE TABLE new.broad (id int PRIMARY KEY, %s)', string_agg('c' || i || ' int', ', ')) FROM generate_series(1, 120) i); END$$;
+TRUNCATE new.score;
+SELECT rehome.create_migration('broad', 'loopback', 'many columns');
+SELECT rehome.add_table('broad', 'far.score', 'new.score');
+SELECT rehome.add_derived('broad', 'broad', 'new.broad', format('SELECT id, %s FROM new.score', string_agg(format('points + %s AS c%s', i, i), ', ')))
+  FROM generate_series(1, 120) i;
+CALL rehome.copy('broad');
+ALTER TABLE new.broad DISABLE TRIGGER rehome_guard;
+UPDATE new.broad SET c77 = 0 WHERE id = 1;
+DELETE FROM new.broad WHERE id = 2;
+ALTER TABLE new.broad ENABLE ALWAYS TRIGGER rehome_guard;
+SELECT source_rows, target_rows, missing, extra, differing, ok FROM rehome.verify('broad', target => 'new.broad');
+SELECT key, kind, columns, source_row ->> 'c77' AS there, target_row ->> 'c77' AS here, (SELECT count(*) FROM jsonb_object_keys(source_row)) AS columns_there
+  FROM rehome.discrepancy WHERE migration = 'broad' ORDER BY key;
+CALL rehome.cancel('broad');
+SELECT rehome.drop_migration('broad');
 DROP SCHEMA old, far, new, other CASCADE;
 DROP SERVER loopback CASCADE;

@@ -36,6 +36,29 @@ mark_name(Oid target)
 	return name;
 }
 
+/* A function takes no more than 100 arguments, here a name and a value each. */
+#define OBJECT_COLUMNS 50
+
+/*
+ * row_object returns the SQL of a row, whose columns have prefix, as jsonb.
+ */
+static char *
+row_object(RehomeMapping *mapping, const char *prefix)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	for (int i = 0; i < mapping->ncolumns; i++)
+	{
+		if (i % OBJECT_COLUMNS == 0)
+			appendStringInfo(&sql, "%sjsonb_build_object(", i > 0 ? ") OPERATOR(pg_catalog.||) " : "");
+		appendStringInfo(&sql, "%s%s, %s%s", i % OBJECT_COLUMNS == 0 ? "" : ", ", quote_literal_cstr(mapping->columns[i].name),
+						 prefix, quote_identifier(mapping->columns[i].name));
+	}
+	appendStringInfoChar(&sql, ')');
+	return sql.data;
+}
+
 /*
  * difference_sql returns the query for what differs between the target and
  * the rows on hand: kind, key, columns, and both rows as jsonb.
@@ -46,25 +69,18 @@ difference_sql(RehomeDerivation *derivation, RehomeMapping *mapping)
 	StringInfoData sql;
 	StringInfoData key;
 	StringInfoData differing;
-	StringInfoData query_row;
-	StringInfoData target_row;
 	char	   *mark = mark_name(derivation->target);
 
 	initStringInfo(&sql);
 	initStringInfo(&key);
 	initStringInfo(&differing);
-	initStringInfo(&query_row);
-	initStringInfo(&target_row);
 	for (int i = 0; i < mapping->ncolumns; i++)
 	{
 		const char *name = quote_identifier(mapping->columns[i].name);
 		char	   *literal = quote_literal_cstr(mapping->columns[i].name);
-		const char *comma = i > 0 ? ", " : "";
 
-		appendStringInfo(&query_row, "%s%s, n.%s", comma, literal, name);
-		appendStringInfo(&target_row, "%s%s, t.%s", comma, literal, name);
 		if (mapping->columns[i].key > 0)
-			appendStringInfo(&key, "%s%s, coalesce(n.%s, t.%s)", comma, literal, name, name);
+			appendStringInfo(&key, "%s%s, coalesce(n.%s, t.%s)", key.len ? ", " : "", literal, name, name);
 		else
 			appendStringInfo(&differing, "%sCASE WHEN ROW(n.%s)::record OPERATOR(pg_catalog.*<>) ROW(t.%s)::record THEN %s::text END",
 							 differing.len ? ", " : "", name, name, literal);
@@ -72,11 +88,11 @@ difference_sql(RehomeDerivation *derivation, RehomeMapping *mapping)
 	/* a row has the key, which is not null; the mark tells which side has one */
 	appendStringInfo(&sql, "SELECT CASE WHEN NOT t.%1$s IS TRUE THEN 'missing' WHEN %2$s THEN 'extra' ELSE 'differing' END,"
 					 " jsonb_build_object(%3$s), CASE WHEN t.%1$s AND (n.%1$s OR %4$s) THEN array_remove(ARRAY[%5$s]::text[], NULL) END,"
-					 " CASE WHEN n.%1$s THEN jsonb_build_object(%6$s) END, CASE WHEN t.%1$s THEN jsonb_build_object(%7$s) END"
+					 " CASE WHEN n.%1$s THEN %6$s END, CASE WHEN t.%1$s THEN %7$s END"
 					 " FROM (SELECT *, true AS %1$s FROM %8$s) AS t %9$s JOIN (SELECT *, true AS %1$s FROM rehome_rows) AS n ON %10$s"
 					 " WHERE ",
 					 mark, derivation->whole ? psprintf("NOT n.%s IS TRUE", mark) : "false", key.data,
-					 derivation->whole ? "false" : "true", differing.data, query_row.data, target_row.data,
+					 derivation->whole ? "false" : "true", differing.data, row_object(mapping, "n."), row_object(mapping, "t."),
 					 rehome_target_name(mapping), derivation->whole ? "FULL" : "LEFT",
 					 rehome_key_condition(mapping, "t", "n"));
 	if (derivation->whole)
