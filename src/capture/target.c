@@ -749,6 +749,17 @@ drop_triggers(List *maps)
 }
 
 /*
+ * drop_if_there drops what we have made in rehome_change; that most slices have
+ * no change tables yet is nothing to be told of.
+ */
+static void
+drop_if_there(const char *kind, const char *name)
+{
+	if (OidIsValid(get_relname_relid(name, get_namespace_oid("rehome_change", false))))
+		rehome_spi(psprintf("DROP %s %s", kind, quote_qualified_identifier("rehome_change", name)), "");
+}
+
+/*
  * rehome_target_remove takes triggers and change tables away; what is not
  * there is fine.  The caller holds ACCESS EXCLUSIVE on each.
  */
@@ -762,8 +773,7 @@ rehome_target_remove(List *maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
 
-		rehome_spi(psprintf("DROP TABLE IF EXISTS %s",
-							quote_qualified_identifier("rehome_change", rehome_target_change_table(map))), "");
-		rehome_spi(psprintf("DROP SEQUENCE IF EXISTS rehome_change.refused_%d", map->id), "");
+		drop_if_there("TABLE", rehome_target_change_table(map));
+		drop_if_there("SEQUENCE", psprintf("refused_%d", map->id));
 	}
 }
