@@ -457,6 +457,25 @@ SELECT c.relname AS source, n.nspname LIKE 'rehome\_%\_old2' AS own_schema, t.ta
  WHERE m.name = 'imports' ORDER BY t.id;
 SELECT t.target, c."column", c.kind, c.expression FROM rehome.column_map c
   JOIN rehome.table_map t ON t.id = c.table_map_id WHERE t.target = 'new2.b'::regclass ORDER BY 2;
+-- Imported once more, into another schema, when what it was imported for is cancelled.
+CALL rehome.cancel('imports');
+SELECT rehome.add_slice('imports', 'again');
+SELECT rehome.add_schema('imports', 'old2', 'new2', slice => 'again');
+SELECT rehome.add_schema('imports', 'old2', 'new2', slice => 'again');
+:code
+-- And schemas of the longest names.
+\set long s123456789s123456789s123456789s123456789s123456789s123456789
+\set long1 :long _1
+\set long2 :long _2
+CREATE SCHEMA :long1 CREATE TABLE t (id int PRIMARY KEY);
+CREATE SCHEMA :long2 CREATE TABLE t (id int PRIMARY KEY);
+CREATE SCHEMA new6 CREATE TABLE t (id int PRIMARY KEY);
+CREATE SCHEMA new7 CREATE TABLE t (id int PRIMARY KEY);
+SELECT rehome.add_schema('imports', :'long1', 'new6', slice => 'again'), rehome.add_schema('imports', :'long2', 'new7', slice => 'again');
+SELECT regexp_replace(n.nspname, '^rehome_[^_]*_', '') AS schema, f.ftoptions, t.target
+  FROM rehome.table_map t JOIN pg_foreign_table f ON f.ftrelid = t.source
+  JOIN pg_class c ON c.oid = t.source JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN rehome.slice s ON s.id = t.slice_id WHERE s.name = 'again' ORDER BY t.id;
 -- A local schema of foreign tables is taken as it is.
 SELECT rehome.create_migration('taken', 'another', 'test of add_schema');
 CREATE SCHEMA far3;
@@ -559,7 +578,7 @@ SELECT rehome.drop_migration(NULL);
 SET client_min_messages = warning;
 SELECT rehome.drop_migration('imports');
 RESET client_min_messages;
-SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'rehome\_%\_old2';
+SELECT count(*) FROM pg_namespace WHERE nspname ~ '^rehome_[0-9a-f]{8}_(old2|s1)';
 SELECT rehome.drop_migration(name) FROM (SELECT name FROM rehome.migration ORDER BY id) AS m;
 SELECT rehome.drop_migration('m');
 :code
@@ -571,7 +590,7 @@ SELECT count(*) FROM rehome.column_map;
 SELECT migration, slice, kind, message FROM rehome.event ORDER BY id;
 
 SET client_min_messages = warning;
-DROP SCHEMA old, far, new, old2, new2, new3, new4, far3, mine CASCADE;
+DROP SCHEMA old, far, new, old2, new2, new3, new4, new6, new7, :long1, :long2, far3, mine CASCADE;
 DROP USER MAPPING FOR regress_rehome_admin SERVER loopback;
 DROP SERVER loopback, another CASCADE;
 DROP ROLE regress_rehome_admin, regress_rehome_other;

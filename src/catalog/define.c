@@ -252,6 +252,27 @@ local_foreign_tables(RehomeMigration *migration, const char *schema)
 }
 
 /*
+ * free_schema returns a name for a schema that has none yet, the one given, cut
+ * and numbered if need be.  One that is there has been imported before, from
+ * this schema of the source or from one of nearly the same name, and may be in
+ * use.
+ */
+static char *
+free_schema(const char *wanted)
+{
+	char	   *name = NULL;
+
+	for (int i = 1; name == NULL || OidIsValid(get_namespace_oid(name, true)); i++)
+	{
+		char	   *number = i == 1 ? "" : psprintf("_%d", i);
+
+		CHECK_FOR_INTERRUPTS();
+		name = psprintf("%.*s%s", pg_mbcliplen(wanted, strlen(wanted), NAMEDATALEN - 1 - strlen(number)), wanted, number);
+	}
+	return name;
+}
+
+/*
  * rehome_define_import makes foreign tables of the tables of a source schema,
  * or of those of them that are in wanted (char *) unless it is NIL, in a
  * schema of their own, whose name it returns.
@@ -260,7 +281,7 @@ char *
 rehome_define_import(RehomeMigration *migration, const char *schema, List *wanted)
 {
 	RehomeConn *conn = rehome_migration_connect(migration, "define");
-	char	   *local = psprintf("rehome_%s_%s", migration->token, schema);
+	char	   *local;
 	RehomeRows *rows;
 	StringInfoData tables;
 	RehomeAs	as;
@@ -285,9 +306,8 @@ rehome_define_import(RehomeMigration *migration, const char *schema, List *wante
 	for (int i = 0; i < rows->n; i++)
 		appendStringInfo(&tables, "%s%s", i > 0 ? ", " : "", quote_identifier(rows->value[i][0]));
 
-	if (strlen(local) >= NAMEDATALEN)
-		local[pg_mbcliplen(local, strlen(local), NAMEDATALEN - 1)] = '\0';
-	rehome_spi(psprintf("CREATE SCHEMA IF NOT EXISTS %s AUTHORIZATION %s",
+	local = free_schema(psprintf("rehome_%s_%s", migration->token, schema));
+	rehome_spi(psprintf("CREATE SCHEMA %s AUTHORIZATION %s",
 						quote_identifier(local),
 						quote_identifier(GetUserNameFromId(migration->owner, false))), "");
 	rehome_become(&as, migration->owner);

@@ -126,7 +126,7 @@ check_sources_once(RehomeMigration *migration, List *sources, RehomeProblems *pr
 					  " JOIN pg_class c ON c.oid = f.ftrelid"
 					  " WHERE m.server = $1::name AND s.state NOT IN ('completed', 'cancelled')"
 					  " AND (c.relname = ANY ($2::name[])"
-					  "  OR EXISTS (SELECT FROM unnest(f.ftoptions) o WHERE o = ANY ($3::text[])))",
+					  "  OR EXISTS (SELECT FROM unnest(f.ftoptions) o WHERE o = ANY ($3::text[]))) ORDER BY t.id",
 					  "ttt", migration->server, rehome_name_array(names), rehome_name_array(options));
 	for (int i = 0; i < rows->n; i++)
 	{
