@@ -7,7 +7,7 @@ MODULE_big = pg_rehome
 OBJS = \
 	src/pg_rehome.o src/guc.o \
 	src/util/attempt.o src/util/call.o src/util/debug_point.o src/util/name.o src/util/position.o src/util/problems.o src/util/result.o src/util/row_json.o src/util/sink.o src/util/spi.o src/util/stated.o src/util/wait.o \
-	src/catalog/define.o src/catalog/define_rule.o src/catalog/define_table.o src/catalog/definition.o src/catalog/identity.o src/catalog/legal.o src/catalog/lookup.o src/catalog/migration.o src/catalog/redaction.o src/catalog/source.o src/catalog/state.o \
+	src/catalog/define.o src/catalog/define_rule.o src/catalog/define_table.o src/catalog/definition.o src/catalog/identity.o src/catalog/legal.o src/catalog/lookup.o src/catalog/migration.o src/catalog/redaction.o src/catalog/slices.o src/catalog/source.o src/catalog/state.o \
 	src/remote/connect.o src/remote/connection.o src/remote/copy_stream.o src/remote/query.o src/remote/throttle.o src/remote/xact.o \
 	src/mapping/compile.o src/mapping/project.o src/mapping/rule.o src/mapping/rule_json.o src/mapping/rule_measure.o src/mapping/rule_param.o src/mapping/rule_text.o src/mapping/rule_value.o \
 	src/capture/drift.o src/capture/refused.o src/capture/source.o src/capture/structure.o src/capture/table_pause.o src/capture/target.o src/capture/target_lock.o src/capture/target_parts.o src/capture/trigger.o \

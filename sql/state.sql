@@ -337,6 +337,43 @@ CALL rehome.cancel('m');
 SELECT rehome.drop_migration('m');
 -- And cancelled before anything was done.
 SELECT rehome.create_migration('m', 'loopback', 'never begun');
+-- Nor is one that has no tables while others have: main is there whether it is used or not.
+TRUNCATE new.t, new.u;
+SELECT rehome.create_migration('m', 'loopback', 'main is not used');
+SELECT rehome.add_slice('m', 'used');
+SELECT rehome.add_slice('m', 'later');
+SELECT rehome.add_schema('m', 'old', 'new', slice => 'used');
+SELECT severity, object, detail FROM rehome.preflight('m') WHERE detail ~ 'no tables' ORDER BY object;
+SELECT DISTINCT object FROM rehome.plan('m') WHERE object ~ '^slice';
+CALL rehome.copy('m', 'main');
+:code
+CALL rehome.copy('m');
+CALL rehome.sync('m');
+CALL rehome.cutover('m');
+CALL rehome.rollback('m');
+SELECT rehome.set_drift_policy('m', 'record');
+SELECT * FROM rehome.retry('m');
+SET client_min_messages = notice;
+SELECT target, ok FROM rehome.verify('m') ORDER BY target::text;
+SET client_min_messages = warning;
+CALL rehome.verify_tables('m');
+CALL rehome.cutover('m');
+CALL rehome.complete('m');
+SET client_min_messages = notice;
+CALL rehome.complete('m');
+SET client_min_messages = warning;
+SELECT slice, state FROM rehome.status WHERE migration = 'm' ORDER BY slice;
+CALL rehome.complete('m', 'main');
+:code
+CALL rehome.cancel('m');
+SELECT slice, state FROM rehome.status WHERE migration = 'm' ORDER BY slice;
+-- Where all have ended, one way or the other, each call is about those that it ends.
+SET client_min_messages = notice;
+CALL rehome.complete('m');
+CALL rehome.cancel('m');
+SET client_min_messages = warning;
+SELECT rehome.drop_migration('m');
+DROP SCHEMA rehome_source CASCADE;
 CALL rehome.cancel('m');
 SELECT * FROM pg_temp.slice;
 SELECT rehome.drop_migration('m');

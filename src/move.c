@@ -36,6 +36,37 @@ named_slices(FunctionCallInfo fcinfo)
 	return rehome_slices_named(rehome_migration_argument(fcinfo), REHOME_ARG_NAME(1));
 }
 
+/*
+ * moved_slices returns those of them that have something to move.
+ */
+static List *
+moved_slices(FunctionCallInfo fcinfo)
+{
+	return rehome_slices_moved(rehome_migration_argument(fcinfo), REHOME_ARG_NAME(1));
+}
+
+/*
+ * ended_as returns those of the slices that have ended in state end, if all have
+ * ended, some of them so: it is these that a call which ends them is about.
+ */
+static List *
+ended_as(List *slices, RehomeState end)
+{
+	List	   *so = NIL;
+	ListCell   *lc;
+
+	foreach(lc, slices)
+	{
+		RehomeSlice *slice = lfirst(lc);
+
+		if (!rehome_slice_ended(slice))
+			return slices;
+		if (slice->state == end)
+			so = lappend(so, slice);
+	}
+	return so != NIL ? so : slices;
+}
+
 static void
 require_live(RehomeSlice *slice, const char *call)
 {
@@ -60,7 +91,7 @@ rehome_start(PG_FUNCTION_ARGS)
 	ListCell   *lc;
 
 	rehome_call_begin(&call, fcinfo);
-	foreach(lc, named_slices(fcinfo))
+	foreach(lc, moved_slices(fcinfo))
 	{
 		RehomeSlice *slice = lfirst(lc);
 
@@ -97,7 +128,7 @@ rehome_copy(PG_FUNCTION_ARGS)
 
 	rehome_call_begin(&call, fcinfo);
 	rehome_call_require_nonatomic(&call, "rehome.copy()");
-	foreach(lc, named_slices(fcinfo))
+	foreach(lc, moved_slices(fcinfo))
 	{
 		RehomeSlice *slice = lfirst(lc);
 
@@ -160,7 +191,7 @@ rehome_sync(PG_FUNCTION_ARGS)
 	ListCell   *lc;
 
 	rehome_call_begin(&call, fcinfo);
-	foreach(lc, named_slices(fcinfo))
+	foreach(lc, moved_slices(fcinfo))
 	{
 		RehomeSlice *slice = lfirst(lc);
 		RehomeConn *conn;
@@ -229,7 +260,7 @@ rehome_cutover(PG_FUNCTION_ARGS)
 	ListCell   *lc;
 
 	rehome_call_begin(&call, fcinfo);
-	foreach(lc, named_slices(fcinfo))
+	foreach(lc, moved_slices(fcinfo))
 		rehome_cutover_slice(&call, lfirst(lc), one_way);
 	rehome_call_end(&call);
 	PG_RETURN_VOID();
@@ -245,7 +276,7 @@ rehome_rollback(PG_FUNCTION_ARGS)
 
 	rehome_call_begin(&call, fcinfo);
 	rehome_call_commit_written(&call);
-	foreach(lc, named_slices(fcinfo))
+	foreach(lc, moved_slices(fcinfo))
 		rehome_rollback_slice(&call, lfirst(lc));
 	rehome_call_end(&call);
 	PG_RETURN_VOID();
@@ -266,7 +297,7 @@ rehome_complete(PG_FUNCTION_ARGS)
 	rehome_call_begin(&call, fcinfo);
 	rehome_call_require_nonatomic(&call, "rehome.complete()");
 	rehome_call_commit_written(&call);
-	foreach(lc, named_slices(fcinfo))
+	foreach(lc, ended_as(moved_slices(fcinfo), REHOME_COMPLETED))
 		rehome_complete_slice(&call, lfirst(lc), local_only);
 	rehome_call_end(&call);
 	PG_RETURN_VOID();
@@ -289,7 +320,7 @@ rehome_cancel(PG_FUNCTION_ARGS)
 
 	rehome_call_begin(&call, fcinfo);
 	rehome_call_require_nonatomic(&call, "rehome.cancel()");
-	slices = named_slices(fcinfo);
+	slices = ended_as(named_slices(fcinfo), REHOME_CANCELLED);
 	foreach(lc, slices)
 		rebuilt = rehome_cancel_slice(&call, lfirst(lc), local_only) && rebuilt;
 	if (!rebuilt)

@@ -87,7 +87,7 @@ rehome_retry(PG_FUNCTION_ARGS)
 		retry_slice(rehome_slice_by_id(rehome_table_map_of(migration, target)->slice_id), target, rule,
 					(ReturnSetInfo *) fcinfo->resultinfo);
 	else
-		foreach(lc, rehome_slices_named(migration, NULL))
+		foreach(lc, rehome_slices_moved(migration, NULL))
 			retry_slice(lfirst(lc), InvalidOid, rule, (ReturnSetInfo *) fcinfo->resultinfo);
 	rehome_call_end(&call);
 	return (Datum) 0;

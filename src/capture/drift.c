@@ -394,7 +394,7 @@ rehome_set_drift_policy(PG_FUNCTION_ARGS)
 	if (OidIsValid(target))
 		slices = list_make1(rehome_slice_by_id(rehome_table_map_of(migration, target)->slice_id));
 	else
-		slices = rehome_slices_named(migration, NULL);
+		slices = rehome_slices_moved(migration, NULL);
 	foreach(lc, slices)
 		set_policy(lfirst(lc), target, policy);
 	rehome_call_end(&call);

@@ -198,25 +198,6 @@ rehome_slices_get(RehomeMigration *migration, const char *slice)
 }
 
 /*
- * rehome_slices_named returns one slice of a migration, or all of them that have
- * not ended when slice is NULL; all that there are, where none is left.
- */
-List *
-rehome_slices_named(RehomeMigration *migration, const char *slice)
-{
-	List	   *slices = rehome_slices_get(migration, slice);
-	List	   *left = NIL;
-	ListCell   *lc;
-
-	if (slice != NULL)
-		return slices;
-	foreach(lc, slices)
-		if (!rehome_slice_ended(lfirst(lc)))
-			left = lappend(left, lfirst(lc));
-	return left != NIL ? left : slices;
-}
-
-/*
  * slice_row reads a slice by its id: a row of SLICE_COLUMNS, or none.
  */
 static RehomeRows *

@@ -131,7 +131,6 @@ extern RehomeMigration *rehome_migration_argument(FunctionCallInfo fcinfo);
 extern RehomeMigration *rehome_migration_by_id(int id);
 extern struct RehomeConn *rehome_migration_connect(RehomeMigration *migration, const char *purpose);
 extern List *rehome_slices_get(RehomeMigration *migration, const char *slice);
-extern List *rehome_slices_named(RehomeMigration *migration, const char *slice);
 extern RehomeSlice *rehome_slice_by_id(int id);
 extern List *rehome_table_maps_get(RehomeSlice *slice);
 extern List *rehome_table_maps_require(RehomeSlice *slice);
@@ -146,6 +145,11 @@ extern bool rehome_key_is_unique(Oid target, List *key);
 
 extern RehomeDriftPolicy rehome_drift_policy_parse(const char *name);
 extern const char *rehome_drift_policy_name(RehomeDriftPolicy policy);
+
+/* Which slices a call is about (slices.c). */
+extern List *rehome_slices_named(RehomeMigration *migration, const char *slice);
+extern List *rehome_slices_moved(RehomeMigration *migration, const char *slice);
+extern bool rehome_slice_unused(RehomeSlice *slice);
 
 /* Who may what. */
 extern void rehome_require_owner(RehomeCall *call, RehomeMigration *migration);

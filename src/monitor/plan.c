@@ -158,7 +158,7 @@ rehome_plan(PG_FUNCTION_ARGS)
 		char	   *object = psprintf("slice %s", slice->name);
 		ListCell   *lc2;
 
-		if (rehome_slice_ended(slice))
+		if (rehome_slice_ended(slice) || rehome_slice_unused(slice))
 			continue;
 		maps = rehome_table_maps_require(slice);
 		if (slice->migration->live)

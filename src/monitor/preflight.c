@@ -514,7 +514,7 @@ rehome_preflight_slice(RehomeSlice *slice, bool try_rows)
 	ListCell   *its;
 
 	if (maps == NIL)
-		return rehome_finding(NIL, "mapping", "error", slice->name, "the slice has no tables",
+		return rehome_finding(NIL, "mapping", try_rows && rehome_slice_unused(slice) ? "info" : "error", slice->name, "the slice has no tables",
 							  psprintf("SELECT rehome.add_table(%s, '<source>', '<target>', slice => %s);",
 									   quote_literal_cstr(slice->migration->name), quote_literal_cstr(slice->name)));
 	foreach(lc, maps)

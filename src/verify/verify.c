@@ -546,7 +546,7 @@ rehome_verify(PG_FUNCTION_ARGS)
 		if (slice_id == 0)
 			slice_id = rehome_table_map_of(migration, target)->slice_id;
 	}
-	slices = rehome_slices_named(migration, REHOME_ARG_NAME(1));
+	slices = slice_id == 0 ? rehome_slices_moved(migration, REHOME_ARG_NAME(1)) : rehome_slices_named(migration, REHOME_ARG_NAME(1));
 	if (slice_id != 0)
 	{
 		RehomeSlice *mapped = rehome_slice_by_id(slice_id);
@@ -616,7 +616,7 @@ rehome_verify_tables(PG_FUNCTION_ARGS)
 	scope.touched = mode != REHOME_VERIFY_COUNT;
 	context = AllocSetContextCreate(call.context, "pg_rehome verify_tables", ALLOCSET_DEFAULT_SIZES);
 	migration = rehome_migration_get(NameStr(*PG_GETARG_NAME(0)));
-	foreach(lc, rehome_slices_named(migration, REHOME_ARG_NAME(1)))
+	foreach(lc, rehome_slices_moved(migration, REHOME_ARG_NAME(1)))
 	{
 		RehomeSlice *slice = lfirst(lc);
 		ListCell   *target;

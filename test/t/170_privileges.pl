@@ -238,7 +238,7 @@ $pair->sql_target(q{GRANT boss TO an_admin});
 is(as_role('an_admin', q{SELECT rehome.add_slice('m', 'his')})->{sqlstate}, '00000', 'a member of the owner is not');
 $pair->sql_target(q{REVOKE boss FROM an_admin});
 is(as_role('boss', q{SELECT count(*) FROM rehome.preflight('m') WHERE severity = 'error'})->{sqlstate}, '00000', 'the owner looks at preflight');
-is($pair->sql_target(q{SELECT string_agg(detail, '; ') FROM rehome.preflight('m') WHERE severity = 'error'}), 'the slice has no tables', 'so does a superuser; nothing stands in the way but the empty slice')
+is($pair->sql_target(q{SELECT string_agg(detail, '; ') FROM rehome.preflight('m') WHERE severity = 'error'}), '', 'so does a superuser; nothing stands in the way')
   or BAIL_OUT('nothing to go on with');
 {
 	my $result = as_role('an_operator', q{CALL rehome.copy('m', 'main')});
