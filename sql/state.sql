@@ -157,6 +157,7 @@ CALL rehome.copy('m');
 --
 SELECT * FROM pg_temp.slice;
 SELECT * FROM rehome.progress;
+SELECT seq, object, action FROM rehome.plan('m');
 SET client_min_messages = notice;
 CALL rehome.copy('m');
 CALL rehome.sync('m');
@@ -201,6 +202,7 @@ INSERT INTO new.t (v) VALUES ('mine');
 --
 CALL rehome.cutover('m');
 SELECT * FROM pg_temp.slice;
+SELECT seq, object, action FROM rehome.plan('m');
 SET client_min_messages = notice;
 CALL rehome.cutover('m');
 TABLE new.t ORDER BY id;
@@ -335,8 +337,6 @@ SELECT name, paused FROM rehome.slice ORDER BY name;
 SELECT rehome.resume('m');
 CALL rehome.cancel('m');
 SELECT rehome.drop_migration('m');
--- And cancelled before anything was done.
-SELECT rehome.create_migration('m', 'loopback', 'never begun');
 -- Nor is one that has no tables while others have: main is there whether it is used or not.
 TRUNCATE new.t, new.u;
 SELECT rehome.create_migration('m', 'loopback', 'main is not used');
@@ -374,6 +374,8 @@ CALL rehome.cancel('m');
 SET client_min_messages = warning;
 SELECT rehome.drop_migration('m');
 DROP SCHEMA rehome_source CASCADE;
+-- And cancelled before anything was done.
+SELECT rehome.create_migration('m', 'loopback', 'never begun');
 CALL rehome.cancel('m');
 SELECT * FROM pg_temp.slice;
 SELECT rehome.drop_migration('m');

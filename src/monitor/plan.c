@@ -112,6 +112,20 @@ plan_live(RehomePlan *plan, RehomeSlice *slice, List *maps)
 }
 
 /*
+ * plan_switch is what comes once the rows are there.
+ */
+static void
+plan_switch(RehomePlan *plan, RehomeSlice *slice, const char *object)
+{
+	char	   *arguments = psprintf("%s, %s", quote_literal_cstr(slice->migration->name), quote_literal_cstr(slice->name));
+
+	step(plan, object, "sync: batch after batch, each exact at a source snapshot", psprintf("CALL rehome.sync(%s);", arguments),
+		 "one short read-only transaction at the source a batch");
+	step(plan, object, "cutover", psprintf("CALL rehome.cutover(%s);", arguments),
+		 "writers wait, no longer than rehome.freeze_timeout; then the source refuses writes with SQLSTATE 25006");
+}
+
+/*
  * plan_reverse names the columns that cannot be carried back after cutover.
  */
 static void
@@ -156,14 +170,15 @@ rehome_plan(PG_FUNCTION_ARGS)
 		RehomeSlice *slice = lfirst(lc);
 		List	   *maps;
 		char	   *object = psprintf("slice %s", slice->name);
+		bool		copied = slice->state != REHOME_PLANNED && slice->state != REHOME_COPYING;
 		ListCell   *lc2;
 
 		if (rehome_slice_ended(slice) || rehome_slice_unused(slice))
 			continue;
 		maps = rehome_table_maps_require(slice);
-		if (slice->migration->live)
+		if (slice->migration->live && !copied)
 			plan_live(&plan, slice, maps);
-		foreach(lc2, maps)
+		foreach(lc2, copied ? NIL : maps)
 			step(&plan, rehome_relation_name(((RehomeTableMap *) lfirst(lc2))->target), "copy",
 				 copy_sql(lfirst(lc2)), slice->migration->live ?
 				 "the source holds a snapshot and ACCESS SHARE until the copy is done: no DDL there, and vacuum keeps old rows" :
@@ -172,6 +187,8 @@ rehome_plan(PG_FUNCTION_ARGS)
 		{
 			RehomeDerivation *derivation = lfirst(lc2);
 
+			if (copied && (derivation->by_key || slice->state != REHOME_SYNCING))
+				continue;
 			step(&plan, rehome_relation_name(derivation->target),
 				 psprintf("derive \"%s\"%s", derivation->name,
 						  derivation->by_key ? ", and what changes of it with each batch" : ", and again at the cutover"),
@@ -180,14 +197,11 @@ rehome_plan(PG_FUNCTION_ARGS)
 		}
 		if (!slice->migration->live)
 			continue;
-		step(&plan, object, "rebuild indexes and constraints, foreign keys last", NULL,
-			 "a constraint the source's rows violate stops here, with the rows named");
-		step(&plan, object, "sync: batch after batch, each exact at a source snapshot",
-			 psprintf("CALL rehome.sync(%s, %s);", quote_literal_cstr(slice->migration->name), quote_literal_cstr(slice->name)),
-			 "one short read-only transaction at the source a batch");
-		step(&plan, object, "cutover",
-			 psprintf("CALL rehome.cutover(%s, %s);", quote_literal_cstr(slice->migration->name), quote_literal_cstr(slice->name)),
-			 "writers wait, no longer than rehome.freeze_timeout; then the source refuses writes with SQLSTATE 25006");
+		if (!copied)
+			step(&plan, object, "rebuild indexes and constraints, foreign keys last", NULL,
+				 "a constraint the source's rows violate stops here, with the rows named");
+		if (!copied || slice->state == REHOME_SYNCING)
+			plan_switch(&plan, slice, object);
 		foreach(lc2, maps)
 			plan_reverse(&plan, slice, lfirst(lc2));
 	}
