@@ -33,9 +33,9 @@ int			rehome_max_rate = 0;
 int			rehome_max_replica_lag = 0;
 int			rehome_max_source_backends = 0;
 int			rehome_max_touched_keys = 1000000;
-int			rehome_verify_part_rows = 10000000;
 int			rehome_naptime = 100;
 int			rehome_retry_max = 30000;
+int			rehome_verify_part_rows = 10000000;
 
 /*
  * rehome_guc_init defines every setting and reserves the prefix.
@@ -133,11 +133,6 @@ rehome_guc_init(void)
 							"Beyond that it compares all rows; 0 writes no keys down.",
 							&rehome_max_touched_keys, 1000000, 0, INT_MAX,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
-	DefineCustomIntVariable("rehome.verify_part_rows",
-							"Rows of a table that verify_tables() compares in one transaction.",
-							"Of tables whose key is one integer; 0 compares each table as a whole.",
-							&rehome_verify_part_rows, 10000000, 0, INT_MAX,
-							PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("rehome.naptime",
 							"Pause of a sync worker after a batch of few rows, or of none.",
 							NULL,
@@ -148,6 +143,11 @@ rehome_guc_init(void)
 							NULL,
 							&rehome_retry_max, 30000, 100, 3600000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("rehome.verify_part_rows",
+							"Rows of a table that verify_tables() compares in one transaction.",
+							"Of tables whose key is one integer; 0 compares each table as a whole.",
+							&rehome_verify_part_rows, 10000000, 0, INT_MAX,
+							PGC_USERSET, 0, NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("rehome");
 }

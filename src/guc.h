@@ -26,9 +26,9 @@ extern int	rehome_max_rate;
 extern int	rehome_max_replica_lag;
 extern int	rehome_max_source_backends;
 extern int	rehome_max_touched_keys;
-extern int	rehome_verify_part_rows;
 extern int	rehome_naptime;
 extern int	rehome_retry_max;
+extern int	rehome_verify_part_rows;
 
 extern void rehome_guc_init(void);
 
