@@ -68,6 +68,7 @@
 #define PART_KEYS 10000
 
 #define TRUNCATED "the target was truncated since"
+#define UNGUARDED "the guard was off since"
 #define RETYPED "the type of the key has changed since"
 
 /*
@@ -272,17 +273,18 @@ rehome_touched_captured(RehomeTableMap *map)
 
 /*
  * collect_drift writes down what drift has touched since a position of the
- * target.  After a TRUNCATE it was everything.
+ * target.  After a TRUNCATE, or with the guard off, it may be everything.
  */
 static char *
 collect_drift(RehomeSlice *slice, RehomeTableMap *map, const char *position)
 {
 	char	   *unseen = rehome_position_unseen(position);
 	char	   *among = psprintf("d.migration = $1::name AND d.slice = $2::name AND d.target = $3 AND d.side = 'target' AND %s", unseen);
+	RehomeRows *rows = rehome_spi(psprintf("SELECT d.kind FROM rehome.drift d WHERE %s AND d.kind IN ('truncate', 'guard off') LIMIT 1", among), "tto",
+								  slice->migration->name, slice->name, map->target);
 
-	if (rehome_spi(psprintf("SELECT FROM rehome.drift d WHERE %s AND d.kind = 'truncate' LIMIT 1", among), "tto",
-				   slice->migration->name, slice->name, map->target)->n > 0)
-		return TRUNCATED;
+	if (rows->n > 0)
+		return rows->value[0][0][0] == 't' ? TRUNCATED : UNGUARDED;
 	/* an update may have changed the key */
 	rehome_spi(psprintf("INSERT INTO %s SELECT k.* FROM rehome.drift d,"
 						" LATERAL (VALUES (d.old_row), (d.new_row)) AS r(row),"

@@ -98,6 +98,7 @@ extern bool rehome_is_part(Relation rel, Oid of);
 extern char *rehome_drift_relog(RehomeConn *conn, RehomeSlice *slice, List *maps);
 extern void rehome_drift_repaired(const char *ids);
 extern List *rehome_drift_open(RehomeSlice *slice);
+extern void rehome_drift_unguarded_known(RehomeSlice *slice, RehomeTableMap *map);
 extern void rehome_drift_begin(RehomeSlice *slice);
 extern void rehome_refused_note(RehomeSlice *slice, List *maps, const char *side, const char *counted);
 extern void rehome_refused_at_target(RehomeSlice *slice, List *maps);

@@ -216,7 +216,7 @@ rehome_drift_relog(RehomeConn *conn, RehomeSlice *slice, List *maps)
 		CHECK_FOR_INTERRUPTS();
 		if (map->paused)
 			continue;
-		rows = rehome_spi("SELECT array_agg(id), bool_or(kind = 'truncate'), count(*) FROM (SELECT id, kind FROM rehome.drift"
+		rows = rehome_spi("SELECT array_agg(id), bool_or(kind IN ('truncate', 'guard off')), count(*) FROM (SELECT id, kind FROM rehome.drift"
 						  "  WHERE migration = $1::name AND slice = $2::name AND target = $3"
 						  "  AND resolved_at IS NULL AND policy = 'repair' ORDER BY id LIMIT $4) AS d", "ttoi",
 						  slice->migration->name, slice->name, map->target, RELOG_KEYS);
@@ -259,16 +259,29 @@ rehome_drift_repaired(const char *ids)
 List *
 rehome_drift_open(RehomeSlice *slice)
 {
-	RehomeRows *rows = rehome_spi("SELECT format('%s writes to %s that nobody ordered.', count(*), target)"
+	RehomeRows *rows = rehome_spi("SELECT CASE WHEN kind = 'guard off' THEN format('The guard of %s was off for a while: what was written then is not known.', target)"
+								  " ELSE format('%s writes to %s that nobody ordered.', count(*), target) END"
 								  " FROM rehome.drift WHERE migration = $1::name AND slice = $2::name"
 								  " AND resolved_at IS NULL AND side = 'target' AND policy IS NOT NULL"
-								  " GROUP BY target ORDER BY target::text", "tt",
+								  " GROUP BY target, kind = 'guard off' ORDER BY target::text, kind = 'guard off'", "tt",
 								  slice->migration->name, slice->name);
 	List	   *lines = NIL;
 
 	for (int i = 0; i < rows->n; i++)
 		lines = lappend(lines, rows->value[i][0]);
 	return lines;
+}
+
+/*
+ * rehome_drift_unguarded_known notes that all rows of a target are as they should
+ * be: what was written while its guard was off made no difference.
+ */
+void
+rehome_drift_unguarded_known(RehomeSlice *slice, RehomeTableMap *map)
+{
+	rehome_spi("UPDATE rehome.drift SET resolved_at = clock_timestamp(), resolution = 'verified'"
+			   " WHERE migration = $1::name AND slice = $2::name AND target = $3 AND kind = 'guard off' AND resolved_at IS NULL",
+			   "tto", slice->migration->name, slice->name, map->target);
 }
 
 /*

@@ -412,14 +412,45 @@ rehome_map_reread(RehomeSlice *slice, RehomeTableMap *map, const char *kind, con
 /* ... has such a trigger g. */
 #define SOME_TRIGGER "EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = r.rel AND "
 
+/* ... is not as it should be. */
+#define NOT_ENABLED " AND g.tgenabled <> ALL ($2::\"char\"[]))"
+
 /* ... should have all triggers, and has less than two such. */
-#define TOO_FEW "r.known AND 2 > (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = r.rel AND g.tgenabled = 'A' AND "
+#define TOO_FEW "r.known AND 2 > (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = r.rel AND g.tgenabled = ANY ($2::\"char\"[]) AND "
 
 #define CAPTURES "g.tgname IN ('rehome_capture', 'rehome_capture_truncate')"
 #define GUARDS "g.tgname IN ('rehome_guard', 'rehome_guard_truncate')"
 #define GUARDS_AS_ORDERED \
 	"g.tgname IN (CASE t.drift_policy WHEN 'reject' THEN 'rehome_guard' ELSE 'rehome_drift' END," \
 	"  CASE t.drift_policy WHEN 'reject' THEN 'rehome_guard_truncate' ELSE 'rehome_drift_truncate' END)"
+
+/*
+ * triggers_lost is rehome_triggers_lost, where the triggers may be enabled in any of
+ * these ways.
+ */
+static List *
+triggers_lost(List *maps, bool back, const char *enabled)
+{
+	List	   *lost = NIL;
+	RehomeRows *rows;
+	ListCell   *lc;
+
+	rows = rehome_spi(back ?
+					  TREE "SELECT t.id FROM rehome.table_map t WHERE t.id = ANY ($1::int[]) AND (" HAS_CHILDREN
+					  " OR " SOME_TABLE SOME_TRIGGER CAPTURES NOT_ENABLED
+					  "  OR " SOME_TRIGGER GUARDS " AND g.tgenabled <> 'D') OR " TOO_FEW CAPTURES "))))" :
+					  TREE "SELECT t.id FROM rehome.table_map t WHERE t.id = ANY ($1::int[]) AND (" HAS_CHILDREN
+					  " OR " SOME_TABLE SOME_TRIGGER GUARDS_AS_ORDERED NOT_ENABLED " OR " TOO_FEW GUARDS_AS_ORDERED
+					  /* a guard for each statement does not see what is written by way of a parent, or by a subscription */
+					  "  AND (g.tgname <> 'rehome_guard' OR g.tgtype & 1 = 1 OR NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = r.rel)"
+					  "   AND NOT EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = r.rel))))))",
+					  "tt", rehome_map_ids(maps), enabled);
+	foreach(lc, maps)
+		for (int i = 0; i < rows->n; i++)
+			if (rehome_int(rows->value[i][0]) == ((RehomeTableMap *) lfirst(lc))->id)
+				lost = lappend(lost, lfirst(lc));
+	return lost;
+}
 
 /*
  * rehome_triggers_lost lists the maps whose target, or a partition of it, has no
@@ -429,25 +460,35 @@ rehome_map_reread(RehomeSlice *slice, RehomeTableMap *map, const char *kind, con
 List *
 rehome_triggers_lost(List *maps, bool back)
 {
-	List	   *lost = NIL;
-	RehomeRows *rows;
-	ListCell   *lc;
+	return triggers_lost(maps, back, "{A}");
+}
 
-	rows = rehome_spi(back ?
-					  TREE "SELECT t.id FROM rehome.table_map t WHERE t.id = ANY ($1::int[]) AND (" HAS_CHILDREN
-					  " OR " SOME_TABLE SOME_TRIGGER CAPTURES " AND g.tgenabled <> 'A')"
-					  "  OR " SOME_TRIGGER GUARDS " AND g.tgenabled <> 'D') OR " TOO_FEW CAPTURES "))))" :
-					  TREE "SELECT t.id FROM rehome.table_map t WHERE t.id = ANY ($1::int[]) AND (" HAS_CHILDREN
-					  " OR " SOME_TABLE SOME_TRIGGER GUARDS_AS_ORDERED " AND g.tgenabled <> 'A') OR " TOO_FEW GUARDS_AS_ORDERED
-					  /* a guard for each statement does not see what is written by way of a parent, or by a subscription */
-					  "  AND (g.tgname <> 'rehome_guard' OR g.tgtype & 1 = 1 OR NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = r.rel)"
-					  "   AND NOT EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = r.rel))))))",
-					  "t", rehome_map_ids(maps));
-	foreach(lc, maps)
-		for (int i = 0; i < rows->n; i++)
-			if (rehome_int(rows->value[i][0]) == ((RehomeTableMap *) lfirst(lc))->id)
-				lost = lappend(lost, lfirst(lc));
-	return lost;
+/*
+ * guard_again has a guard fire always again that was switched off and on, as ALTER
+ * TABLE ... ENABLE TRIGGER ALL does it, and notes that nobody knows what was written
+ * meanwhile: a verification tells.  A target that is locked has to wait.
+ */
+static void
+guard_again(RehomeSlice *slice, RehomeTableMap *map)
+{
+	char	   *name = rehome_relation_name(map->target);
+
+	if (!rehome_target_try_lock(map, ShareRowExclusiveLock))
+		return;
+	/* what captures is there since a cutover, and was switched on with it */
+	if (rehome_target_covered(list_make1(map)))
+		rehome_target_switch(list_make1(map), true, false);
+	else
+		rehome_target_guard_switch(map, true);
+	rehome_spi("INSERT INTO rehome.drift (migration, slice, side, kind, object, target, policy, detail)"
+			   " VALUES ($1::name, $2::name, 'target', 'guard off', $3, $4, $5, jsonb_build_object('what', $6, 'hint', $7))", "tttottt",
+			   slice->migration->name, slice->name, name, map->target,
+			   map->drift_policy == REHOME_DRIFT_REPAIR ? "repair" : "record",
+			   "the guard was switched off and on again: what was written meanwhile is not known",
+			   psprintf("A verification of all rows tells; or have the table read as a whole: SELECT rehome.repair_drift(%s, %s);",
+						quote_literal_cstr(slice->migration->name), quote_literal_cstr(name)));
+	rehome_event(slice->migration->name, slice->name, "drift",
+				 psprintf("table %s: its guard was switched off and on again", name), NULL);
 }
 
 /*
@@ -459,6 +500,7 @@ List *
 rehome_target_inspect(RehomeSlice *slice, List *maps)
 {
 	List	   *lost;
+	List	   *off = NIL;		/* the guard was, and is on again */
 	List	   *structures;
 	char	   *print;
 	bool		back = slice->state == REHOME_CUT_OVER;
@@ -482,12 +524,20 @@ rehome_target_inspect(RehomeSlice *slice, List *maps)
 		return maps;
 	structures = rehome_structures(NULL, maps);
 	lost = rehome_triggers_lost(maps, back);
+	if (lost != NIL && !back)
+		off = list_difference_ptr(lost, triggers_lost(lost, false, "{A,O}"));
 	foreach(lc, maps)
 	{
 		RehomeTableMap *map = lfirst(lc);
 		bool		changed = rehome_structure_changed(slice, map, false, list_nth(structures, foreach_current_index(lc)));
 		char	   *unlogged = rehome_target_unlogged(map->target);
 
+		if (unlogged == NULL && !changed && list_member_ptr(off, map))
+		{
+			guard_again(slice, map);
+			print = "";			/* it is another now; or look again */
+			lost = list_delete_ptr(lost, map);
+		}
 		if (unlogged == NULL && !list_member_ptr(lost, map))
 		{
 			if (!back && !map->paused && !rehome_target_settle(slice, map))

@@ -344,9 +344,13 @@ note_compared(Pass *pass, RehomeMapping *mapping, const RehomeScope *which, Part
 	if (verdict->counted_only || !rehome_scope_is_whole(pass->scope))
 		return;
 	if (rehome_verdict_equal(verdict) && pass->slice->state == REHOME_SYNCING)
+	{
 		/* whatever made them, the rows are what the rules make */
 		rehome_spi("UPDATE rehome.table_map SET rules_hash = rehome.rules_hash(id) WHERE id = $1"
 				   " AND rules_hash IS DISTINCT FROM rehome.rules_hash(id)", "i", mapping->map->id);
+		if (!which->touched)
+			rehome_drift_unguarded_known(pass->slice, mapping->map);
+	}
 	if (pass->conn != NULL && verdict->recorded)
 		rehome_touched_restart(pass->slice, mapping, !which->touched, Max(verdict->source_rows, verdict->target_rows));
 }

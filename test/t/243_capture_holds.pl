@@ -84,9 +84,38 @@ in_sync('switched off and on');
 is($pair->sql_source($not_always), '0', 'switched off and on: they are again');
 $pair->sql_source(q{SET session_replication_role = replica; INSERT INTO app.loaded VALUES (101, 'in replica role')});
 in_sync('in replica role');
-$pair->sql_target('ALTER TABLE app.loaded DISABLE TRIGGER ALL; ALTER TABLE app.loaded ENABLE TRIGGER ALL');
-is(sync(), 'RH009', 'the guard is not ALWAYS any more: sync says that it has left the table out');
-is(paused(), 'app.loaded: at the target the guard is missing or disabled, or does not see what is written by way of a parent, to tables that inherit from it, or by a subscription', 'the guard is not ALWAYS any more: the table is paused');
+
+# So with the guard.  What was written meanwhile is found by a verification, and by nothing else.
+sub noted { return $pair->sql_target(q{SELECT string_agg(concat_ws(' ', kind, object, policy, resolution), '; ' ORDER BY id) FROM rehome.drift WHERE side = 'target' AND kind <> 'refused'}) }
+sub behind { my ($sql) = @_; return $pair->sql_target("BEGIN; ALTER TABLE app.loaded DISABLE TRIGGER ALL; $sql; ALTER TABLE app.loaded ENABLE TRIGGER ALL; COMMIT") }
+sub verified { my ($how) = @_; return $pair->sql_target("SELECT concat_ws(' ', missing, extra, differing, note) FROM rehome.verify('m', target => 'app.loaded'$how)") }
+my $tamper = q{UPDATE app.loaded SET v = 'sneaked in' WHERE id = 2; DELETE FROM app.loaded WHERE id = 3; INSERT INTO app.loaded VALUES (4711, 'sneaked in')};
+$pair->sql_target(q{DELETE FROM rehome.drift; SELECT rehome.verify('m')});
+behind($tamper);
+is(verified(''), '1 1 1', 'the guard was off for a while: a verification finds what was written');
+is(paused(), '', 'the guard was off for a while: the table goes on');
+is(noted(), 'guard off app.loaded record', 'the guard was off for a while: it is on record');
+is($pair->sql_target($not_always =~ s/rehome%/rehome_guard%/r), '0', 'the guard was off for a while: it is ALWAYS again');
+is((sqlstate_of($target, q{SET session_replication_role = replica; DELETE FROM app.loaded}))[0], '25006', 'the guard was off for a while: it sees replica role');
+my @gate = sqlstate_of($target, q{CALL rehome.cutover('m')});
+like("$gate[0] $gate[2]", qr/^RH003 The guard of app.loaded was off for a while: what was written then is not known\.\n/, 'the guard was off for a while: there is no cutover');
+is($pair->sql_target(q{SELECT rehome.repair_drift('m')}), '1', 'the guard was off for a while: the table is to be read as a whole');
+in_sync('the guard was off for a while');
+is(noted(), 'guard off app.loaded record repaired' =~ s/record/repair/r, 'the guard was off for a while: it is repaired');
+is(verified(''), '0 0 0', 'the guard was off for a while: nothing is left of it');
+$pair->sql_target(q{DELETE FROM rehome.drift});
+behind('SELECT 1');
+is(verified(', incremental => true'), '0 0 0 all rows: the guard was off since', 'the guard was off, and nobody wrote: nothing is taken for known');
+is(noted(), 'guard off app.loaded record verified', 'the guard was off, and nobody wrote: settled by that');
+behind($tamper);
+is(sync(), '00000', 'the guard was off: a batch goes on');
+$pair->sql_target(q{SELECT rehome.accept_drift('m')});
+is(noted() =~ s/.*; //r, 'guard off app.loaded record accepted', 'the guard was off: accepted');
+$pair->sql_target(q{SELECT rehome.recopy('m', 'app.loaded')});
+in_sync('the guard was off, read as a whole');
+$pair->sql_target(q{ALTER TABLE app.loaded DISABLE TRIGGER ALL});
+is(sync(), 'RH009', 'the guard is off: sync says that it has left the table out');
+is(paused(), 'app.loaded: at the target the guard is missing or disabled, or does not see what is written by way of a parent, to tables that inherit from it, or by a subscription', 'the guard is off: the table is paused');
 $pair->sql_target(q{SELECT rehome.resume_table('m', 'app.loaded')});
 in_sync('the guard is put back');
 $pair->sql_target('CREATE TABLE app.every (LIKE app.loaded INCLUDING ALL) PARTITION BY RANGE (id); ALTER TABLE app.every ATTACH PARTITION app.loaded FOR VALUES FROM (MINVALUE) TO (MAXVALUE)');
