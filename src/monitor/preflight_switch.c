@@ -19,6 +19,7 @@
 #include "remote/query.h"
 #include "util/attempt.h"
 #include "util/name.h"
+#include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
@@ -243,28 +244,44 @@ check_derived(List *findings, RehomeSlice *slice)
 
 /*
  * check_sequences looks whether the sequences of mapped columns can be read
- * and set, and names those of the same schemas that nothing carries.
+ * and set, and names those of the same schemas that nothing carries: no other
+ * slice of the migration either.
  */
 static List *
-check_sequences(List *findings, RehomeConn *conn, RehomeRows *facts, const char *role)
+check_sequences(List *findings, RehomeConn *conn, RehomeSlice *slice, RehomeRows *facts, const char *role)
 {
 	List	   *oids = NIL;
+	List	   *schemas = NIL;
+	List	   *tables = NIL;
+	RehomeRows *others;
 	RehomeRows *rows;
 
+	others = rehome_spi("SELECT t.source::oid FROM rehome.table_map t JOIN rehome.slice s ON s.id = t.slice_id JOIN pg_foreign_table f ON f.ftrelid = t.source::oid"
+						" WHERE s.migration_id = $1 AND s.id <> $2 AND s.state <> 'cancelled'", "ii", slice->migration->id, slice->id);
+	for (int i = 0; i < others->n; i++)
+	{
+		RehomeRemoteTable *table = rehome_remote_table((Oid) rehome_int64(others->value[i][0]));
+
+		schemas = lappend(schemas, table->schema);
+		tables = lappend(tables, table->table);
+	}
 	for (int i = 0; i < facts->n; i++)
 		if (facts->value[i][FACT_OID] != NULL)
 			oids = lappend(oids, facts->value[i][FACT_OID]);
 	rows = rehome_conn_query(conn,
-							 "WITH t AS (SELECT oid FROM unnest($1::oid[]) AS oid)"
+							 "WITH t AS (SELECT oid, true AS mine FROM unnest($1::oid[]) AS oid"
+							 "  UNION ALL SELECT c.oid, false FROM unnest($2::text[], $3::text[]) AS o(schema, name)"
+							 "  JOIN pg_namespace n ON n.nspname = o.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = o.name),"
+							 " fed AS (SELECT d.objid AS sequence, t.mine FROM pg_depend d JOIN t ON t.oid = d.refobjid"
+							 "   WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')"
+							 "  UNION SELECT d.refobjid, t.mine FROM pg_attrdef f JOIN t ON t.oid = f.adrelid JOIN pg_depend d ON d.objid = f.oid"
+							 "   WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass)"
 							 " SELECT format('%I.%I', n.nspname, s.relname), has_sequence_privilege(s.oid, 'SELECT'), has_sequence_privilege(s.oid, 'UPDATE'),"
-							 " EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = s.oid"
-							 "   AND d.refclassid = 'pg_class'::regclass AND d.refobjid IN (SELECT oid FROM t) AND d.deptype IN ('a', 'i'))"
-							 " OR EXISTS (SELECT FROM pg_depend d JOIN pg_attrdef f ON f.oid = d.objid"
-							 "   WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass"
-							 "   AND d.refobjid = s.oid AND f.adrelid IN (SELECT oid FROM t))"
+							 " s.oid IN (SELECT sequence FROM fed WHERE mine)"
 							 " FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace WHERE s.relkind = 'S' AND s.relnamespace IN"
-							 "  (SELECT relnamespace FROM pg_class WHERE oid IN (SELECT oid FROM t)) ORDER BY 1",
-							 "t", rehome_name_array(oids));
+							 "  (SELECT relnamespace FROM pg_class WHERE oid IN (SELECT oid FROM t WHERE mine))"
+							 " AND (s.oid IN (SELECT sequence FROM fed WHERE mine) OR s.oid NOT IN (SELECT sequence FROM fed)) ORDER BY 1",
+							 "ttt", rehome_name_array(oids), rehome_name_array(schemas), rehome_name_array(tables));
 	for (int i = 0; i < rows->n; i++)
 	{
 		char	   *name = rows->value[i][0];
@@ -384,7 +401,7 @@ rehome_check_switch(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeRows
 			findings = check_reverse(findings, slice, map, list_nth(columns, foreach_current_index(lc)));
 	}
 	findings = check_derived(findings, slice);
-	findings = check_sequences(findings, conn, facts, role);
+	findings = check_sequences(findings, conn, slice, facts, role);
 	foreach(lc, findings)
 		((RehomeFinding *) lfirst(lc))->at_switch = true;
 	return findings;
