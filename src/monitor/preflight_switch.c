@@ -243,6 +243,36 @@ check_derived(List *findings, RehomeSlice *slice)
 }
 
 /*
+ * check_untaken names the tables over which another migration has authority,
+ * which a cutover would be refused for under its locks (cutover.c).  Schema
+ * rehome_source may be somebody else's, which check_connection tells.
+ */
+static List *
+check_untaken(List *findings, RehomeConn *conn, RehomeSlice *slice, RehomeRows *facts)
+{
+	List	   *oids = NIL;
+	RehomeRows *rows;
+
+	for (int i = 0; i < facts->n; i++)
+		if (facts->value[i][FACT_OID] != NULL)
+			oids = lappend(oids, facts->value[i][FACT_OID]);
+	if (rehome_conn_query(conn, "SELECT 1 FROM pg_namespace WHERE nspname = 'rehome_source' AND pg_has_role(nspowner, 'USAGE')", "")->n == 0)
+		return findings;
+	rows = rehome_conn_query(conn, "SELECT DISTINCT format('%I.%I', n.nspname, c.relname), s.home FROM unnest($3::oid[]) AS u(oid)"
+							 " JOIN pg_class c ON c.oid = u.oid JOIN pg_namespace n ON n.oid = c.relnamespace"
+							 " CROSS JOIN rehome_source.partition_tree(u.oid::regclass) AS p JOIN pg_trigger t ON t.tgrelid = p"
+							 " JOIN pg_proc f ON f.oid = t.tgfoid AND f.pronamespace = 'rehome_source'::regnamespace"
+							 " JOIN rehome_source.slice s ON f.proname = format('fence_%s_%s', s.token, s.slice)"
+							 " WHERE s.authority = 'target' AND (s.token, s.slice) <> ($1, $2::int) ORDER BY 1", "tit",
+							 slice->migration->token, slice->id, rehome_name_array(oids));
+	for (int i = 0; i < rows->n; i++)
+		findings = rehome_finding(findings, "source", "error", rows->value[i][0],
+								  psprintf("has moved to %s: another migration has authority over it", rows->value[i][1]),
+								  "Roll that one back before the cutover, or cancel this one.");
+	return findings;
+}
+
+/*
  * check_sequences looks whether the sequences of mapped columns can be read
  * and set, and names those of the same schemas that nothing carries: no other
  * slice of the migration either.
@@ -401,6 +431,7 @@ rehome_check_switch(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeRows
 			findings = check_reverse(findings, slice, map, list_nth(columns, foreach_current_index(lc)));
 	}
 	findings = check_derived(findings, slice);
+	findings = check_untaken(findings, conn, slice, facts);
 	findings = check_sequences(findings, conn, slice, facts, role);
 	foreach(lc, findings)
 		((RehomeFinding *) lfirst(lc))->at_switch = true;

@@ -32,8 +32,10 @@ sub cuts_over
 sub v { my ($db) = @_; return $target->safe_psql($db, q{SELECT string_agg(v, ' ') FROM (TABLE item UNION ALL TABLE part) AS x}) }
 
 is(cuts_over('one'), '00000', 'one of them is cut over');
-is(cuts_over('two'), qq{RH003 slice "main" of migration "m" cannot be cut over: another migration has authority over its tables Table public.item has moved to number one.\nTable public.part has moved to number one.},
+is(cuts_over('two'), qq{RH003 slice "main" of migration "m" cannot be cut over public.item: has moved to number one: another migration has authority over it\npublic.part: has moved to number one: another migration has authority over it},
 	'the other one cannot be');
+is($target->safe_psql('two', q{SELECT object || ' ' || detail FROM rehome.preflight('m') WHERE severity = 'error' ORDER BY 1 LIMIT 1}), 'public.item has moved to number one: another migration has authority over it', 'preflight says so');
+is($target->safe_psql('one', q{SELECT count(*) FROM rehome.preflight('m') WHERE severity = 'error'}), '0', 'not to the one that has it');
 is($target->safe_psql('two', q{SELECT state || ' ' || authority FROM rehome.status}), 'syncing source', 'it goes on following the source');
 $target->safe_psql('one', q{UPDATE item SET v = 'c'; UPDATE part SET v = 'c'; CALL rehome.sync('m')});
 $target->safe_psql('two', q{CALL rehome.sync('m')});
