@@ -20,13 +20,17 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "capture/capture.h"
 #include "capture/sql/structure.sql.h"
+#include "catalog/pg_inherits.h"
+#include "commands/trigger.h"
 #include "remote/query.h"
 #include "util/name.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 
 /* Of difference_query: what a column was, and what it is; NULL: not there. */
 typedef struct Difference
@@ -464,16 +468,38 @@ rehome_triggers_lost(List *maps, bool back)
 }
 
 /*
+ * in_use tells whether a query of this session, which may be the one that called
+ * us, has a target or a partition of it open: it cannot be altered then.
+ */
+static bool
+in_use(RehomeTableMap *map)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(map->target, NoLock, NULL))
+	{
+		Relation	rel = table_open(lfirst_oid(lc), NoLock);
+		bool		used = rel->rd_refcnt > 1 || AfterTriggerPendingOnRel(RelationGetRelid(rel));
+
+		table_close(rel, NoLock);
+		if (used)
+			return true;
+	}
+	return false;
+}
+
+/*
  * guard_again has a guard fire always again that was switched off and on, as ALTER
  * TABLE ... ENABLE TRIGGER ALL does it, and notes that nobody knows what was written
- * meanwhile: a verification tells.  A target that is locked has to wait.
+ * meanwhile: a verification tells.  A target that is locked, or in use,
+ * has to wait.
  */
 static void
 guard_again(RehomeSlice *slice, RehomeTableMap *map)
 {
 	char	   *name = rehome_relation_name(map->target);
 
-	if (!rehome_target_try_lock(map, ShareRowExclusiveLock))
+	if (!rehome_target_try_lock(map, ShareRowExclusiveLock) || in_use(map))
 		return;
 	/* what captures is there since a cutover, and was switched on with it */
 	if (rehome_target_covered(list_make1(map)))

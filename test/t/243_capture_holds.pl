@@ -92,6 +92,9 @@ sub verified { my ($how) = @_; return $pair->sql_target("SELECT concat_ws(' ', m
 my $tamper = q{UPDATE app.loaded SET v = 'sneaked in' WHERE id = 2; DELETE FROM app.loaded WHERE id = 3; INSERT INTO app.loaded VALUES (4711, 'sneaked in')};
 $pair->sql_target(q{DELETE FROM rehome.drift; SELECT rehome.verify('m')});
 behind($tamper);
+is($pair->sql_target(q{SELECT concat_ws(' ', missing, extra, differing, (SELECT count(*) FROM app.loaded)) FROM rehome.verify('m', target => 'app.loaded')}) =~ s/ \d+$//r,
+	'1 1 1', 'the guard was off for a while: a verification finds what was written, also by a query of the table');
+is(noted(), '', 'the guard was off for a while: what is in use is left for the next look');
 is(verified(''), '1 1 1', 'the guard was off for a while: a verification finds what was written');
 is(paused(), '', 'the guard was off for a while: the table goes on');
 is(noted(), 'guard off app.loaded record', 'the guard was off for a while: it is on record');
