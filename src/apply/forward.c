@@ -424,7 +424,8 @@ rehome_forward_try(RehomeConn *conn, RehomeSlice *slice, List *maps, bool locked
 		return start_over(touched);
 	foreach(lc, rehome_maps_behind(maps))
 		rehome_map_caught_up(lfirst(lc));
-	if (batch->ntables > 0 || !slice->lazy_position)
+	/* while it is copied nothing is noted, and all of it derived at the end */
+	if (slice->state != REHOME_COPYING && (batch->ntables > 0 || !slice->lazy_position))
 		rehome_derive(slice, false);
 	if (inspected)
 		rehome_spi("UPDATE rehome.slice SET source_print = $2 WHERE id = $1", "it",

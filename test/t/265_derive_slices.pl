@@ -70,4 +70,24 @@ meanwhile('a note in the way', q{SELECT rehome.refresh_derived('m', 'total')}, '
 call(q{CALL rehome.cutover('m', 'a')});
 is(total(), 100, 'cut over, it is right');
 
+# ---------------------------------------------------------------------------
+# A copy that breaks off twice, the second time after it has caught up.
+
+$pair->sql_source(q{CREATE TABLE old.page (id integer PRIMARY KEY, n integer); INSERT INTO old.page VALUES (1, 1)});
+call(q{CREATE TABLE new.page (id integer PRIMARY KEY, n integer); CREATE TABLE new.pages (one integer PRIMARY KEY, n bigint)});
+$pair->import_foreign_schema('old', 'old', 'page');
+call(q{
+	SELECT rehome.create_migration('o', 'src', 'breaks off');
+	SELECT rehome.add_table('o', 'old.page', 'new.page');
+	SELECT rehome.add_derived('o', 'pages', 'new.pages', 'SELECT 1 AS one, sum(n) AS n FROM new.page', '{"new.page": "SELECT 1"}');});
+for my $point (qw(chunks-planned caught-up))
+{
+	my $copy = start_psql($target, q{CALL rehome.copy('o')}, dbname => $pair->dbname, debug_point => "$point:error");
+	is(finish_psql($copy)->{sqlstate}, 'XX000', "the copy breaks off: $point");
+	$pair->sql_source(q{INSERT INTO old.page SELECT max(id) + 1, 10 FROM old.page});
+}
+call(q{CALL rehome.copy('o')});
+is(call('SELECT n FROM new.pages'), 21, 'what came since it had caught up is derived');
+is(call(q{SELECT bool_and(ok) FROM rehome.verify('o')}), 't', 'it is what the query gives');
+
 done_testing();
