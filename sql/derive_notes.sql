@@ -287,6 +287,9 @@ DELETE FROM new.has WHERE id = 2;
 INSERT INTO new.has VALUES (20);
 SELECT target, missing, extra, differing, ok FROM rehome.verify('m', target => 'new.has');
 SELECT kind, key, columns, source_row, target_row FROM rehome.discrepancy WHERE target = 'new.has'::regclass ORDER BY id;
+-- What differs there is not correct.
+SELECT bool_and(ok) FROM rehome.verify('m');
+SELECT value, detail FROM rehome.scorecard('m') WHERE metric = 'correctness';
 DELETE FROM rehome.discrepancy WHERE target = 'new.has'::regclass;
 CALL rehome.cancel('m');
 SELECT rehome.drop_migration('m');

@@ -184,11 +184,12 @@ rehome_derived_slice(RehomeMigration *migration, Oid target)
 /*
  * rehome_verify_derived compares the derivations of a slice, or those of one
  * target, under the active snapshot, and puts a row each as rehome.verify()
- * has them.  Adds to the counts of tables and of those that are not equal.
+ * has them.  Adds to the counts of tables, of those that are not equal, of rows,
+ * and of those that differ.
  */
 void
 rehome_verify_derived(RehomeSlice *slice, Oid target, const char *snapshot, ReturnSetInfo *rsinfo,
-					  int *ntables, int *failed)
+					  int *ntables, int *failed, int64 *nrows, int64 *wrong)
 {
 	ListCell   *lc;
 
@@ -205,7 +206,11 @@ rehome_verify_derived(RehomeSlice *slice, Oid target, const char *snapshot, Retu
 		stale_since = rehome_spi_value("SELECT coalesce((SELECT min(at) FROM rehome.derivation_pending WHERE derivation_id = $1),"
 									   " (SELECT error_since FROM rehome.derivation WHERE id = $1))", "i", derivation->id);
 		if (stale_since == NULL)
+		{
 			compare(slice, derivation, snapshot, &verdict);
+			*nrows += Max(verdict.source_rows + verdict.kept, verdict.target_rows);
+			*wrong += verdict.missing + verdict.extra + verdict.differing;
+		}
 		if (stale_since != NULL || !rehome_verdict_equal(&verdict))
 			(*failed)++;
 		rehome_verdict_put(rsinfo, slice, derivation->target, stale_since ? NULL : &verdict, snapshot, began,

@@ -59,6 +59,6 @@ extern void rehome_define_derived(RehomeMigration *migration, RehomeDerivation *
 /* compare_derived.c */
 extern int	rehome_derived_slice(RehomeMigration *migration, Oid target);
 extern void rehome_verify_derived(RehomeSlice *slice, Oid target, const char *snapshot, ReturnSetInfo *rsinfo,
-								  int *ntables, int *failed);
+								  int *ntables, int *failed, int64 *nrows, int64 *wrong);
 
 #endif							/* REHOME_DERIVE_H */

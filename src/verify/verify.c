@@ -455,7 +455,7 @@ verify_slice(RehomeCall *call, RehomeSlice *slice, Oid target, RehomeVerifyMode 
 		MemoryContextReset(table);
 	}
 	if (slice->state == REHOME_SYNCING && rehome_scope_is_whole(scope) && !pass.more)
-		rehome_verify_derived(slice, target, pass.snapshot, rsinfo, &pass.ntables, &pass.failed);
+		rehome_verify_derived(slice, target, pass.snapshot, rsinfo, &pass.ntables, &pass.failed, &pass.rows, &pass.wrong);
 	rehome_pace_end();
 	PopActiveSnapshot();
 	if (pass.conn != NULL)
