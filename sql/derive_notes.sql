@@ -294,5 +294,30 @@ DELETE FROM rehome.discrepancy WHERE target = 'new.has'::regclass;
 CALL rehome.cancel('m');
 SELECT rehome.drop_migration('m');
 
+-- What is tried again is derived at once.
+CREATE TABLE old.visit (id int PRIMARY KEY, code text);
+INSERT INTO old.visit VALUES (1, 'de'), (2, 'fr'), (3, 'xx');
+IMPORT FOREIGN SCHEMA old LIMIT TO (visit) FROM SERVER loopback INTO far;
+CREATE TABLE new.country (code text PRIMARY KEY);
+INSERT INTO new.country VALUES ('de'), ('xx');
+CREATE TABLE new.visit (LIKE old.visit INCLUDING ALL);
+CREATE TABLE new.visits (code text PRIMARY KEY REFERENCES new.country, n bigint);
+CREATE FUNCTION new.fits(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS
+'BEGIN IF $1 = ''xx'' THEN RAISE EXCEPTION ''xx''; END IF; RETURN $1; END';
+SELECT rehome.create_migration('m', 'loopback', 'visits');
+SELECT rehome.add_table('m', 'far.visit', 'new.visit');
+SELECT rehome.map_column('m', 'new.visit', 'code', 'new.fits(code)', inverse => 'code');
+SELECT rehome.set_table_rule('m', 'new.visit', on_error => 'quarantine');
+SELECT rehome.add_derived('m', 'visits', 'new.visits', 'SELECT code, count(*) AS n FROM new.visit GROUP BY code',
+                          affected => '{"new.visit": "SELECT t.code"}');
+CALL rehome.copy('m');
+TABLE new.visits;
+CREATE OR REPLACE FUNCTION new.fits(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1';
+SELECT * FROM rehome.retry('m');
+TABLE new.visits;
+SELECT stale_since FROM rehome.derived;
+CALL rehome.cancel('m');
+SELECT rehome.drop_migration('m');
+
 DROP SCHEMA old, far, new CASCADE;
 DROP SERVER loopback CASCADE;

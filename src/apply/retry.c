@@ -14,6 +14,7 @@
 
 #include "apply/apply.h"
 #include "capture/capture.h"
+#include "derive/derive.h"
 #include "errors.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -58,6 +59,7 @@ retry_slice(RehomeSlice *slice, Oid target, const char *rule, ReturnSetInfo *rsi
 		values[2] = Int64GetDatum(refused);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
+	rehome_derive(slice, false);
 	rehome_conn_commit(conn);
 	rehome_conn_close(conn);
 }
