@@ -316,6 +316,14 @@ CREATE OR REPLACE FUNCTION new.fits(text) RETURNS text IMMUTABLE LANGUAGE sql AS
 SELECT * FROM rehome.retry('m');
 TABLE new.visits;
 SELECT stale_since FROM rehome.derived;
+-- A foreign key of what is derived is held against it.
+SELECT severity, object, detail FROM rehome.preflight('m') WHERE object LIKE '%visits_code_fkey%';
+CALL rehome.cutover('m');
+:code
+INSERT INTO new.country VALUES ('fr');
+CALL rehome.cutover('m');
+SELECT authority FROM rehome.status;
+CALL rehome.rollback('m');
 CALL rehome.cancel('m');
 SELECT rehome.drop_migration('m');
 

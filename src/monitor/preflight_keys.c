@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "catalog/redaction.h"
+#include "derive/derive.h"
 #include "errors.h"
 #include "mapping/mapping.h"
 #include "monitor/preflight_private.h"
@@ -175,7 +176,8 @@ why_not(RehomeRows *there, RehomeSlice *slice, List *maps, char **key, bool *pas
 
 	*passing = false;
 	if (elsewhere != NULL && other == NULL)
-		return psprintf("%s is not moved with it", rehome_relation_name(atooid(elsewhere)));
+		return psprintf(rehome_derived_slice(slice->migration, atooid(elsewhere)) > 0 ? "rows of %s are derived" : "%s is not moved with it",
+						rehome_relation_name(atooid(elsewhere)));
 	if (child == NULL)
 		child = rehome_table_map_of(slice->migration, atooid(elsewhere));
 	if (parent == NULL)
@@ -194,10 +196,13 @@ why_not(RehomeRows *there, RehomeSlice *slice, List *maps, char **key, bool *pas
 		psprintf("%s is moved by slice \"%s\", which is cut over by itself", rehome_relation_name(atooid(elsewhere)), other);
 }
 
+/*
+ * keys_of returns the keys from and to the targets, those that are derived as well.
+ */
 static RehomeRows *
-keys_of(List *maps)
+keys_of(RehomeSlice *slice, List *maps)
 {
-	return rehome_spi(keys_query, "t", rehome_map_targets(maps));
+	return rehome_spi(keys_query, "t", rehome_map_targets(list_concat_copy(maps, rehome_derived_targets(slice))));
 }
 
 /*
@@ -215,7 +220,7 @@ key_text(char **key)
 List *
 rehome_check_keys(List *findings, RehomeConn *conn, RehomeSlice *slice, List *maps)
 {
-	RehomeRows *keys = keys_of(maps);
+	RehomeRows *keys = keys_of(slice, maps);
 	RehomeRows *there = keys->n > 0 ? rehome_source_keys(conn, maps) : NULL;
 
 	for (int i = 0; i < keys->n; i++)
@@ -315,7 +320,7 @@ orphans(RehomeSlice *slice, char **key)
 void
 rehome_key_gates(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeProblems *problems)
 {
-	RehomeRows *keys = keys_of(maps);
+	RehomeRows *keys = keys_of(slice, maps);
 	RehomeRows *there = keys->n > 0 ? rehome_source_keys(conn, maps) : NULL;
 
 	for (int i = 0; i < keys->n; i++)
