@@ -25,6 +25,7 @@
 #include "derive/derive.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "optimizer/optimizer.h"
 #include "remote/query.h"
 #include "rewrite/rewriteHandler.h"
 #include "util/name.h"
@@ -36,11 +37,12 @@
 #include "utils/syscache.h"
 
 /*
- * analyze returns the row type of a query that is stated, and in *inputs, if
- * that is not NULL, the relations it reads, those behind views included.
+ * analyze returns the row type of a query that is stated; in *inputs, if that
+ * is not NULL, the relations it reads, those behind views included; and in
+ * *mutable, if that is not NULL, whether functions may read more.
  */
 static TupleDesc
-analyze(const RehomeStated *stated, const char *sql, List **inputs)
+analyze(const RehomeStated *stated, const char *sql, List **inputs, bool *mutable)
 {
 	MemoryContext context = CurrentMemoryContext;
 	int			level = rehome_stated_enter(stated);
@@ -57,6 +59,8 @@ analyze(const RehomeStated *stated, const char *sql, List **inputs)
 	MemoryContextSwitchTo(context);
 	source = linitial(SPI_plan_get_plan_sources(plan));
 	desc = CreateTupleDescCopy(source->resultDesc);
+	if (mutable != NULL)
+		*mutable = contain_mutable_functions((Node *) source->query_list);
 	foreach(lc, source->relationOids)
 	{
 		Oid			relid = lfirst_oid(lc);
@@ -68,6 +72,21 @@ analyze(const RehomeStated *stated, const char *sql, List **inputs)
 	rehome_become_self(&as);
 	rehome_stated_leave(level);
 	return desc;
+}
+
+/*
+ * rehome_affected_reads tells whether what a change of an input affects depends
+ * on more than the row that has changed: on what others write, too.
+ */
+bool
+rehome_affected_reads(const RehomeStated *stated, Oid input, const char *affected)
+{
+	List	   *inputs = NIL;
+	bool		mutable;
+
+	(void) analyze(stated, psprintf("SELECT a.* FROM (SELECT (NULL::%s).*) AS t CROSS JOIN LATERAL (%s\n) AS a",
+									rehome_relation_name(input), affected), &inputs, &mutable);
+	return inputs != NIL || mutable;
 }
 
 /*
@@ -348,7 +367,7 @@ store_inputs(RehomeDerivation *d, const char *affected, RehomeProblems *problems
 			rehome_stated_require_select(query, psprintf("what a change of %s affects", rows->value[i][0]));
 			query = rehome_stated_trim(query);
 			desc = analyze(&d->stated, psprintf("SELECT a.* FROM %s AS t CROSS JOIN LATERAL (%s\n) AS a",
-												rehome_relation_name(relid), query), NULL);
+												rehome_relation_name(relid), query), NULL, NULL);
 			if (desc->natts != list_length(d->key))
 				rehome_problem(problems, ERRCODE_INVALID_PARAMETER_VALUE, NULL,
 							   "What a change of %s affects has %d columns, the key has %d.", rows->value[i][0],
@@ -403,14 +422,14 @@ rehome_define_derived(RehomeMigration *migration, RehomeDerivation *d, const cha
 	if (d->key == NIL)
 		d->key = primary_key(d->target);
 	rehome_define_check_key(target, d->key, &problems);
-	desc = analyze(&d->stated, d->query, &d->inputs);
+	desc = analyze(&d->stated, d->query, &d->inputs, NULL);
 	check_columns(d, target, desc, &problems);
 	check_target(d, slice, target, &problems);
 	check_write_back(d, function, &problems);
 	if (problems.n == 0)
 	{
 		/* that the query's types fit the target's */
-		(void) analyze(&d->stated, rehome_derivation_sql(d, rehome_derivation_mapping(d), false), NULL);
+		(void) analyze(&d->stated, rehome_derivation_sql(d, rehome_derivation_mapping(d), false), NULL, NULL);
 		d->id = rehome_int(rehome_spi_value("INSERT INTO rehome.derivation (migration_id, slice_id, name, target, whole, key, columns,"
 											" query, search_path, write_back, note)"
 											" VALUES ($1, $2, $3::name, $4, $5, $6::name[], $7::name[], $8, $9, $10, $11) RETURNING id",

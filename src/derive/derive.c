@@ -365,19 +365,22 @@ typedef struct Derive
 
 /*
  * take_keys takes the notes of a derivation away; unless everything is to be
- * derived, their keys are put into the store.  Returns how many.  A key that
- * was noted in several spellings is one.
+ * derived, as a note may say that has just come, their keys are put into the
+ * store.  Returns how many.  A key that was noted in several spellings is one.
  */
 static int64
 take_keys(Derive *work, RehomeMapping *mapping, Tuplestorestate *store)
 {
 	RehomeStated stated = {work->derivation->stated.owner, "pg_catalog, pg_temp"};
 	StringInfoData sql;
-	char	   *keys;
+	bool		missed = rehome_notes_missed(work->derivation->id);
+	RehomeRows *gone;
 
-	keys = rehome_spi_value("WITH gone AS (DELETE FROM rehome.derivation_pending WHERE derivation_id = $1 RETURNING key)"
-							" SELECT coalesce(jsonb_agg(DISTINCT key) FILTER (WHERE NOT $2), '[]') FROM gone", "ib",
-							work->derivation->id, work->everything);
+	/* marks that come in between stay */
+	gone = rehome_spi("WITH gone AS (DELETE FROM rehome.derivation_pending WHERE derivation_id = $1 AND writer IS NULL RETURNING key)"
+					  " SELECT coalesce(jsonb_agg(DISTINCT key) FILTER (WHERE NOT $2), '[]'), coalesce(bool_or(key IS NULL), false) FROM gone",
+					  "ib", work->derivation->id, work->everything || missed);
+	work->everything = work->everything || missed || rehome_bool(gone->value[0][1]);
 	if (work->everything)
 		return 0;
 	initStringInfo(&sql);
@@ -390,7 +393,7 @@ take_keys(Derive *work, RehomeMapping *mapping, Tuplestorestate *store)
 		if (OidIsValid(column->collation))
 			appendStringInfo(&sql, " COLLATE %s", generate_collation_name(column->collation));
 	}
-	appendStringInfo(&sql, " FROM jsonb_array_elements(%s) AS k", quote_literal_cstr(keys));
+	appendStringInfo(&sql, " FROM jsonb_array_elements(%s) AS k", quote_literal_cstr(gone->value[0][0]));
 	return rehome_store_query(&stated, sql.data, NULL, store);
 }
 
@@ -561,7 +564,7 @@ derive(Derive *work)
 		return error;
 	}
 	MemoryContextDelete(context);
-	rehome_spi("UPDATE rehome.derivation SET derived_at = clock_timestamp(), elapsed = clock_timestamp() - $2::timestamptz,"
+	rehome_spi("UPDATE rehome.derivation SET written = pg_current_xact_id(), derived_at = clock_timestamp(), elapsed = clock_timestamp() - $2::timestamptz,"
 			   " rows = $3, error = NULL, error_since = NULL, tried_at = NULL WHERE id = $1", "itl",
 			   work->derivation->id, timestamptz_to_str(began), work->touched);
 	if (!work->derivation->derived)

@@ -50,11 +50,13 @@ extern void rehome_derivation_install(RehomeSlice *slice, RehomeDerivation *deri
 extern void rehome_derivation_remove(RehomeDerivation *derivation);
 extern void rehome_derived_switch(RehomeSlice *slice, bool guard, bool write_back);
 extern void rehome_derived_remove(RehomeSlice *slice);
+extern bool rehome_notes_missed(int derivation);
 
 /* define_derived.c */
 extern List *rehome_names_argument(FunctionCallInfo fcinfo, int n, const char *what);
 extern void rehome_define_derived(RehomeMigration *migration, RehomeDerivation *d, const char *slice_name,
 								  const char *affected, Oid function, const char *note);
+extern bool rehome_affected_reads(const RehomeStated *stated, Oid input, const char *affected);
 
 /* compare_derived.c */
 extern int	rehome_derived_slice(RehomeMigration *migration, Oid target);

@@ -13,6 +13,14 @@
  * When that query fails, everything is noted: deriving it will tell what is
  * wrong, and no batch is stopped, nor anybody else who writes to an input.
  *
+ * Two who write at the same time do not see each other: the query of neither
+ * finds a key that only both together touch, a row of a join of which either
+ * brings one side.  Nobody is to wait for the other.  So whoever is no batch
+ * of the derivation's slice leaves a mark, with what his query saw, unless that
+ * reads nothing but the changed row.  When the slice writes to an input next,
+ * or derives, it looks whether the marks that are there by then saw its last
+ * transaction that did so, and each other; if not, everything is noted.
+ *
  * While the source has authority, a table whose rows are derived is guarded as
  * one that is moved.  The cutover takes the guard off, stops the notes, and
  * turns on rehome.write_back() where a function was given: a write to a
@@ -274,10 +282,42 @@ note_everything(int derivation)
 	rehome_spi("INSERT INTO rehome.derivation_pending (derivation_id) VALUES ($1)", "i", derivation);
 }
 
+/* So many marks are not compared with each other. */
+#define MARKS "1000"
+
+/*
+ * rehome_notes_missed takes away the marks of those who have changed inputs of a
+ * derivation, and tells whether one of them and somebody else may have missed
+ * each other.  A mark that is left by somebody who commits only now did not see
+ * this transaction, which is found the next time.
+ */
+bool
+rehome_notes_missed(int derivation)
+{
+	return rehome_bool(rehome_spi_value("WITH mark AS (DELETE FROM rehome.derivation_pending WHERE derivation_id = $1 AND writer IS NOT NULL RETURNING writer, seen)"
+										" SELECT EXISTS (SELECT FROM mark m JOIN rehome.derivation d ON d.id = $1 WHERE NOT pg_visible_in_snapshot(d.written, m.seen))"
+										" OR CASE WHEN (SELECT count(*) FROM mark) > " MARKS " THEN true ELSE EXISTS (SELECT FROM mark a JOIN mark b ON a.writer < b.writer"
+										"  AND NOT pg_visible_in_snapshot(a.writer, b.seen) AND NOT pg_visible_in_snapshot(b.writer, a.seen)) END",
+										"i", derivation));
+}
+
+/*
+ * own_begins is told of the first write of the slice's own in this transaction
+ * to an input of a derivation.
+ */
+static void
+own_begins(int derivation)
+{
+	if (rehome_notes_missed(derivation))
+		note_everything(derivation);
+	rehome_spi("UPDATE rehome.derivation SET written = pg_current_xact_id() WHERE id = $1", "i", derivation);
+}
+
 /* A change of an input, to be noted for a derivation. */
 typedef struct Noting
 {
 	TriggerData *trigger;
+	bool		own;			/* by the derivation's slice */
 	int			derivation;
 	RehomeStated stated;
 	const char *affected;
@@ -298,6 +338,7 @@ note_keys(void *arg)
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
 	StringInfoData sql;
 	StringInfoData names;
+	char	   *seen;
 	int64		n;
 	ListCell   *lc;
 
@@ -326,6 +367,7 @@ note_keys(void *arg)
 		elog(ERROR, "could not register transition tables");
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetTransactionSnapshot());
+	seen = rehome_spi_read("SELECT pg_current_snapshot()", "")->value[0][0];
 	n = rehome_store_query(&noting->stated, sql.data, NULL, store);
 	PopActiveSnapshot();
 	if (n > 0)
@@ -335,6 +377,9 @@ note_keys(void *arg)
 				   "i", noting->derivation);
 		rehome_rows_unregister("rehome_noted");
 	}
+	if (!noting->own && rehome_affected_reads(&noting->stated, RelationGetRelid(trigger->tg_relation), noting->affected))
+		rehome_spi("INSERT INTO rehome.derivation_pending (derivation_id, key, writer, seen) VALUES ($1, '{}', pg_current_xact_id(), $2::pg_snapshot)",
+				   "it", noting->derivation, seen);
 	tuplestore_end(store);
 }
 
@@ -384,6 +429,8 @@ rehome_note_input(PG_FUNCTION_ARGS)
 	RehomeCall	call;
 	RehomeRows *rows;
 	int			derivation;
+	bool		own;
+	bool		copying;
 	bool		noted;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || trigger->tg_trigger->tgnargs != 1 ||
@@ -401,7 +448,8 @@ rehome_note_input(PG_FUNCTION_ARGS)
 	rows = rehome_spi_read("SELECT i.affected, d.search_path, m.owner::oid, d.target::oid, d.key, s.state = 'copying',"
 						   " EXISTS (SELECT FROM rehome.derivation_pending p WHERE p.derivation_id = d.id AND p.key IS NULL),"
 						   " CASE WHEN $3 = 0 THEN EXISTS (SELECT FROM rehome.table_map t WHERE t.target = i.input AND t.slice_id = d.slice_id)"
-						   "  ELSE EXISTS (SELECT FROM rehome.derivation w WHERE w.id = $3 AND w.slice_id = d.slice_id) END, d.name"
+						   "  ELSE EXISTS (SELECT FROM rehome.derivation w WHERE w.id = $3 AND w.slice_id = d.slice_id) END, d.name,"
+						   " d.written IS NOT DISTINCT FROM pg_current_xact_id()"
 						   " FROM rehome.derivation d JOIN rehome.migration m ON m.id = d.migration_id"
 						   " JOIN rehome.slice s ON s.id = d.slice_id"
 						   " JOIN rehome.derivation_input i ON i.derivation_id = d.id AND i.input = $2::oid"
@@ -420,13 +468,16 @@ rehome_note_input(PG_FUNCTION_ARGS)
 	 * could see a note that is just being taken away, and what he writes may
 	 * not be seen by a query that is running.
 	 */
-	noted = rehome_own_writes(trigger->tg_relation) && rehome_bool(rows->value[0][7]) &&
-		((rehome_deriving == 0 && rehome_bool(rows->value[0][5])) || rehome_bool(rows->value[0][6]));
+	own = rehome_own_writes(trigger->tg_relation) && rehome_bool(rows->value[0][7]);
+	copying = rehome_deriving == 0 && rehome_bool(rows->value[0][5]);
+	noted = own && (copying || rehome_bool(rows->value[0][6]));
+	if (own && !copying && !rehome_bool(rows->value[0][9]))
+		own_begins(derivation);
 	if (!noted && (rows->value[0][0] == NULL || TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event)))
 		note_everything(derivation);
 	else if (!noted)
 	{
-		Noting		noting = {trigger, derivation, {(Oid) rehome_int64(rows->value[0][2]), rows->value[0][1]},
+		Noting		noting = {trigger, own, derivation, {(Oid) rehome_int64(rows->value[0][2]), rows->value[0][1]},
 		rows->value[0][0], (Oid) rehome_int64(rows->value[0][3]), rehome_name_list(rows->value[0][4])};
 
 		note(&noting, rows->value[0][8]);

@@ -71,6 +71,119 @@ call(q{CALL rehome.cutover('m', 'a')});
 is(total(), 100, 'cut over, it is right');
 
 # ---------------------------------------------------------------------------
+# What a change touches is asked for while others write as well, and neither
+# sees the other: whoever comes last, nothing is forgotten.
+
+$pair->sql_source(q{
+	CREATE TABLE old.artist (id integer PRIMARY KEY, name text);
+	CREATE TABLE old.album (id integer PRIMARY KEY, artist integer);
+	CREATE TABLE old.person (id integer PRIMARY KEY, email text);
+	INSERT INTO old.artist VALUES (1, 'one');
+	INSERT INTO old.album VALUES (10, 1);
+	INSERT INTO old.person VALUES (1, 'a'), (2, 'b');});
+call(q{
+	CREATE TABLE new.artist (id integer PRIMARY KEY, name text);
+	CREATE TABLE new.album (id integer PRIMARY KEY, artist integer);
+	CREATE TABLE new.sleeve (id integer PRIMARY KEY, name text);
+	CREATE TABLE new.person (id integer PRIMARY KEY, email text);
+	CREATE TABLE new.crosswalk (source_key integer PRIMARY KEY, canonical_key integer);
+	CREATE TABLE new.merged (id integer PRIMARY KEY, email text);
+	CREATE TABLE new.same (source_key integer PRIMARY KEY, match_value text);
+	CREATE TABLE new.factor (id integer PRIMARY KEY, factor integer);
+	CREATE TABLE new.priced (id integer PRIMARY KEY, price integer);
+	INSERT INTO new.factor VALUES (1, 10);});
+$pair->import_foreign_schema('old', 'old', qw(artist album person));
+call(q{
+	SELECT rehome.create_migration('n', 'src', 'two slices, and overrides');
+	SELECT rehome.add_slice('n', 'artists');
+	SELECT rehome.add_table('n', 'old.artist', 'new.artist', slice => 'artists');
+	SELECT rehome.add_table('n', 'old.album', 'new.album');
+	SELECT rehome.add_table('n', 'old.person', 'new.person');
+	SELECT rehome.add_derived('n', 'sleeves', 'new.sleeve', 'SELECT b.id, a.name FROM new.album AS b JOIN new.artist AS a ON a.id = b.artist',
+		'{"new.album": "SELECT t.id", "new.artist": "SELECT b.id FROM new.album AS b WHERE b.artist = t.id"}');
+	SELECT rehome.add_identity('n', 'person', 'new.person', 'new.crosswalk', 'new.merged', 'email', overrides => 'new.same');
+	SELECT rehome.add_derived('n', 'prices', 'new.priced', 'SELECT p.id, p.id * coalesce(f.factor, 1) AS price FROM new.person AS p LEFT JOIN new.factor AS f USING (id)',
+		'{"new.person": "SELECT t.id", "new.factor": "SELECT t.id"}');
+	CALL rehome.copy('n');
+	CALL rehome.sync('n', 'main');});
+is(call('SELECT id, name FROM new.sleeve'), '10|one', 'joined from both slices');
+
+sub not_stale { return is(call(q{SELECT count(*) FROM rehome.derived WHERE migration = 'n' AND stale_since IS NOT NULL}), 0, "$_[0]: nothing is stale") }
+sub right
+{
+	my ($name) = @_;
+	not_stale($name);
+	return is(call(q{SELECT bool_and(ok) FROM rehome.verify('n')}), 't', "$name: it is what the queries give");
+}
+
+# a batch of the other slice has asked before ours comes, and is committed after it
+my $holder = hold_lock($target, debug_lock(), $pair->dbname);
+$pair->sql_source(q{INSERT INTO old.artist VALUES (2, 'two')});
+my $other = start_psql($target, q{CALL rehome.sync('n', 'artists')}, dbname => $pair->dbname, debug_point => 'batch-applied:wait');
+ok(wait_for_lock_waiter($target, debug_lock(), $pair->dbname), 'the batch of the other slice is about to be committed');
+$pair->sql_source(q{INSERT INTO old.album VALUES (20, 2)});
+call(q{CALL rehome.sync('n', 'main')});
+$holder->quit;
+is(finish_psql($other)->{sqlstate}, '00000', '... and is, after ours');
+call(q{CALL rehome.sync('n', 'main')});
+is(call('SELECT id, name FROM new.sleeve WHERE id = 20'), '20|two', 'a row that both have a part of is derived');
+right('two slices');
+
+# the same with ours the last
+$holder = hold_lock($target, debug_lock(), $pair->dbname);
+$pair->sql_source(q{INSERT INTO old.album VALUES (30, 3)});
+$other = start_psql($target, q{CALL rehome.sync('n', 'main')}, dbname => $pair->dbname, debug_point => 'batch-applied:wait');
+ok(wait_for_lock_waiter($target, debug_lock(), $pair->dbname), 'our batch is about to be committed');
+$pair->sql_source(q{INSERT INTO old.artist VALUES (3, 'three')});
+call(q{CALL rehome.sync('n', 'artists')});
+$holder->quit;
+is(finish_psql($other)->{sqlstate}, '00000', '... and is, after the other');
+call(q{CALL rehome.sync('n', 'main')});
+is(call('SELECT id, name FROM new.sleeve WHERE id = 30'), '30|three', 'a row that both have a part of is derived');
+right('two slices, ours the last');
+
+# somebody states that two are the same while a batch brings one of them
+my $editor = $target->background_psql($pair->dbname);
+$editor->query_safe(q{BEGIN; INSERT INTO new.same VALUES (2, 'c')});
+$pair->sql_source(q{INSERT INTO old.person VALUES (3, 'c')});
+call(q{CALL rehome.sync('n', 'main')});
+$editor->query_safe('COMMIT');
+call(q{CALL rehome.sync('n', 'main')});
+is(call('SELECT * FROM new.crosswalk ORDER BY 1'), "1|1\n2|2\n3|2", 'a row that came meanwhile is merged');
+right('an override');
+
+# two people state it, and neither sees the other
+my $second = $target->background_psql($pair->dbname);
+$editor->query_safe(q{BEGIN; INSERT INTO new.same VALUES (4, 'e')});
+$second->query_safe(q{BEGIN; INSERT INTO new.same VALUES (3, 'e')});
+$editor->query_safe('COMMIT');
+$pair->sql_source(q{INSERT INTO old.person VALUES (4, 'd')});
+call(q{CALL rehome.sync('n', 'main')});
+$second->query_safe('COMMIT');
+call(q{CALL rehome.sync('n', 'main')});
+is(call('SELECT * FROM new.crosswalk ORDER BY 1'), "1|1\n2|2\n3|3\n4|3", 'both are merged');
+right('two overrides');
+$editor->query_safe(q{BEGIN; INSERT INTO new.same VALUES (1, 'f')});
+$second->query_safe(q{BEGIN; UPDATE new.same SET match_value = 'f' WHERE source_key = 2; COMMIT});
+$editor->query_safe('COMMIT');
+call(q{CALL rehome.sync('n', 'main')});
+is(call('SELECT * FROM new.crosswalk ORDER BY 1'), "1|1\n2|1\n3|3\n4|3", 'both are merged by one batch');
+right('two overrides at once');
+$second->quit;
+
+# the word that everything is to be derived comes when only a key seems to be
+is(call('SELECT price FROM new.priced WHERE id = 1'), 10, 'priced');
+call(q{INSERT INTO new.factor VALUES (2, 3)});
+$editor->query_safe(q{BEGIN; LOCK TABLE rehome.derivation_pending IN EXCLUSIVE MODE; TRUNCATE new.factor});
+my $sync = start_psql($target, q{CALL rehome.sync('n', 'main')}, dbname => $pair->dbname);
+ok(wait_until($target, q{SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = 'rehome.derivation_pending'::regclass}, undef, $pair->dbname), 'the batch is about to take the notes');
+$editor->query_safe('COMMIT');
+$editor->quit;
+is(finish_psql($sync)->{sqlstate}, '00000', '... and takes them');
+is(call('SELECT string_agg(price::text, \' \' ORDER BY id) FROM new.priced'), '1 2 3 4', 'everything is derived');
+right('everything');
+
+# ---------------------------------------------------------------------------
 # A copy that breaks off twice, the second time after it has caught up.
 
 $pair->sql_source(q{CREATE TABLE old.page (id integer PRIMARY KEY, n integer); INSERT INTO old.page VALUES (1, 1)});
