@@ -316,6 +316,21 @@ CREATE OR REPLACE FUNCTION new.fits(text) RETURNS text IMMUTABLE LANGUAGE sql AS
 SELECT * FROM rehome.retry('m');
 TABLE new.visits;
 SELECT stale_since FROM rehome.derived;
+-- Of several rows with a key none is chosen.
+CREATE TABLE new.latest (code text PRIMARY KEY, id int);
+SELECT rehome.add_derived('m', 'latest', 'new.latest', 'SELECT code, id FROM new.visit', affected => '{"new.visit": "SELECT t.code"}');
+ALTER TABLE new.country ADD visit int;
+SELECT rehome.add_derived('m', 'a visit', 'new.country', 'SELECT code, id AS visit FROM new.visit', columns => '{visit}',
+                          affected => '{"new.visit": "SELECT t.code"}');
+CALL rehome.sync('m');
+INSERT INTO old.visit VALUES (4, 'de');
+CALL rehome.sync('m');
+SELECT * FROM new.latest ORDER BY 1;
+SELECT code, visit FROM new.country ORDER BY 1;
+SELECT name, error FROM rehome.derived;
+DELETE FROM old.visit WHERE id = 4;
+SELECT rehome.drop_derived('m', 'latest');
+SELECT rehome.drop_derived('m', 'a visit');
 -- A foreign key of what is derived is held against it.
 SELECT severity, object, detail FROM rehome.preflight('m') WHERE object LIKE '%visits_code_fkey%';
 CALL rehome.cutover('m');
