@@ -42,6 +42,7 @@
 #include "derive/derive.h"
 #include "errors.h"
 #include "executor/executor.h"
+#include "guc.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "remote/query.h"
@@ -49,6 +50,7 @@
 #include "util/name.h"
 #include "util/sink.h"
 #include "util/spi.h"
+#include "util/wait.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -498,19 +500,24 @@ make_columns(Derive *work, RehomeMapping *mapping, Tuplestorestate *rows, int64 
 }
 
 /*
- * derive_one derives, by the notes there are or as a whole.
+ * derive_one derives, by the notes there are or as a whole.  A table that is
+ * locked is not waited for long: the batch has others in hand, and a transaction
+ * open at the source.
  */
 static void
 derive_one(void *arg)
 {
 	Derive	   *work = arg;
-	RehomeMapping *mapping = rehome_derivation_mapping(work->derivation);
+	int			level = NewGUCNestLevel();
+	RehomeMapping *mapping;
 	Tuplestorestate *keys = tuplestore_begin_heap(false, false, work_mem);
 	Tuplestorestate *rows = tuplestore_begin_heap(false, false, work_mem);
 	RehomeApplying applying;
 	int64		nkeys;
 	int64		n;
 
+	rehome_limit_lock_waits(rehome_lock_timeout);
+	mapping = rehome_derivation_mapping(work->derivation);
 	nkeys = take_keys(work, mapping, keys);
 	if (!work->everything)
 		rehome_rows_register("rehome_keys", mapping->key_desc, keys, nkeys);
@@ -530,6 +537,7 @@ derive_one(void *arg)
 	tuplestore_end(keys);
 	tuplestore_end(rows);
 	CommandCounterIncrement();
+	AtEOXact_GUC(true, level);
 }
 
 /*

@@ -175,13 +175,26 @@ $second->quit;
 is(call('SELECT price FROM new.priced WHERE id = 1'), 10, 'priced');
 call(q{INSERT INTO new.factor VALUES (2, 3)});
 $editor->query_safe(q{BEGIN; LOCK TABLE rehome.derivation_pending IN EXCLUSIVE MODE; TRUNCATE new.factor});
-my $sync = start_psql($target, q{CALL rehome.sync('n', 'main')}, dbname => $pair->dbname);
+my $sync = start_psql($target, q{SET rehome.lock_timeout = '60s'; CALL rehome.sync('n', 'main')}, dbname => $pair->dbname);
 ok(wait_until($target, q{SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = 'rehome.derivation_pending'::regclass}, undef, $pair->dbname), 'the batch is about to take the notes');
 $editor->query_safe('COMMIT');
-$editor->quit;
 is(finish_psql($sync)->{sqlstate}, '00000', '... and takes them');
 is(call('SELECT string_agg(price::text, \' \' ORDER BY id) FROM new.priced'), '1 2 3 4', 'everything is derived');
 right('everything');
+
+# what is locked by somebody else keeps its derivation waiting, and no batch
+for my $table (qw(new.priced new.factor))
+{
+	$editor->query_safe("BEGIN; LOCK TABLE $table IN ACCESS EXCLUSIVE MODE");
+	$pair->sql_source(q{INSERT INTO old.person SELECT max(id) + 1, 'x' FROM old.person});
+	like(finish_psql(start_psql($target, q{SET statement_timeout = '60s'; CALL rehome.sync('n', 'main')}, dbname => $pair->dbname))->{stderr},
+		qr/WARNING:  55P03: could not derive "prices".*in sync/s, "$table is locked: it is derived later");
+	$editor->query_safe('COMMIT');
+	is(call(q{SELECT (SELECT count(*) FROM new.person) = (SELECT max(id) FROM new.person), count(*) FROM rehome.derived WHERE error IS NOT NULL}), 't|1', 'the batch is there');
+	call(q{SELECT rehome.refresh_derived('n')});
+	right($table);
+}
+$editor->quit;
 
 # ---------------------------------------------------------------------------
 # A copy that breaks off twice, the second time after it has caught up.
