@@ -171,6 +171,15 @@ is(call('SELECT * FROM new.crosswalk ORDER BY 1'), "1|1\n2|1\n3|3\n4|3", 'both a
 right('two overrides at once');
 $second->quit;
 
+# ... in a transaction that sees nothing of a batch before
+$editor->query_safe(q{BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM new.person});
+$pair->sql_source(q{INSERT INTO old.person VALUES (5, 'g')});
+call(q{CALL rehome.sync('n', 'main')});
+$editor->query_safe(q{UPDATE new.same SET match_value = 'g' WHERE source_key = 4; COMMIT});
+call(q{CALL rehome.sync('n', 'main')});
+is(call('SELECT * FROM new.crosswalk ORDER BY 1'), "1|1\n2|1\n3|3\n4|4\n5|4", 'a row that came before is merged');
+right('an override of an old snapshot');
+
 # the word that everything is to be derived comes when only a key seems to be
 is(call('SELECT price FROM new.priced WHERE id = 1'), 10, 'priced');
 call(q{INSERT INTO new.factor VALUES (2, 3)});
@@ -179,7 +188,7 @@ my $sync = start_psql($target, q{SET rehome.lock_timeout = '60s'; CALL rehome.sy
 ok(wait_until($target, q{SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = 'rehome.derivation_pending'::regclass}, undef, $pair->dbname), 'the batch is about to take the notes');
 $editor->query_safe('COMMIT');
 is(finish_psql($sync)->{sqlstate}, '00000', '... and takes them');
-is(call('SELECT string_agg(price::text, \' \' ORDER BY id) FROM new.priced'), '1 2 3 4', 'everything is derived');
+is(call('SELECT string_agg(price::text, \' \' ORDER BY id) FROM new.priced'), '1 2 3 4 5', 'everything is derived');
 right('everything');
 
 # what is locked by somebody else keeps its derivation waiting, and no batch
