@@ -369,6 +369,7 @@ typedef struct Derive
  * take_keys takes the notes of a derivation away; unless everything is to be
  * derived, as a note may say that has just come, their keys are put into the
  * store.  Returns how many.  A key that was noted in several spellings is one.
+ * A note that all is to be derived stays while somebody relies on it.
  */
 static int64
 take_keys(Derive *work, RehomeMapping *mapping, Tuplestorestate *store)
@@ -379,7 +380,8 @@ take_keys(Derive *work, RehomeMapping *mapping, Tuplestorestate *store)
 	RehomeRows *gone;
 
 	/* marks that come in between stay */
-	gone = rehome_spi("WITH gone AS (DELETE FROM rehome.derivation_pending WHERE derivation_id = $1 AND writer IS NULL RETURNING key)"
+	gone = rehome_spi("WITH gone AS (DELETE FROM rehome.derivation_pending WHERE derivation_id = $1 AND writer IS NULL AND (key IS NOT NULL"
+					  "  OR id IN (SELECT id FROM rehome.derivation_pending WHERE derivation_id = $1 AND key IS NULL FOR UPDATE SKIP LOCKED)) RETURNING key)"
 					  " SELECT coalesce(jsonb_agg(DISTINCT key) FILTER (WHERE NOT $2), '[]'), coalesce(bool_or(key IS NULL), false) FROM gone",
 					  "ib", work->derivation->id, work->everything || missed);
 	work->everything = work->everything || missed || rehome_bool(gone->value[0][1]);

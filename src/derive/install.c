@@ -282,6 +282,19 @@ note_everything(int derivation)
 	rehome_spi("INSERT INTO rehome.derivation_pending (derivation_id) VALUES ($1)", "i", derivation);
 }
 
+/*
+ * relies_on_note tells whether there is a note that everything is to be derived,
+ * and holds it: until this transaction has ended nobody takes it away.  One that
+ * is there in an old snapshot only would be an error.
+ */
+static bool
+relies_on_note(int derivation)
+{
+	return !IsolationUsesXactSnapshot() &&
+		rehome_spi("SELECT FROM rehome.derivation_pending WHERE derivation_id = $1 AND key IS NULL LIMIT 1 FOR KEY SHARE SKIP LOCKED",
+				   "i", derivation)->n > 0;
+}
+
 /* So many marks are not compared with each other. */
 #define MARKS "1000"
 
@@ -449,7 +462,8 @@ rehome_note_input(PG_FUNCTION_ARGS)
 						   " EXISTS (SELECT FROM rehome.derivation_pending p WHERE p.derivation_id = d.id AND p.key IS NULL),"
 						   " CASE WHEN $3 = 0 THEN EXISTS (SELECT FROM rehome.table_map t WHERE t.target = i.input AND t.slice_id = d.slice_id)"
 						   "  ELSE EXISTS (SELECT FROM rehome.derivation w WHERE w.id = $3 AND w.slice_id = d.slice_id) END, d.name,"
-						   " d.written IS NOT DISTINCT FROM pg_current_xact_id()"
+						   " d.written IS NOT DISTINCT FROM pg_current_xact_id(),"
+						   " s.state = 'planned' OR EXISTS (SELECT FROM rehome.derivation_input n WHERE n.derivation_id = d.id AND n.affected IS NULL)"
 						   " FROM rehome.derivation d JOIN rehome.migration m ON m.id = d.migration_id"
 						   " JOIN rehome.slice s ON s.id = d.slice_id"
 						   " JOIN rehome.derivation_input i ON i.derivation_id = d.id AND i.input = $2::oid"
@@ -466,13 +480,16 @@ rehome_note_input(PG_FUNCTION_ARGS)
 	 * is noted already, or will be derived when the copy ends.  They are made
 	 * by whoever derives.  Somebody else, another slice's batch included,
 	 * could see a note that is just being taken away, and what he writes may
-	 * not be seen by a query that is running.
+	 * not be seen by a query that is running.  Where no batch derives, such a
+	 * note stays for weeks: there he holds it, and leaves none of his own.
 	 */
 	own = rehome_own_writes(trigger->tg_relation) && rehome_bool(rows->value[0][7]);
 	copying = rehome_deriving == 0 && rehome_bool(rows->value[0][5]);
 	noted = own && (copying || rehome_bool(rows->value[0][6]));
 	if (own && !copying && !rehome_bool(rows->value[0][9]))
 		own_begins(derivation);
+	if (!own && rehome_bool(rows->value[0][10]))
+		noted = relies_on_note(derivation);
 	if (!noted && (rows->value[0][0] == NULL || TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event)))
 		note_everything(derivation);
 	else if (!noted)

@@ -38,7 +38,8 @@ call(q{
 	SELECT rehome.add_slice('m', 'b');
 	SELECT rehome.add_table('m', 'old.track', 'new.track', slice => 'a');
 	SELECT rehome.add_table('m', 'old.line', 'new.line', slice => 'b');
-	SELECT rehome.add_derived('m', 'total', 'new.total', 'SELECT new.waits() AS one, sum(qty) AS qty FROM new.line', slice => 'a');});
+	CREATE TABLE new.rate (id integer PRIMARY KEY);
+	SELECT rehome.add_derived('m', 'total', 'new.total', 'SELECT new.waits() AS one, sum(qty) AS qty FROM new.line', '{"new.rate": null}', slice => 'a');});
 call(q{CALL rehome.copy('m', 'b')});
 
 # Runs the call until the query waits; meanwhile a batch of slice b moves a change.
@@ -67,6 +68,26 @@ $pair->sql_source('UPDATE old.line SET qty = 30 WHERE id = 3');
 call(q{CALL rehome.sync('m', 'b')});
 is(stale('total'), 't', 'a batch of the other slice notes');
 meanwhile('a note in the way', q{SELECT rehome.refresh_derived('m', 'total')}, 'UPDATE old.line SET qty = 40 WHERE id = 4');
+# what is not derived before the cutover is noted once, not with each batch
+my $noted = q{SELECT count(*) FROM rehome.derivation_pending};
+for my $qty (50 .. 53)
+{
+	$pair->sql_source("UPDATE old.line SET qty = $qty WHERE id = 4");
+	call(q{CALL rehome.sync('m', 'b')});
+	is(call($noted), 1, "there is one note: $qty");
+}
+my $long = $target->background_psql($pair->dbname);
+$long->query_safe(q{BEGIN; INSERT INTO new.rate VALUES (1)});
+is(call($noted), 1, 'there is one note, which somebody relies on who is not done');
+call(q{SELECT rehome.refresh_derived('m')});
+is(stale('total'), 't', '... so it is not taken away');
+$long->query_safe('COMMIT');
+$long->quit;
+call(q{SELECT rehome.refresh_derived('m')});
+is(stale('total'), 'f', '... before he is');
+is(total(), call('SELECT sum(qty) FROM new.line'), 'it is right');
+$pair->sql_source('UPDATE old.line SET qty = 40 WHERE id = 4');
+call(q{CALL rehome.sync('m', 'b')});
 call(q{CALL rehome.cutover('m', 'a')});
 is(total(), 100, 'cut over, it is right');
 
