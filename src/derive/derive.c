@@ -406,12 +406,15 @@ take_keys(Derive *work, RehomeMapping *mapping, Tuplestorestate *store)
  * of them the target had in the end would be up to chance.
  */
 static void
-require_one_each(RehomeMapping *mapping)
+require_one_each(RehomeMapping *mapping, int64 n)
 {
 	char	   *key = rehome_quote_list(mapping->map->key, "n.");
-	RehomeRows *rows = rehome_spi(psprintf("SELECT ROW(%s)::text FROM rehome_rows AS n WHERE ROW(%s) IS NOT NULL"
-										   " GROUP BY %s HAVING count(*) > 1 LIMIT 1", key, key, key), "");
+	RehomeRows *rows;
 
+	if (n < 2)
+		return;
+	rows = rehome_spi(psprintf("SELECT ROW(%s)::text FROM rehome_rows AS n WHERE ROW(%s) IS NOT NULL"
+							   " GROUP BY %s HAVING count(*) > 1 LIMIT 1", key, key, key), "");
 	if (rows->n > 0)
 		ereport(ERROR,
 				errcode(ERRCODE_CARDINALITY_VIOLATION),
@@ -428,7 +431,7 @@ make_rows(Derive *work, RehomeMapping *mapping, Tuplestorestate *rows, int64 n)
 	int64		touched;
 
 	rehome_rows_register("rehome_rows", mapping->mapped_desc, rows, n);
-	require_one_each(mapping);
+	require_one_each(mapping, n);
 	touched = (int64) rehome_spi(psprintf("DELETE FROM %s AS t%s WHERE %s%sNOT EXISTS (SELECT FROM rehome_rows AS n WHERE %s)",
 										  rehome_target_name(mapping), work->everything ? "" : " USING rehome_keys AS k",
 										  work->everything ? "" : rehome_key_condition(mapping, "t", "k"),
@@ -479,7 +482,7 @@ make_columns(Derive *work, RehomeMapping *mapping, Tuplestorestate *rows, int64 
 	int64		touched;
 
 	rehome_rows_register("rehome_rows", mapping->mapped_desc, rows, n);
-	require_one_each(mapping);
+	require_one_each(mapping, n);
 	if (rehome_apply_is_fragile(mapping) || rehome_has_deferred(mapping->map->target))
 	{
 		changed = tuplestore_begin_heap(false, false, work_mem);
