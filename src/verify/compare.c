@@ -370,8 +370,7 @@ compare_rows(RehomeConn *conn, RehomeSlice *slice, RehomeMapping *mapping, List 
 	{
 		verdict->quarantined += sieve->explained;
 		verdict->missing += sieve->refused;
-		if (sieve->refused > 0)
-			verdict->recorded = false;
+		run->unrecorded += sieve->refused;
 		sieved = sieve->explained + sieve->refused;
 		rehome_become_self(&as);
 		rehome_sieve_end(sieve);

@@ -458,6 +458,14 @@ $writer->quit;
 like(finish_psql($cutover)->{stderr}, qr/RH003.*1 rows in quarantine for new\.again/s, 'whose row is refused, and keeps it from going on');
 is($pair->sql_target(q{SELECT state || ' ' || authority FROM rehome.status WHERE migration = 'again'}), 'syncing source', 'nothing has happened');
 is($pair->sql_source(q{INSERT INTO old.again VALUES (5, '5') RETURNING id}), '5', 'and the source goes on');
+
+# A row that is refused and in no quarantine is missing, whoever has lost it there.
+$pair->sql_target(q{CALL rehome.sync('again'); DELETE FROM rehome.quarantine WHERE migration = 'again' AND source_key ->> 'id' = '3'});
+is($pair->sql_target(q{SELECT missing, ok FROM rehome.verify('again', mode => 'rows')}), '1|f', 'a verification tells');
+is($pair->sql_target(q{SELECT kind, source_row FROM rehome.discrepancy WHERE migration = 'again' AND resolved_at IS NULL}), 'unrecorded|{"rows": 1}', 'and it is in the way of the cutover');
+my (undef, undef, $parts) = $target->psql($pair->dbname, q{SET rehome.verify_part_rows = 1; CALL rehome.verify_tables('again')});
+like($parts, qr/WARNING:  new\.again differs; 4 rows compared in parts since .*, 1 differences on record/, 'part by part the end is that it differs');
+unlike($parts, qr/is equal/, 'and never that it is equal');
 $pair->sql_target(q{CALL rehome.cancel('again')});
 
 # ---------------------------------------------------------------------------
