@@ -428,6 +428,21 @@ note(Noting *noting, const char *name)
 	note_everything(noting->derivation);
 }
 
+/*
+ * is_newer tells whether a derivation that the transaction's snapshot has not is
+ * there all the same.
+ */
+static bool
+is_newer(int derivation)
+{
+	bool		newer;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	newer = rehome_spi_read("SELECT FROM rehome.derivation WHERE id = $1", "i", derivation)->n > 0;
+	PopActiveSnapshot();
+	return newer;
+}
+
 PG_FUNCTION_INFO_V1(rehome_note_input);
 
 /*
@@ -468,6 +483,12 @@ rehome_note_input(PG_FUNCTION_ARGS)
 						   " JOIN rehome.slice s ON s.id = d.slice_id"
 						   " JOIN rehome.derivation_input i ON i.derivation_id = d.id AND i.input = $2::oid"
 						   " WHERE d.id = $1", "ioi", derivation, RelationGetRelid(trigger->tg_relation), rehome_deriving);
+	if (rows->n == 0 && is_newer(derivation))
+		ereport(ERROR,
+				errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				errmsg("could not serialize access due to a derivation from \"%s\" that was defined meanwhile",
+					   RelationGetRelationName(trigger->tg_relation)),
+				errhint("The transaction might succeed if retried."));
 	if (rows->n == 0)
 		ereport(ERROR,
 				errcode(ERRCODE_UNDEFINED_OBJECT),

@@ -224,7 +224,17 @@ for my $table (qw(new.priced new.factor))
 	call(q{SELECT rehome.refresh_derived('n')});
 	right($table);
 }
+
+# an input in a transaction that does not see the definition: to be tried again
 $editor->quit;
+my ($ready, $go) = (4711, 2);
+my $gate = hold_lock($target, $ready, $go, $pair->dbname);
+my $old = start_psql($target, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM new.person; SELECT pg_advisory_xact_lock_shared($ready, $go); INSERT INTO new.factor VALUES (9, 9); COMMIT", dbname => $pair->dbname);
+ok(wait_for_lock_waiter($target, $ready, $go, $pair->dbname), 'a transaction has its snapshot');
+call(q{CREATE TABLE new.factors (one integer PRIMARY KEY, n bigint);
+	SELECT rehome.add_derived('n', 'factors', 'new.factors', 'SELECT 1 AS one, count(*) AS n FROM new.factor', '{"new.factor": "SELECT 1"}')});
+$gate->quit;
+is(finish_psql($old)->{sqlstate}, '40001', 'that is older than a derivation: it is to try again');
 
 # ---------------------------------------------------------------------------
 # A copy that breaks off twice, the second time after it has caught up.
