@@ -21,6 +21,11 @@
 #define REHOME_RUNNING_SQL \
 	"coalesce(E'\\n" REHOME_RUNNING_MARK "' || nullif(btrim(regexp_replace(left(a.query, 200), '[[:space:]]+', ' ', 'g')), ''), '')"
 
+/* A lock (l) is held by a prepared transaction (x), which is nobody's session. */
+#define REHOME_IS_PREPARED_SQL \
+	"l.pid IS NULL AND EXISTS (SELECT FROM pg_locks t WHERE t.locktype = 'transactionid' AND t.granted AND t.pid IS NULL" \
+	" AND t.virtualtransaction = l.virtualtransaction AND t.transactionid = x.transaction)"
+
 /* the slice is in a state from which the request is not legal */
 #define ERRCODE_REHOME_ILLEGAL_STATE		MAKE_SQLSTATE('R','H','0','0','1')
 /* preflight found something that stands in the way */

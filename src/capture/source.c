@@ -149,12 +149,12 @@ blockers(RehomeConn *conn, List *maps, bool readers)
 	if (maps == NIL)
 		return NULL;
 	return rehome_conn_value(conn,
-							 psprintf("SELECT string_agg(format('pid %%s (%%s) %%s %%s on %%s%%s%%s', l.pid,"
-									  " coalesce(a.usename, '?'), CASE WHEN l.granted THEN 'holds' ELSE 'waits for' END, l.mode, l.relation::regclass,"
-									  " coalesce(', in a transaction for ' || date_trunc('milliseconds', clock_timestamp() - a.xact_start), ''),"
+							 psprintf("SELECT string_agg(format('%%s %%s %%s on %%s%%s%%s', CASE WHEN l.pid IS NULL THEN format('prepared transaction %%L (%%s)', x.gid, x.owner)"
+									  "  ELSE format('pid %%s (%%s)', l.pid, coalesce(a.usename, '?')) END, CASE WHEN l.granted THEN 'holds' ELSE 'waits for' END, l.mode, l.relation::regclass,"
+									  " coalesce(', in a transaction for ' || date_trunc('milliseconds', clock_timestamp() - coalesce(a.xact_start, x.prepared)), ''),"
 									  " " REHOME_RUNNING_SQL "), E'\\n')"
-									  " FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
-									  " WHERE (l.granted OR l.mode = 'AccessExclusiveLock') AND l.locktype = 'relation' AND l.pid <> pg_backend_pid()"
+									  " FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid LEFT JOIN pg_prepared_xacts x ON " REHOME_IS_PREPARED_SQL
+									  " WHERE (l.granted OR l.mode = 'AccessExclusiveLock') AND l.locktype = 'relation' AND l.pid IS DISTINCT FROM pg_backend_pid()"
 									  " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 									  " AND l.mode %s"
 									  " AND l.relation IN (SELECT p FROM unnest(ARRAY[%s]::regclass[]) AS r, rehome_source.partition_tree(r) AS p WHERE r IS NOT NULL)",

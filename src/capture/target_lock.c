@@ -67,12 +67,12 @@ local_blockers(List *oids, LOCKMODE mode)
 		mode == AccessShareLock ? "{AccessShareLock,RowShareLock,RowExclusiveLock,ShareUpdateExclusiveLock,ShareLock,ShareRowExclusiveLock,ExclusiveLock}" :
 		"{AccessShareLock,RowShareLock}";
 
-	return rehome_spi_value("SELECT string_agg(format('pid %s (%s) %s %s on %s%s%s', l.pid,"
-							" coalesce(a.usename, a.backend_type), CASE WHEN l.granted THEN 'holds' ELSE 'waits for' END, l.mode, l.relation::regclass,"
-							" coalesce(', in a transaction for ' || date_trunc('milliseconds', clock_timestamp() - a.xact_start), ''),"
+	return rehome_spi_value("SELECT string_agg(format('%s %s %s on %s%s%s', CASE WHEN l.pid IS NULL THEN format('prepared transaction %L (%s)', x.gid, x.owner)"
+							"  ELSE format('pid %s (%s)', l.pid, coalesce(a.usename, a.backend_type)) END, CASE WHEN l.granted THEN 'holds' ELSE 'waits for' END, l.mode, l.relation::regclass,"
+							" coalesce(', in a transaction for ' || date_trunc('milliseconds', clock_timestamp() - coalesce(a.xact_start, x.prepared)), ''),"
 							" " REHOME_RUNNING_SQL "), E'\\n')"
-							" FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
-							" WHERE (l.granted OR l.mode = 'AccessExclusiveLock') AND l.locktype = 'relation' AND l.pid <> pg_backend_pid()"
+							" FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid LEFT JOIN pg_prepared_xacts x ON " REHOME_IS_PREPARED_SQL
+							" WHERE (l.granted OR l.mode = 'AccessExclusiveLock') AND l.locktype = 'relation' AND l.pid IS DISTINCT FROM pg_backend_pid()"
 							" AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 							" AND l.mode <> ALL ($2::text[])"
 							" AND l.relation = ANY ($1::oid[])", "tt", rehome_name_array(oids), harmless);

@@ -13,7 +13,7 @@ my $retries      = 3;
 # A writer's own time, on a machine that is busy with other things.
 my $slack = 600;
 
-my $pair = new_pair(target_conf => "max_prepared_transactions = 5\nrehome.lock_timeout = $lock_timeout\nrehome.lock_retries = $retries\nrehome.naptime = 50ms");
+my $pair = new_pair(source_conf => 'max_prepared_transactions = 5', target_conf => "max_prepared_transactions = 5\nrehome.lock_timeout = $lock_timeout\nrehome.lock_retries = $retries\nrehome.naptime = 50ms");
 my ($source, $target) = ($pair->source, $pair->target);
 my @content = qw(app.item app.part app.count);
 
@@ -302,6 +302,15 @@ target_locked('syncing');
 	nothing_lost('cutover behind a writer');
 }
 
+# Cutover behind a transaction that somebody has prepared, and forgotten.
+{
+	$pair->sql_source(q{BEGIN; UPDATE app.item SET qty = qty WHERE id = 1; PREPARE TRANSACTION 'it''s forgotten'});
+	my ($sqlstate, undef, $detail) = sqlstate_of($target, q{CALL rehome.cutover('m')});
+	is($sqlstate, 'RH004', 'cutover behind a prepared transaction: gives up');
+	like($detail, qr/^prepared transaction 'it''s forgotten' \(\w+\) holds RowExclusiveLock on app\.item, in a transaction for 00:00:/m, 'cutover behind a prepared transaction: names it');
+	$pair->sql_source(q{ROLLBACK PREPARED 'it''s forgotten'});
+}
+
 # What that cutover had prepared at the target does nothing, until one that
 # succeeds finds it there.
 my $prepared = q{SELECT string_agg(format('%s %s', tgrelid::regclass, tgenabled), ', ' ORDER BY tgrelid::regclass::text COLLATE "C")
@@ -354,6 +363,15 @@ target_locked('cut over');
 	$session->quit;
 	is(takers(), 'source 25006 target 00000', 'rollback behind a writer: the target has authority');
 	nothing_lost('rollback behind a writer');
+}
+
+# Rollback behind a prepared transaction.
+{
+	$pair->sql_target(q{BEGIN; UPDATE app.item SET qty = qty WHERE id = 1; PREPARE TRANSACTION 'forgotten'});
+	my ($sqlstate, undef, $detail) = sqlstate_of($target, q{CALL rehome.rollback('m')});
+	is($sqlstate, 'RH004', 'rollback behind a prepared transaction: gives up');
+	like($detail, qr/^prepared transaction 'forgotten' \(\w+\) holds RowExclusiveLock on app\.item, in a transaction for 00:00:/m, 'rollback behind a prepared transaction: names it');
+	$pair->sql_target(q{ROLLBACK PREPARED 'forgotten'});
 }
 
 # Rollback, behind which others queue while it waits for the rest of its locks.
