@@ -186,8 +186,10 @@ mend_source(RehomeSlice *slice, RehomeTableMap *map)
 		ereport(ERROR,
 				errcode(ERRCODE_UNDEFINED_TABLE),
 				errmsg("table %s does not exist at the source any more", relation),
-				errhint("If it was renamed, tell the foreign table: ALTER FOREIGN TABLE %s OPTIONS (SET table_name '...');",
-						rehome_relation_name(map->source)));
+				errhint("If it was renamed, tell the foreign table: ALTER FOREIGN TABLE %s OPTIONS (%s table_name '...');",
+						rehome_relation_name(map->source),
+						rehome_spi_value("SELECT CASE WHEN bool_or(strpos(o, 'table_name=') = 1) THEN 'SET' ELSE 'ADD' END"
+										 " FROM pg_foreign_table f, unnest(f.ftoptions) AS o WHERE f.ftrelid = $1", "o", map->source)));
 	require_childless(relation, "source", rehome_conn_value(conn, FIRST_CHILD, "t", relation));
 	require_childless(rehome_relation_name(map->target), "target",
 					  rehome_spi_value(FIRST_CHILD, "t", rehome_relation_name(map->target)));

@@ -228,12 +228,29 @@ is_required(Difference *d)
 }
 
 /*
+ * follow returns the statement that tells the foreign table what a column of the
+ * source is called now.
+ */
+static char *
+follow(RehomeTableMap *map, const char *was, const char *is)
+{
+	RehomeRows *rows = rehome_spi("SELECT quote_ident(a.attname), CASE WHEN o.name IS NULL THEN 'ADD' ELSE 'SET' END FROM pg_attribute a"
+								  " LEFT JOIN LATERAL (SELECT substr(o, length('column_name=') + 1) FROM unnest(a.attfdwoptions) AS o"
+								  "  WHERE strpos(o, 'column_name=') = 1) AS o(name) ON true"
+								  " WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND coalesce(o.name, a.attname) = $2",
+								  "ot", map->source, was);
+
+	return psprintf("ALTER FOREIGN TABLE %s ALTER COLUMN %s OPTIONS (%s column_name %s);", rehome_relation_name(map->source),
+					rows->n > 0 ? rows->value[0][0] : "...", rows->n > 0 ? rows->value[0][1] : "SET", quote_literal_cstr(is));
+}
+
+/*
  * judge says what a difference of the source, or the target, is, and what to do
  * about it: true when the map cannot go on with it.  back when rows come from
  * the target.  *lossy when values may have changed.
  */
 static bool
-judge(Difference *d, bool source, bool back, List *used, const char **kind, char **what, const char **hint, bool *lossy)
+judge(RehomeTableMap *map, Difference *d, bool source, bool back, List *used, const char **kind, char **what, const char **hint, bool *lossy)
 {
 	bool		matters = rehome_name_listed(used, d->was);
 	bool		filled = source == back;	/* rows are inserted there */
@@ -271,8 +288,7 @@ judge(Difference *d, bool source, bool back, List *used, const char **kind, char
 			*what = psprintf("%s and is of type %s instead of %s", *what, d->is_type, d->was_type);
 			*lossy = true;
 		}
-		*hint = source && !back ? psprintf("Rename it back, or tell the foreign table: ALTER FOREIGN TABLE ... ALTER COLUMN ... OPTIONS (SET column_name %s);",
-								  quote_literal_cstr(d->is)) :
+		*hint = source && !back ? psprintf("Rename it back, or tell the foreign table: %s", follow(map, d->was, d->is)) :
 			"Rename it back.";
 	}
 	else if (strcmp(d->was_type, d->is_type) != 0)
@@ -353,7 +369,7 @@ rehome_structure_changed(RehomeSlice *slice, RehomeTableMap *map, bool source, c
 			char	   *what;
 			const char *hint;
 			bool		lossy;
-			bool		stops = judge(&d, source, back, used, &kind, &what, &hint, &lossy);
+			bool		stops = judge(map, &d, source, back, used, &kind, &what, &hint, &lossy);
 
 			record(slice, map, side, kind, psprintf("%s.%s", relation, quote_identifier(d.was ? d.was : d.is)), what,
 				   stops ? psprintf("%s Then %s", hint, resume_hint(slice, map)) : hint, stops ? NULL : "compatible");
