@@ -50,6 +50,7 @@ extern void rehome_sequences_to_target(RehomeConn *conn, RehomeSlice *slice, Lis
 extern RehomeRows *rehome_value_sources(RehomeTableMap *map);
 extern const char *rehome_value_source(RehomeRows *sources, const char *column);
 extern List *rehome_sequences_left(RehomeTableMap *map);
+extern List *rehome_sequences_not_owned(RehomeConn *conn, RehomeTableMap *map, Oid owner, List **hints);
 extern char *rehome_sequences_to_source(RehomeConn *conn, List *maps);
 
 #endif							/* REHOME_CUTOVER_H */

@@ -110,6 +110,63 @@ rehome_sequences_left(RehomeTableMap *map)
 	return left;
 }
 
+/*
+ * is_from tells whether a column of the source, as it is called there, is the one
+ * that is called from here.
+ */
+static bool
+is_from(RehomeRemoteTable *table, const char *from, const char *remote)
+{
+	for (int a = 0; from != NULL && a < table->natts; a++)
+		if (table->local[a] != NULL && strcmp(table->local[a], from) == 0 && strcmp(table->remote[a], remote) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * rehome_sequences_not_owned returns the names (char *) of sequences of a target
+ * that would be carried, and that a role does not own: it could not set them.
+ * *hints gets what helps, one for each.  Those that belong to the table have its
+ * owner.
+ */
+List *
+rehome_sequences_not_owned(RehomeConn *conn, RehomeTableMap *map, Oid owner, List **hints)
+{
+	static SPIPlanPtr plan = NULL;
+	RehomeRows *here = rehome_spi_kept(&plan, "SELECT f.attname, f.sequence, CASE WHEN EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass"
+									   "   AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'a')"
+									   "  THEN format('GRANT %s TO %s;', c.relowner::regrole, $2::oid::regrole)"
+									   "  ELSE format('ALTER SEQUENCE %s OWNER TO %s;', f.sequence, $2::oid::regrole) END"
+									   " FROM (" COLUMN_SEQUENCES ") AS f(attname, sequence, increment, relid) JOIN pg_class c ON c.oid = f.relid"
+									   " WHERE NOT pg_has_role($2, c.relowner, 'USAGE') AND NOT EXISTS (SELECT FROM pg_depend d"
+									   "  WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass"
+									   "  AND d.refobjid = $1::regclass AND d.deptype IN ('a', 'i'))",
+									   "to", rehome_relation_name(map->target), owner);
+	RehomeRemoteTable *table = rehome_remote_table(map->source);
+	RehomeRows *there;
+	RehomeRows *sources;
+	List	   *names = NIL;
+
+	*hints = NIL;
+	if (here->n == 0)
+		return NIL;
+	there = rehome_conn_query(conn, COLUMN_SEQUENCES, "t", rehome_remote_relation(table));
+	sources = rehome_value_sources(map);
+	for (int i = 0; i < here->n; i++)
+	{
+		const char *from = rehome_value_source(sources, here->value[i][0]);
+		bool		carried = false;
+
+		for (int j = 0; j < there->n; j++)
+			carried = carried || is_from(table, from, there->value[j][0]);
+		if (!carried)
+			continue;
+		names = lappend(names, here->value[i][1]);
+		*hints = lappend(*hints, here->value[i][2]);
+	}
+	return names;
+}
+
 /* A sequence on each side that feed the same column. */
 typedef struct Pair
 {
@@ -189,26 +246,21 @@ pairs(RehomeConn *conn, List *maps)
 		{
 			const char *from = rehome_value_source(sources, here->value[i][0]);
 
-			for (int a = 0; from != NULL && a < table->natts; a++)
+			for (int j = 0; j < there->n; j++)
 			{
-				if (table->local[a] == NULL || strcmp(table->local[a], from) != 0)
-					continue;
-				for (int j = 0; j < there->n; j++)
-				{
-					Pair	   *pair;
+				Pair	   *pair;
 
-					if (strcmp(table->remote[a], there->value[j][0]) != 0)
-						continue;
-					pair = palloc0(sizeof(Pair));
-					pair->target = here->value[i][1];
-					pair->increment = rehome_int64(here->value[i][2]);
-					pair->source = there->value[j][1];
-					pair->relid = atooid(here->value[i][3]);
-					read_target(pair, AccessShareLock);
-					read_position(rehome_conn_exec(conn, psprintf("SELECT last_value, is_called FROM %s", pair->source)),
-								  &pair->source_last, &pair->source_called);
-					result = lappend(result, pair);
-				}
+				if (!is_from(table, from, there->value[j][0]))
+					continue;
+				pair = palloc0(sizeof(Pair));
+				pair->target = here->value[i][1];
+				pair->increment = rehome_int64(here->value[i][2]);
+				pair->source = there->value[j][1];
+				pair->relid = atooid(here->value[i][3]);
+				read_target(pair, AccessShareLock);
+				read_position(rehome_conn_exec(conn, psprintf("SELECT last_value, is_called FROM %s", pair->source)),
+							  &pair->source_last, &pair->source_called);
+				result = lappend(result, pair);
 			}
 		}
 	}

@@ -14,6 +14,7 @@
 #include "cutover/cutover.h"
 #include "derive/derive.h"
 #include "errors.h"
+#include "miscadmin.h"
 #include "monitor/preflight_private.h"
 #include "monitor/round_trip.h"
 #include "remote/query.h"
@@ -274,8 +275,8 @@ check_untaken(List *findings, RehomeConn *conn, RehomeSlice *slice, RehomeRows *
 
 /*
  * check_sequences looks whether the sequences of mapped columns can be read
- * and set, and names those of the same schemas that nothing carries: no other
- * slice of the migration either.
+ * and set, names those of the same schemas that nothing carries, and those that
+ * give numbers to other tables, too.
  */
 static List *
 check_sequences(List *findings, RehomeConn *conn, RehomeSlice *slice, RehomeRows *facts, const char *role)
@@ -283,9 +284,10 @@ check_sequences(List *findings, RehomeConn *conn, RehomeSlice *slice, RehomeRows
 	List	   *oids = NIL;
 	List	   *schemas = NIL;
 	List	   *tables = NIL;
-	RehomeRows *others;
 	RehomeRows *rows;
+	RehomeRows *others;
 
+	/* of the migration's other slices, which carry their own */
 	others = rehome_spi("SELECT t.source::oid FROM rehome.table_map t JOIN rehome.slice s ON s.id = t.slice_id JOIN pg_foreign_table f ON f.ftrelid = t.source::oid"
 						" WHERE s.migration_id = $1 AND s.id <> $2 AND s.state <> 'cancelled'", "ii", slice->migration->id, slice->id);
 	for (int i = 0; i < others->n; i++)
@@ -299,32 +301,69 @@ check_sequences(List *findings, RehomeConn *conn, RehomeSlice *slice, RehomeRows
 		if (facts->value[i][FACT_OID] != NULL)
 			oids = lappend(oids, facts->value[i][FACT_OID]);
 	rows = rehome_conn_query(conn,
-							 "WITH t AS (SELECT oid, true AS mine FROM unnest($1::oid[]) AS oid"
-							 "  UNION ALL SELECT c.oid, false FROM unnest($2::text[], $3::text[]) AS o(schema, name)"
-							 "  JOIN pg_namespace n ON n.nspname = o.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = o.name),"
-							 " fed AS (SELECT d.objid AS sequence, t.mine FROM pg_depend d JOIN t ON t.oid = d.refobjid"
-							 "   WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')"
-							 "  UNION SELECT d.refobjid, t.mine FROM pg_attrdef f JOIN t ON t.oid = f.adrelid JOIN pg_depend d ON d.objid = f.oid"
-							 "   WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass)"
+							 "WITH t AS (SELECT oid FROM unnest($1::oid[]) AS oid),"
+							 " default_of AS (SELECT d.refobjid AS oid, f.adrelid FROM pg_depend d JOIN pg_attrdef f ON f.oid = d.objid"
+							 "   WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass),"
+							 " fed AS (SELECT d.objid AS oid FROM pg_depend d WHERE d.classid = 'pg_class'::regclass"
+							 "   AND d.refclassid = 'pg_class'::regclass AND d.refobjid IN (SELECT oid FROM t) AND d.deptype IN ('a', 'i')"
+							 "  UNION SELECT oid FROM default_of WHERE adrelid IN (SELECT oid FROM t)),"
+							 " elsewhere AS (SELECT c.oid FROM unnest($2::text[], $3::text[]) AS r(schema, name)"
+							 "   JOIN pg_namespace n ON n.nspname = r.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = r.name),"
+							 " others AS (SELECT d.oid, string_agg(DISTINCT format('%I.%I', m.nspname, o.relname), ', ') AS names FROM default_of d"
+							 "   JOIN pg_class o ON o.oid = d.adrelid JOIN pg_namespace m ON m.oid = o.relnamespace"
+							 "   WHERE NOT o.relispartition AND o.oid NOT IN (SELECT oid FROM t) GROUP BY d.oid)"
 							 " SELECT format('%I.%I', n.nspname, s.relname), has_sequence_privilege(s.oid, 'SELECT'), has_sequence_privilege(s.oid, 'UPDATE'),"
-							 " s.oid IN (SELECT sequence FROM fed WHERE mine)"
-							 " FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace WHERE s.relkind = 'S' AND s.relnamespace IN"
-							 "  (SELECT relnamespace FROM pg_class WHERE oid IN (SELECT oid FROM t WHERE mine))"
-							 " AND (s.oid IN (SELECT sequence FROM fed WHERE mine) OR s.oid NOT IN (SELECT sequence FROM fed)) ORDER BY 1",
+							 " s.oid IN (SELECT oid FROM fed), "
+							 " has_schema_privilege(n.oid, 'USAGE') OR n.oid IN (SELECT relnamespace FROM pg_class WHERE oid IN (SELECT oid FROM t)), quote_ident(n.nspname), x.names,"
+							 " s.oid IN (SELECT oid FROM default_of WHERE adrelid IN (SELECT oid FROM elsewhere) UNION ALL SELECT d.objid FROM pg_depend d"
+							 "   WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid IN (SELECT oid FROM elsewhere) AND d.deptype IN ('a', 'i'))"
+							 " FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace LEFT JOIN others x ON x.oid = s.oid WHERE s.relkind = 'S' AND (s.relnamespace IN"
+							 "  (SELECT relnamespace FROM pg_class WHERE oid IN (SELECT oid FROM t)) OR s.oid IN (SELECT oid FROM fed)) ORDER BY 1",
 							 "ttt", rehome_name_array(oids), rehome_name_array(schemas), rehome_name_array(tables));
 	for (int i = 0; i < rows->n; i++)
 	{
 		char	   *name = rows->value[i][0];
 
 		if (!rehome_bool(rows->value[i][3]))
-			findings = rehome_finding(findings, "sequence", "warning", name,
-									  "feeds no mapped column and is not carried over",
-									  "Set its counterpart by hand in the transaction of the cutover, if there is one.");
-		else if (!rehome_bool(rows->value[i][1]) || !rehome_bool(rows->value[i][2]))
+		{
+			if (!rehome_bool(rows->value[i][7]))
+				findings = rehome_finding(findings, "sequence", "warning", name,
+										  "feeds no mapped column and is not carried over",
+										  "Set its counterpart by hand in the transaction of the cutover, if there is one.");
+			continue;
+		}
+		if (!rehome_bool(rows->value[i][4]))
+			findings = rehome_finding(findings, "privilege", "error", name, psprintf("role %s may not use its schema", role),
+									  psprintf("GRANT USAGE ON SCHEMA %s TO %s;", rows->value[i][5], role));
+		if (!rehome_bool(rows->value[i][1]) || !rehome_bool(rows->value[i][2]))
 			findings = rehome_finding(findings, "privilege", "error", name,
 									  psprintf("role %s may not read and set the sequence", role),
 									  psprintf("GRANT SELECT, UPDATE ON SEQUENCE %s TO %s;", name, role));
+		if (rows->value[i][6] != NULL)
+			findings = rehome_finding(findings, "sequence", "warning", name,
+									  psprintf("feeds tables that this slice does not move as well (%s): after its cutover both sides give out the same numbers",
+											   rows->value[i][6]),
+									  "Put these tables into one slice; or set the sequence of one side far ahead, by hand, in the transaction of the cutover.");
 	}
+	return findings;
+}
+
+/*
+ * check_own_sequences looks whether those of a target can be set.
+ */
+static List *
+check_own_sequences(List *findings, RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map)
+{
+	Oid			owner = slice->migration->owner;
+	List	   *hints;
+	ListCell   *lc;
+	ListCell   *lc2;
+	List	   *names = rehome_sequences_not_owned(conn, map, owner, &hints);
+
+	forboth(lc, names, lc2, hints)
+		findings = rehome_finding(findings, "privilege", "error", lfirst(lc),
+								  psprintf("role \"%s\" does not own the sequence, and may not set it", GetUserNameFromId(owner, false)),
+								  lfirst(lc2));
 	return findings;
 }
 
@@ -427,6 +466,8 @@ rehome_check_switch(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeRows
 			findings = rehome_finding(findings, "sequence", "warning", lfirst(lc2),
 									  "feeds a column that a rule fills with other values than the source's, and is not carried over",
 									  "Set it by hand in the transaction of the cutover.");
+		if (rehome_bool(fact[FACT_USAGE]))
+			findings = check_own_sequences(findings, conn, slice, map);
 		if (rehome_key_is_mapped(map) && rehome_bool(fact[FACT_USAGE]))
 			findings = check_reverse(findings, slice, map, list_nth(columns, foreach_current_index(lc)));
 	}
