@@ -98,6 +98,7 @@ extern List *rehome_reverse_inspected(RehomeCall *call, RehomeConn *conn, Rehome
 									  List *maps, const char *doing);
 extern int64 rehome_reverse_batch(RehomeConn *conn, RehomeSlice *slice, List *maps,
 								  Snapshot snapshot, bool keep_open, bool *uncovered);
+extern char *rehome_new_home(RehomeMigration *migration);
 pg_noreturn extern void rehome_raise_both(RehomeSlice *slice);
 extern void rehome_reverse_prune(RehomeSlice *slice, List *maps, const char *position);
 extern char *rehome_reverse_position(RehomeConn *conn, RehomeSlice *slice, List *ask, List *maps);

@@ -8,9 +8,14 @@
  */
 #include "postgres.h"
 
+#include <unistd.h>
+
 #include "apply/apply.h"
 #include "capture/capture.h"
+#include "commands/dbcommands.h"
 #include "errors.h"
+#include "miscadmin.h"
+#include "postmaster/postmaster.h"
 #include "util/call.h"
 #include "util/spi.h"
 #include "utils/builtins.h"
@@ -136,6 +141,23 @@ rehome_reverse_inspected(RehomeCall *call, RehomeConn *conn, RehomeSlice *slice,
 }
 
 /*
+ * rehome_new_home returns what the fence tells clients.
+ */
+char *
+rehome_new_home(RehomeMigration *migration)
+{
+	char		host[256];
+
+	if (migration->home != NULL)
+		return migration->home;
+	if (gethostname(host, sizeof(host)) != 0)
+		strlcpy(host, "?", sizeof(host));
+	host[sizeof(host) - 1] = '\0';
+	return psprintf("database \"%s\" on %s port %d", get_database_name(MyDatabaseId), host,
+					PostPortNumber);
+}
+
+/*
  * rehome_raise_both raises because the source, too, says that it has
  * authority.
  */
@@ -146,5 +168,7 @@ rehome_raise_both(RehomeSlice *slice)
 			errcode(ERRCODE_REHOME_IN_DOUBT),
 			errmsg("both sides claim authority over slice \"%s\"", slice->name),
 			errdetail("This database is cut over, yet the source's fence is open: it was changed or restored by hand, or by another copy of this database."),
-			errhint("Keep writers off the source; compare with rehome.verify() and close its fence."));
+			errhint("Keep writers off the source, and close its fence there: SELECT rehome_source.set_fence(%s, %d, true, %s); Then what was written here is brought there, and rehome.verify() names the rows that were written there.",
+					quote_literal_cstr(slice->migration->token), slice->id,
+					quote_literal_cstr(rehome_new_home(slice->migration))));
 }

@@ -34,22 +34,17 @@
  */
 #include "postgres.h"
 
-#include <unistd.h>
-
 #include "access/xact.h"
 #include "apply/apply.h"
 #include "apply/inverse.h"
 #include "capture/capture.h"
 #include "catalog/definition.h"
-#include "commands/dbcommands.h"
 #include "copy/copy.h"
 #include "cutover/cutover.h"
 #include "derive/derive.h"
 #include "errors.h"
 #include "guc.h"
-#include "miscadmin.h"
 #include "monitor/preflight.h"
-#include "postmaster/postmaster.h"
 #include "remote/query.h"
 #include "trust/trust.h"
 #include "util/debug_point.h"
@@ -60,23 +55,6 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "worker/worker.h"
-
-/*
- * new_home returns what the fence tells clients.
- */
-static char *
-new_home(RehomeMigration *migration)
-{
-	char		host[256];
-
-	if (migration->home != NULL)
-		return migration->home;
-	if (gethostname(host, sizeof(host)) != 0)
-		strlcpy(host, "?", sizeof(host));
-	host[sizeof(host) - 1] = '\0';
-	return psprintf("database \"%s\" on %s port %d", get_database_name(MyDatabaseId), host,
-					PostPortNumber);
-}
 
 /*
  * add_drift adds what keeps targets from being what the source makes them.
@@ -322,7 +300,7 @@ close_fence(RehomeConn *conn, RehomeSlice *slice)
 	rehome_conn_exec(conn, psprintf("SELECT rehome_source.set_fence(%s, %d, true, %s);"
 									"UPDATE rehome_source.slice SET reverse_position = %s, reverse_parts = '{}', holder = %s, holder_xid = " UINT64_FORMAT
 									" WHERE token = %s AND slice = %d",
-									token, slice->id, quote_literal_cstr(new_home(migration)),
+									token, slice->id, quote_literal_cstr(rehome_new_home(migration)),
 									quote_literal_cstr(rehome_position_now()),
 									quote_literal_cstr(rehome_spi_value("SELECT rehome.database_identity()", "")),
 									U64FromFullTransactionId(GetTopFullTransactionId()), token, slice->id));

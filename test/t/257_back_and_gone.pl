@@ -181,4 +181,26 @@ $pair->sql_target(q{INSERT INTO timed SELECT i, repeat('x', 100) FROM generate_s
 my ($sqlstate, $said) = sqlstate_of($target, q{SET rehome.freeze_timeout = '20ms'; DO $$ BEGIN ASSERT (SELECT bool_and(ok) FROM rehome.verify('v')); END $$}, 'back');
 is($sqlstate, '00000', 'a verification brings what there is, however long it takes') || diag($said);
 
+# A fence that somebody opens by hand: what the error says closes it again, and what
+# was written there meanwhile is named.
+cut_over('f', q{CREATE TABLE fenced (id int PRIMARY KEY, v text); INSERT INTO fenced SELECT i, i FROM generate_series(1, 10) AS i}, 'CREATE TABLE fenced (id int PRIMARY KEY, v text)', 'fenced');
+{
+	my $fence = $pair->sql_source(q{SELECT format('SELECT rehome_source.set_fence(%L, %s, false, %L)', s.token, s.slice, '') FROM rehome_source.slice s
+		JOIN pg_trigger t ON t.tgrelid = 'fenced'::regclass AND t.tgname LIKE 'rehome\_fence\_' || s.token || '\_%' LIMIT 1});
+	$pair->sql_source("$fence; UPDATE fenced SET v = 'there' WHERE id IN (1, 2)");
+	$pair->sql_target(q{UPDATE fenced SET v = 'here' WHERE id IN (2, 3)});
+	for my $call ('CALL rehome.sync', 'CALL rehome.recover', 'CALL rehome.rollback', 'SELECT * FROM rehome.verify')
+	{
+		my ($sqlstate, undef, undef, $hint) = sqlstate_of($target, "$call('f')", 'back');
+		is($sqlstate, 'RH008', "an open fence: $call");
+		($fence) = $hint =~ /(SELECT rehome_source[.]set_fence[^;]*;)/;
+	}
+	$pair->sql_source($fence);
+	$pair->sql_target(q{CALL rehome.sync('f')});
+	is((sqlstate_of($source, q{UPDATE fenced SET v = 'again'}, 'back'))[0], '25006', 'an open fence: closed as the hint says');
+	is($pair->sql_source(q{SELECT string_agg(v, ' ' ORDER BY id) FROM fenced WHERE id < 4}), 'there here here', 'an open fence: what was written here is brought there');
+	is($pair->sql_target(q{SELECT ok FROM rehome.verify('f')}) . $pair->sql_target(q{SELECT string_agg(key::text, ' ') FROM rehome.discrepancy WHERE migration = 'f'}), 'f{"id": 1}',
+		'an open fence: what was written there is named');
+}
+
 done_testing();
