@@ -61,6 +61,7 @@ extern void rehome_source_put_back(RehomeConn *conn, RehomeSlice *slice, RehomeT
 extern void rehome_targets_lock(List *maps, LOCKMODE mode);
 extern bool rehome_target_try_lock(RehomeTableMap *map, LOCKMODE mode);
 extern char *rehome_targets_try_take(List *written, List *kept);
+extern char *rehome_local_blockers(List *oids, LOCKMODE mode);
 extern void rehome_targets_blocked(int attempt, const char *blockers);
 extern void rehome_target_guard(RehomeSlice *slice, List *maps);
 extern void rehome_target_install(RehomeSlice *slice, List *maps, bool guarded);

@@ -55,11 +55,11 @@ lock_all(List *maps, LOCKMODE mode, int ms)
 }
 
 /*
- * local_blockers describes who keeps us out of the relations (their OIDs as
+ * rehome_local_blockers describes who keeps us out of the relations (their OIDs as
  * texts), by a lock, or by waiting for one of all; NULL when they have gone.
  */
-static char *
-local_blockers(List *oids, LOCKMODE mode)
+char *
+rehome_local_blockers(List *oids, LOCKMODE mode)
 {
 	const char *harmless =
 		mode == AccessExclusiveLock ? "{}" :
@@ -184,7 +184,7 @@ try_lock(List *maps, LOCKMODE mode)
 
 	if (locked(maps, mode))
 		return NULL;
-	blockers = local_blockers(relations_of(maps), mode);
+	blockers = rehome_local_blockers(relations_of(maps), mode);
 	return blockers ? blockers : pstrdup(GONE);
 }
 
@@ -338,7 +338,7 @@ rehome_targets_try_take(List *written, List *kept)
 		let_go(taken);
 		if (GetCurrentTimestamp() >= until || !wait_for(&busy, until))
 		{
-			blockers = local_blockers(list_make1(psprintf("%u", busy.relid)), busy.mode);
+			blockers = rehome_local_blockers(list_make1(psprintf("%u", busy.relid)), busy.mode);
 			if (blockers == NULL)
 				blockers = pstrdup(GONE);
 			break;

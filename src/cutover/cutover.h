@@ -51,6 +51,6 @@ extern RehomeRows *rehome_value_sources(RehomeTableMap *map);
 extern const char *rehome_value_source(RehomeRows *sources, const char *column);
 extern List *rehome_sequences_left(RehomeTableMap *map);
 extern List *rehome_sequences_not_owned(RehomeConn *conn, RehomeTableMap *map, Oid owner, List **hints);
-extern char *rehome_sequences_to_source(RehomeConn *conn, List *maps);
+extern char *rehome_sequences_to_source(RehomeConn *conn, RehomeSlice *slice, List *maps);
 
 #endif							/* REHOME_CUTOVER_H */

@@ -72,7 +72,7 @@ rehome_give_back(RehomeConn *conn, RehomeSlice *slice, List *maps, char **tail)
 	if (rehome_reverse_batch(conn, slice, maps, NULL, true, NULL) < 0)
 		return false;
 	rehome_refused_end(slice, "source", "rolled back");
-	*tail = rehome_sequences_to_source(conn, maps);
+	*tail = rehome_sequences_to_source(conn, slice, maps);
 	rehome_slice_set_position(slice, rehome_conn_value(conn, "SELECT txid_current_snapshot()", ""), 0, 0);
 	/* nobody has looked at the source's keys since the cutover */
 	(void) rehome_source_mend(conn, slice);

@@ -23,23 +23,30 @@
 
 #include "access/htup_details.h"
 #include "access/relation.h"
+#include "capture/capture.h"
 #include "commands/sequence.h"
 #include "cutover/cutover.h"
+#include "errors.h"
+#include "guc.h"
 #include "mapping/mapping.h"
 #include "remote/query.h"
 #include "storage/bufmgr.h"
+#include "util/attempt.h"
 #include "util/name.h"
 #include "util/spi.h"
+#include "util/wait.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
 /*
- * Sequences that feed columns of table $1: column, sequence, increment, OID.
+ * Sequences that feed columns of table $1: column, sequence, increment, OID, and
+ * how many values a session takes at once.
  * The same text serves both sides.
  */
 #define COLUMN_SEQUENCES \
-	"SELECT a.attname, s.seqrelid::regclass::text, s.seqincrement, s.seqrelid" \
+	"SELECT a.attname, s.seqrelid::regclass::text, s.seqincrement, s.seqrelid, s.seqcache" \
 	" FROM (SELECT d.refobjid, d.refobjsubid, d.objid FROM pg_depend d" \
 	"   WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass" \
 	"   AND d.refobjid = $1::regclass AND d.deptype IN ('a', 'i')" \
@@ -137,7 +144,7 @@ rehome_sequences_not_owned(RehomeConn *conn, RehomeTableMap *map, Oid owner, Lis
 									   "   AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'a')"
 									   "  THEN format('GRANT %s TO %s;', c.relowner::regrole, $2::oid::regrole)"
 									   "  ELSE format('ALTER SEQUENCE %s OWNER TO %s;', f.sequence, $2::oid::regrole) END"
-									   " FROM (" COLUMN_SEQUENCES ") AS f(attname, sequence, increment, relid) JOIN pg_class c ON c.oid = f.relid"
+									   " FROM (" COLUMN_SEQUENCES ") AS f(attname, sequence, increment, relid, cache) JOIN pg_class c ON c.oid = f.relid"
 									   " WHERE NOT pg_has_role($2, c.relowner, 'USAGE') AND NOT EXISTS (SELECT FROM pg_depend d"
 									   "  WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass"
 									   "  AND d.refobjid = $1::regclass AND d.deptype IN ('a', 'i'))",
@@ -174,6 +181,8 @@ typedef struct Pair
 	Oid			relid;			/* of the target's */
 	char	   *source;
 	int64		increment;		/* the target's */
+	int64		target_cache;
+	int64		source_cache;
 	int64		target_last;
 	bool		target_called;
 	int64		source_last;
@@ -255,6 +264,8 @@ pairs(RehomeConn *conn, List *maps)
 				pair = palloc0(sizeof(Pair));
 				pair->target = here->value[i][1];
 				pair->increment = rehome_int64(here->value[i][2]);
+				pair->target_cache = rehome_int64(here->value[i][4]);
+				pair->source_cache = rehome_int64(there->value[j][4]);
 				pair->source = there->value[j][1];
 				pair->relid = atooid(here->value[i][3]);
 				read_target(pair, AccessShareLock);
@@ -284,9 +295,53 @@ source_ahead(Pair *pair)
 	return ahead(pair->increment, pair->source_last, pair->source_called, pair->target_last, pair->target_called);
 }
 
+static void
+read_locked(void *arg)
+{
+	read_target(arg, ShareRowExclusiveLock);
+}
+
+/*
+ * lock_target keeps others from taking numbers, and reads where the sequence
+ * stands.  Who has taken one in a transaction that is still open holds it up, and
+ * is waited for no longer than rehome.lock_timeout: writers of the source wait, too.
+ */
+static void
+lock_target(Pair *pair)
+{
+	int			level = NewGUCNestLevel();
+	ErrorData  *error;
+	char	   *blockers;
+
+	rehome_limit_lock_waits(rehome_lock_timeout);
+	error = rehome_attempt(read_locked, pair);
+	AtEOXact_GUC(true, level);
+	if (error == NULL)
+		return;
+	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+		ReThrowError(error);
+	blockers = rehome_local_blockers(list_make1(psprintf("%u", pair->relid)), ShareRowExclusiveLock);
+	ereport(ERROR,
+			errcode(ERRCODE_REHOME_LOCK_TIMEOUT),
+			errmsg("could not lock sequence %s within %d ms", pair->target, rehome_lock_timeout),
+			errdetail_internal("%s", blockers ? blockers : "Whoever held the lock has gone meanwhile."),
+			errhint("Nothing has changed. Try again when that transaction has ended, or raise rehome.lock_timeout."));
+}
+
+/*
+ * recall returns the statement that makes all sessions forget the values that they
+ * have taken from a sequence in advance: it stays where it is, in a new file.
+ */
+static char *
+recall(const char *sequence, int64 cache)
+{
+	return psprintf("ALTER SEQUENCE %s CACHE " INT64_FORMAT, sequence, cache);
+}
+
 /*
  * rehome_sequences_to_target carries what is ahead at the source, so that
- * ROLLBACK takes it back.
+ * ROLLBACK takes it back.  Where a session takes several values at once, what some
+ * have taken here while writes were refused may be in use at the source since.
  */
 void
 rehome_sequences_to_target(RehomeConn *conn, RehomeSlice *slice, List *maps)
@@ -298,15 +353,18 @@ rehome_sequences_to_target(RehomeConn *conn, RehomeSlice *slice, List *maps)
 	{
 		Pair	   *pair = lfirst(lc);
 
-		if (!source_ahead(pair))
+		if (!source_ahead(pair) && pair->target_cache == 1)
 			continue;
-		read_target(pair, ShareRowExclusiveLock);
-		if (!source_ahead(pair))
-			continue;
+		lock_target(pair);
 		rehome_become(&as, slice->migration->owner);
-		rehome_spi(psprintf("ALTER SEQUENCE %s RESTART", pair->target), "");
-		rehome_spi("SELECT setval($1::oid, $2, $3)", "olb", pair->relid,
-				   pair->source_last, pair->source_called);
+		if (source_ahead(pair))
+		{
+			rehome_spi(psprintf("ALTER SEQUENCE %s RESTART", pair->target), "");
+			rehome_spi("SELECT setval($1::oid, $2, $3)", "olb", pair->relid,
+					   pair->source_last, pair->source_called);
+		}
+		else if (pair->target_cache > 1)
+			rehome_spi(recall(pair->target, pair->target_cache), "");
 		rehome_become_self(&as);
 	}
 }
@@ -340,11 +398,43 @@ within_bounds(RehomeConn *conn, Pair *pair)
 }
 
 /*
+ * recall_there has sessions of the source forget what they have taken from a
+ * sequence in advance, if our role may: the target may have used it since.  Who
+ * has taken a number in a transaction that is still open keeps us from that.  So a
+ * rollback gives up; but one that only has to be finished, when neither side takes
+ * writes, does without.
+ */
+static void
+recall_there(RehomeConn *conn, Pair *pair, bool finishing)
+{
+	char	   *sql = psprintf("SET LOCAL lock_timeout = %d; %s; SET LOCAL lock_timeout = 0", rehome_lock_timeout,
+							   recall(pair->source, pair->source_cache));
+	RehomeRemoteError error;
+
+	if (pair->source_cache == 1 ||
+		!rehome_bool(rehome_conn_value(conn, "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = $1::regclass", "t", pair->source)))
+		return;
+	if (!finishing)
+	{
+		rehome_conn_exec(conn, sql);
+		return;
+	}
+	rehome_conn_exec(conn, "SAVEPOINT recall");
+	if (rehome_conn_try(conn, sql, &error) != NULL)
+		return;
+	rehome_conn_exec(conn, "ROLLBACK TO recall");
+	ereport(WARNING,
+			errmsg("sessions of the source may give out numbers of sequence %s that were given out here", pair->source),
+			errdetail("They have taken them in advance, and cannot be made to forget them: %s", error.message),
+			errhint("End these sessions, or have them DISCARD SEQUENCES."));
+}
+
+/*
  * rehome_sequences_to_source returns the SQL that carries what is ahead here,
  * and still is when it runs.
  */
 char *
-rehome_sequences_to_source(RehomeConn *conn, List *maps)
+rehome_sequences_to_source(RehomeConn *conn, RehomeSlice *slice, List *maps)
 {
 	StringInfoData sql;
 	ListCell   *lc;
@@ -357,6 +447,7 @@ rehome_sequences_to_source(RehomeConn *conn, List *maps)
 
 		int64		last;
 
+		recall_there(conn, pair, slice->state == REHOME_ROLLING_BACK);
 		if (!ahead(pair->increment, pair->target_last, pair->target_called,
 				   pair->source_last, pair->source_called))
 			continue;

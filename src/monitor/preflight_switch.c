@@ -316,8 +316,9 @@ check_sequences(List *findings, RehomeConn *conn, RehomeSlice *slice, RehomeRows
 							 " s.oid IN (SELECT oid FROM fed), "
 							 " has_schema_privilege(n.oid, 'USAGE') OR n.oid IN (SELECT relnamespace FROM pg_class WHERE oid IN (SELECT oid FROM t)), quote_ident(n.nspname), x.names,"
 							 " s.oid IN (SELECT oid FROM default_of WHERE adrelid IN (SELECT oid FROM elsewhere) UNION ALL SELECT d.objid FROM pg_depend d"
-							 "   WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid IN (SELECT oid FROM elsewhere) AND d.deptype IN ('a', 'i'))"
-							 " FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace LEFT JOIN others x ON x.oid = s.oid WHERE s.relkind = 'S' AND (s.relnamespace IN"
+							 "   WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid IN (SELECT oid FROM elsewhere) AND d.deptype IN ('a', 'i')),"
+							 " q.seqcache > 1 AND NOT pg_has_role(s.relowner, 'USAGE')"
+							 " FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace JOIN pg_sequence q ON q.seqrelid = s.oid LEFT JOIN others x ON x.oid = s.oid WHERE s.relkind = 'S' AND (s.relnamespace IN"
 							 "  (SELECT relnamespace FROM pg_class WHERE oid IN (SELECT oid FROM t)) OR s.oid IN (SELECT oid FROM fed)) ORDER BY 1",
 							 "ttt", rehome_name_array(oids), rehome_name_array(schemas), rehome_name_array(tables));
 	for (int i = 0; i < rows->n; i++)
@@ -339,6 +340,10 @@ check_sequences(List *findings, RehomeConn *conn, RehomeSlice *slice, RehomeRows
 			findings = rehome_finding(findings, "privilege", "error", name,
 									  psprintf("role %s may not read and set the sequence", role),
 									  psprintf("GRANT SELECT, UPDATE ON SEQUENCE %s TO %s;", name, role));
+		if (rehome_bool(rows->value[i][8]))
+			findings = rehome_finding(findings, "sequence", "warning", name,
+									  psprintf("has a CACHE, and role %s does not own it: after a rollback sessions of the source may give out numbers that they have taken from it in advance, and that were given out at the target since", role),
+									  psprintf("GRANT the owner to %s; or end those sessions, or have them DISCARD SEQUENCES, before a rollback.", role));
 		if (rows->value[i][6] != NULL)
 			findings = rehome_finding(findings, "sequence", "warning", name,
 									  psprintf("feeds tables that this slice does not move as well (%s): after its cutover both sides give out the same numbers",

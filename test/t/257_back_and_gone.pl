@@ -203,4 +203,31 @@ cut_over('f', q{CREATE TABLE fenced (id int PRIMARY KEY, v text); INSERT INTO fe
 		'an open fence: what was written there is named');
 }
 
+# Numbers that a session has taken from a sequence in advance, while writes were
+# refused there, are not given out after the switch: the other side may have used them.
+cut_over('n', (map { "CREATE SEQUENCE taken CACHE 10; CREATE TABLE numbered (id int PRIMARY KEY DEFAULT nextval('taken'), v text)$_" } q{; INSERT INTO numbered (v) VALUES ('first')}, ''), 'numbered');
+{
+	my $insert = q{INSERT INTO numbered (v) VALUES ('a session that stays') RETURNING id};
+	my %session = map { $_ => $pair->$_->background_psql('back', on_error_stop => 0) } qw(source target);
+	my $ids = q{INSERT INTO numbered (v) SELECT 'many' FROM generate_series(1, 40) RETURNING id};
+	$session{source}->query_safe(q{SELECT nextval('taken')});
+	$pair->sql_target($ids);
+	$pair->sql_target(q{CALL rehome.rollback('n')});
+	like($session{source}->query($insert), qr/^\d+$/, 'taken in advance: rolled back');
+	$session{target}->query_safe(q{SELECT nextval('taken')});
+	$pair->sql_source($ids);
+	# who has taken one, and not ended his transaction, is not waited for for ever
+	my $open = $target->background_psql('back');
+	$open->query_safe(q{BEGIN; SELECT nextval('taken') FROM generate_series(1, 100)});
+	my ($sqlstate, $message, $detail) = sqlstate_of($target, q{CALL rehome.cutover('n')}, 'back');
+	is("$sqlstate $message", 'RH004 could not lock sequence public.taken within 500 ms', 'taken in advance: not for ever');
+	like($detail, qr/^pid \d+ .* holds RowExclusiveLock on public\.taken/, 'taken in advance: by whom');
+	$open->query_safe('COMMIT');
+	$open->quit;
+	$pair->sql_target(q{CALL rehome.cutover('n')});
+	like($session{target}->query($insert), qr/^\d+$/, 'taken in advance: cut over');
+	$_->quit for values %session;
+	is($pair->sql_target('SELECT count(*) FROM numbered'), '83', 'taken in advance: no row was refused');
+}
+
 done_testing();
