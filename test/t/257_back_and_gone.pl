@@ -230,4 +230,23 @@ cut_over('n', (map { "CREATE SEQUENCE taken CACHE 10; CREATE TABLE numbered (id 
 	is($pair->sql_target('SELECT count(*) FROM numbered'), '83', 'taken in advance: no row was refused');
 }
 
+# A rollback that is only to be finished does without, and says so.
+cut_over('l', (map { "CREATE SEQUENCE kept CACHE 10; CREATE TABLE ended (id int PRIMARY KEY DEFAULT nextval('kept'), v text)$_" } q{; INSERT INTO ended (v) VALUES ('first')}, ''), 'ended');
+{
+	my $session = $target->background_psql('back', on_error_stop => 0);
+	$session->query(q{BEGIN; CALL rehome.rollback('l')});
+	my $there = q{FROM pg_stat_activity WHERE application_name = 'pg_rehome rollback l/main'};
+	$pair->sql_source("SELECT pg_terminate_backend(pid) $there");
+	ok(wait_until($source, "SELECT count(*) = 0 $there", undef, 'back'), 'a rollback that was interrupted: its session at the source is gone');
+	$session->query('COMMIT');
+	$session->quit;
+	is($pair->sql_target(q{SELECT state FROM rehome.status WHERE migration = 'l'}), 'rolling_back', 'a rollback that was interrupted: nobody has authority');
+	my $open = $source->background_psql('back');
+	$open->query_safe(q{BEGIN; SELECT nextval('kept')});
+	my $result = finish_psql(start_psql($target, q{CALL rehome.recover('l')}, dbname => 'back'));
+	like($result->{stderr}, qr/sessions of the source may give out numbers of sequence public\.kept/, 'a rollback that was interrupted: a number that is held is told of');
+	is($pair->sql_target(q{SELECT state FROM rehome.status WHERE migration = 'l'}), 'syncing', 'a rollback that was interrupted: and keeps nobody waiting');
+	$open->quit;
+}
+
 done_testing();
