@@ -18,6 +18,7 @@
 extern RehomeConn *rehome_slice_connect(RehomeSlice *slice, const char *purpose);
 extern bool rehome_source_remember(RehomeConn *conn, RehomeMigration *migration);
 extern void rehome_source_install(RehomeConn *conn, RehomeSlice *slice, List *maps);
+extern RehomeRows *rehome_source_taken(RehomeConn *conn, RehomeSlice *slice, List *maps);
 extern bool rehome_source_covered(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map);
 extern void rehome_source_cover(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map, bool locked);
 extern void rehome_source_note_partitions(RehomeConn *conn, RehomeSlice *slice, RehomeTableMap *map);

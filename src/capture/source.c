@@ -736,3 +736,18 @@ rehome_source_locked(RehomeConn *conn, RehomeSlice *slice, List *maps, char **wh
 	*who = blockers(conn, maps, false);
 	return false;
 }
+
+/*
+ * rehome_source_taken returns the tables over which another migration has
+ * authority, and where they have moved to.
+ */
+RehomeRows *
+rehome_source_taken(RehomeConn *conn, RehomeSlice *slice, List *maps)
+{
+	return rehome_conn_query(conn, "SELECT DISTINCT r.name, s.home FROM unnest($3::text[]) AS r(name)"
+							 " CROSS JOIN rehome_source.partition_tree(to_regclass(r.name)) AS p JOIN pg_trigger t ON t.tgrelid = p"
+							 " JOIN pg_proc f ON f.oid = t.tgfoid AND f.pronamespace = 'rehome_source'::regnamespace"
+							 " JOIN rehome_source.slice s ON f.proname = format('fence_%s_%s', s.token, s.slice)"
+							 " WHERE s.authority = 'target' AND (s.token, s.slice) <> ($1, $2::int) ORDER BY 1, 2", "tit",
+							 slice->migration->token, slice->id, rehome_remote_names(maps));
+}

@@ -56,7 +56,7 @@ lock_all(List *maps, LOCKMODE mode, int ms)
 
 /*
  * rehome_local_blockers describes who keeps us out of the relations (their OIDs as
- * texts), by a lock, or by waiting for one of all; NULL when they have gone.
+ * texts), by a lock, or by waiting for one of all; or says that they have gone.
  */
 char *
 rehome_local_blockers(List *oids, LOCKMODE mode)
@@ -67,10 +67,10 @@ rehome_local_blockers(List *oids, LOCKMODE mode)
 		mode == AccessShareLock ? "{AccessShareLock,RowShareLock,RowExclusiveLock,ShareUpdateExclusiveLock,ShareLock,ShareRowExclusiveLock,ExclusiveLock}" :
 		"{AccessShareLock,RowShareLock}";
 
-	return rehome_spi_value("SELECT string_agg(format('%s %s %s on %s%s%s', CASE WHEN l.pid IS NULL THEN format('prepared transaction %L (%s)', x.gid, x.owner)"
+	return rehome_spi_value("SELECT coalesce(string_agg(format('%s %s %s on %s%s%s', CASE WHEN l.pid IS NULL THEN format('prepared transaction %L (%s)', x.gid, x.owner)"
 							"  ELSE format('pid %s (%s)', l.pid, coalesce(a.usename, a.backend_type)) END, CASE WHEN l.granted THEN 'holds' ELSE 'waits for' END, l.mode, l.relation::regclass,"
 							" coalesce(', in a transaction for ' || date_trunc('milliseconds', clock_timestamp() - coalesce(a.xact_start, x.prepared)), ''),"
-							" " REHOME_RUNNING_SQL "), E'\\n')"
+							" " REHOME_RUNNING_SQL "), E'\\n'), 'Whoever held the lock has gone meanwhile.')"
 							" FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid LEFT JOIN pg_prepared_xacts x ON " REHOME_IS_PREPARED_SQL
 							" WHERE (l.granted OR l.mode = 'AccessExclusiveLock') AND l.locktype = 'relation' AND l.pid IS DISTINCT FROM pg_backend_pid()"
 							" AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -98,9 +98,6 @@ relations_of(List *maps)
 	}
 	return oids;
 }
-
-/* Who keeps us from locking, when nobody is found. */
-#define GONE "Whoever held the lock has gone meanwhile."
 
 /* What lock_targets is to lock. */
 typedef struct LockRequest
@@ -180,12 +177,7 @@ rehome_targets_blocked(int attempt, const char *blockers)
 static char *
 try_lock(List *maps, LOCKMODE mode)
 {
-	char	   *blockers;
-
-	if (locked(maps, mode))
-		return NULL;
-	blockers = rehome_local_blockers(relations_of(maps), mode);
-	return blockers ? blockers : pstrdup(GONE);
+	return locked(maps, mode) ? NULL : rehome_local_blockers(relations_of(maps), mode);
 }
 
 /*
@@ -339,8 +331,6 @@ rehome_targets_try_take(List *written, List *kept)
 		if (GetCurrentTimestamp() >= until || !wait_for(&busy, until))
 		{
 			blockers = rehome_local_blockers(list_make1(psprintf("%u", busy.relid)), busy.mode);
-			if (blockers == NULL)
-				blockers = pstrdup(GONE);
 			break;
 		}
 		/* with this one in hand, all others are to be free */

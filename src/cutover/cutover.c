@@ -271,19 +271,18 @@ freeze_source(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeFreeze *fr
 static void
 require_untaken(RehomeConn *conn, RehomeSlice *slice, List *maps)
 {
-	char	   *taken = rehome_conn_value(conn, "SELECT string_agg(DISTINCT format('Table %s has moved to %s.', r.name, s.home), E'\\n')"
-										  " FROM unnest($3::text[]) AS r(name) CROSS JOIN rehome_source.partition_tree(to_regclass(r.name)) AS p"
-										  " JOIN pg_trigger t ON t.tgrelid = p JOIN pg_proc f ON f.oid = t.tgfoid AND f.pronamespace = 'rehome_source'::regnamespace"
-										  " JOIN rehome_source.slice s ON f.proname = format('fence_%s_%s', s.token, s.slice)"
-										  " WHERE s.authority = 'target' AND (s.token, s.slice) <> ($1, $2::int)", "tit",
-										  slice->migration->token, slice->id, rehome_remote_names(maps));
+	RehomeRows *rows = rehome_source_taken(conn, slice, maps);
+	StringInfoData taken;
 
-	if (taken != NULL)
+	initStringInfo(&taken);
+	for (int i = 0; i < rows->n; i++)
+		appendStringInfo(&taken, "%sTable %s has moved to %s.", i > 0 ? "\n" : "", rows->value[i][0], rows->value[i][1]);
+	if (rows->n > 0)
 		ereport(ERROR,
 				errcode(ERRCODE_REHOME_GATE),
 				errmsg("slice \"%s\" of migration \"%s\" cannot be cut over: another migration has authority over its tables",
 					   slice->name, slice->migration->name),
-				errdetail_internal("%s", taken),
+				errdetail_internal("%s", taken.data),
 				errhint("Roll that one back first, or cancel this one."));
 }
 

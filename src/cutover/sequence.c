@@ -311,7 +311,6 @@ lock_target(Pair *pair)
 {
 	int			level = NewGUCNestLevel();
 	ErrorData  *error;
-	char	   *blockers;
 
 	rehome_limit_lock_waits(rehome_lock_timeout);
 	error = rehome_attempt(read_locked, pair);
@@ -320,11 +319,10 @@ lock_target(Pair *pair)
 		return;
 	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
 		ReThrowError(error);
-	blockers = rehome_local_blockers(list_make1(psprintf("%u", pair->relid)), ShareRowExclusiveLock);
 	ereport(ERROR,
 			errcode(ERRCODE_REHOME_LOCK_TIMEOUT),
 			errmsg("could not lock sequence %s within %d ms", pair->target, rehome_lock_timeout),
-			errdetail_internal("%s", blockers ? blockers : "Whoever held the lock has gone meanwhile."),
+			errdetail_internal("%s", rehome_local_blockers(list_make1(psprintf("%u", pair->relid)), ShareRowExclusiveLock)),
 			errhint("Nothing has changed. Try again when that transaction has ended, or raise rehome.lock_timeout."));
 }
 

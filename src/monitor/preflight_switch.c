@@ -10,6 +10,7 @@
 
 #include "access/htup_details.h"
 #include "apply/inverse.h"
+#include "capture/capture.h"
 #include "catalog/pg_type.h"
 #include "cutover/cutover.h"
 #include "derive/derive.h"
@@ -249,23 +250,22 @@ check_derived(List *findings, RehomeSlice *slice)
  * rehome_source may be somebody else's, which check_connection tells.
  */
 static List *
-check_untaken(List *findings, RehomeConn *conn, RehomeSlice *slice, RehomeRows *facts)
+check_untaken(List *findings, RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeRows *facts)
 {
-	List	   *oids = NIL;
+	List	   *found = NIL;
 	RehomeRows *rows;
+	ListCell   *lc;
 
-	for (int i = 0; i < facts->n; i++)
-		if (facts->value[i][FACT_OID] != NULL)
-			oids = lappend(oids, facts->value[i][FACT_OID]);
-	if (rehome_conn_query(conn, "SELECT 1 FROM pg_namespace WHERE nspname = 'rehome_source' AND pg_has_role(nspowner, 'USAGE')", "")->n == 0)
+	foreach(lc, maps)
+	{
+		char	  **fact = facts->value[foreach_current_index(lc)];
+
+		if (fact[FACT_OID] != NULL && rehome_bool(fact[FACT_USAGE]))
+			found = lappend(found, lfirst(lc));
+	}
+	if (found == NIL || rehome_conn_query(conn, "SELECT 1 FROM pg_namespace WHERE nspname = 'rehome_source' AND pg_has_role(nspowner, 'USAGE')", "")->n == 0)
 		return findings;
-	rows = rehome_conn_query(conn, "SELECT DISTINCT format('%I.%I', n.nspname, c.relname), s.home FROM unnest($3::oid[]) AS u(oid)"
-							 " JOIN pg_class c ON c.oid = u.oid JOIN pg_namespace n ON n.oid = c.relnamespace"
-							 " CROSS JOIN rehome_source.partition_tree(u.oid::regclass) AS p JOIN pg_trigger t ON t.tgrelid = p"
-							 " JOIN pg_proc f ON f.oid = t.tgfoid AND f.pronamespace = 'rehome_source'::regnamespace"
-							 " JOIN rehome_source.slice s ON f.proname = format('fence_%s_%s', s.token, s.slice)"
-							 " WHERE s.authority = 'target' AND (s.token, s.slice) <> ($1, $2::int) ORDER BY 1", "tit",
-							 slice->migration->token, slice->id, rehome_name_array(oids));
+	rows = rehome_source_taken(conn, slice, found);
 	for (int i = 0; i < rows->n; i++)
 		findings = rehome_finding(findings, "source", "error", rows->value[i][0],
 								  psprintf("has moved to %s: another migration has authority over it", rows->value[i][1]),
@@ -302,22 +302,20 @@ check_sequences(List *findings, RehomeConn *conn, RehomeSlice *slice, RehomeRows
 			oids = lappend(oids, facts->value[i][FACT_OID]);
 	rows = rehome_conn_query(conn,
 							 "WITH t AS (SELECT oid FROM unnest($1::oid[]) AS oid),"
-							 " default_of AS (SELECT d.refobjid AS oid, f.adrelid FROM pg_depend d JOIN pg_attrdef f ON f.oid = d.objid"
+							 " feeds AS (SELECT d.objid AS oid, d.refobjid AS relid, false AS by_default FROM pg_depend d WHERE d.classid = 'pg_class'::regclass"
+							 "   AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')"
+							 "  UNION ALL SELECT d.refobjid, f.adrelid, true FROM pg_depend d JOIN pg_attrdef f ON f.oid = d.objid"
 							 "   WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass),"
-							 " fed AS (SELECT d.objid AS oid FROM pg_depend d WHERE d.classid = 'pg_class'::regclass"
-							 "   AND d.refclassid = 'pg_class'::regclass AND d.refobjid IN (SELECT oid FROM t) AND d.deptype IN ('a', 'i')"
-							 "  UNION SELECT oid FROM default_of WHERE adrelid IN (SELECT oid FROM t)),"
-							 " elsewhere AS (SELECT c.oid FROM unnest($2::text[], $3::text[]) AS r(schema, name)"
-							 "   JOIN pg_namespace n ON n.nspname = r.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = r.name),"
-							 " others AS (SELECT d.oid, string_agg(DISTINCT format('%I.%I', m.nspname, o.relname), ', ') AS names FROM default_of d"
-							 "   JOIN pg_class o ON o.oid = d.adrelid JOIN pg_namespace m ON m.oid = o.relnamespace"
-							 "   WHERE NOT o.relispartition AND o.oid NOT IN (SELECT oid FROM t) GROUP BY d.oid)"
+							 " fed AS (SELECT oid FROM feeds WHERE relid IN (SELECT oid FROM t)),"
+							 " elsewhere AS (SELECT f.oid FROM unnest($2::text[], $3::text[]) AS r(schema, name) JOIN pg_namespace n ON n.nspname = r.schema"
+							 "   JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = r.name JOIN feeds f ON f.relid = c.oid),"
+							 " others AS (SELECT f.oid, string_agg(DISTINCT format('%I.%I', m.nspname, o.relname), ', ') AS names FROM feeds f"
+							 "   JOIN pg_class o ON o.oid = f.relid JOIN pg_namespace m ON m.oid = o.relnamespace"
+							 "   WHERE f.by_default AND NOT o.relispartition AND o.oid NOT IN (SELECT oid FROM t) GROUP BY f.oid)"
 							 " SELECT format('%I.%I', n.nspname, s.relname), has_sequence_privilege(s.oid, 'SELECT'), has_sequence_privilege(s.oid, 'UPDATE'),"
-							 " s.oid IN (SELECT oid FROM fed), "
+							 " s.oid IN (SELECT oid FROM fed),"
 							 " has_schema_privilege(n.oid, 'USAGE') OR n.oid IN (SELECT relnamespace FROM pg_class WHERE oid IN (SELECT oid FROM t)), quote_ident(n.nspname), x.names,"
-							 " s.oid IN (SELECT oid FROM default_of WHERE adrelid IN (SELECT oid FROM elsewhere) UNION ALL SELECT d.objid FROM pg_depend d"
-							 "   WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid IN (SELECT oid FROM elsewhere) AND d.deptype IN ('a', 'i')),"
-							 " q.seqcache > 1 AND NOT pg_has_role(s.relowner, 'USAGE')"
+							 " s.oid IN (SELECT oid FROM elsewhere), q.seqcache > 1 AND NOT pg_has_role(s.relowner, 'USAGE')"
 							 " FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace JOIN pg_sequence q ON q.seqrelid = s.oid LEFT JOIN others x ON x.oid = s.oid WHERE s.relkind = 'S' AND (s.relnamespace IN"
 							 "  (SELECT relnamespace FROM pg_class WHERE oid IN (SELECT oid FROM t)) OR s.oid IN (SELECT oid FROM fed)) ORDER BY 1",
 							 "ttt", rehome_name_array(oids), rehome_name_array(schemas), rehome_name_array(tables));
@@ -477,7 +475,7 @@ rehome_check_switch(RehomeConn *conn, RehomeSlice *slice, List *maps, RehomeRows
 			findings = check_reverse(findings, slice, map, list_nth(columns, foreach_current_index(lc)));
 	}
 	findings = check_derived(findings, slice);
-	findings = check_untaken(findings, conn, slice, facts);
+	findings = check_untaken(findings, conn, slice, maps, facts);
 	findings = check_sequences(findings, conn, slice, facts, role);
 	foreach(lc, findings)
 		((RehomeFinding *) lfirst(lc))->at_switch = true;
